@@ -1,0 +1,256 @@
+//! What goes into the core and what comes out of it.
+//!
+//! Outputs gather until they are taken. An order that matters is data: what may leave this machine only
+//! once something is durable lies *inside* the write it waits for.
+
+use crate::entry::{Entry, UnsealedEntry};
+use crate::ids::{
+    Boot, Chain, GroupId, Index, LogPosition, Micros, NodeId, Replica, ReplicationSession, Term,
+};
+use crate::membership::Membership;
+use crate::message::Message;
+
+/// What a replica is and how it behaves. Fixed for the life of the value.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Who this replica is.
+    pub replica: Replica,
+    /// The boot it runs in.
+    pub boot: Boot,
+    /// The group it is a replica of.
+    pub group: GroupId,
+    /// The shortest election timeout. Each is drawn from here up to `election_timeout_max_us`.
+    pub election_timeout_min_us: u64,
+    /// The longest election timeout.
+    pub election_timeout_max_us: u64,
+    /// How often a leader lets an idle follower hear of it.
+    pub heartbeat_interval_us: u64,
+    /// The most bytes of frames on their way to one follower: sent, not yet acknowledged as durable.
+    pub inflight_bytes_max: usize,
+    /// The most entries on their way to one follower.
+    pub inflight_entries_max: usize,
+    /// The most bytes of frames in one append.
+    pub append_bytes_max: usize,
+    /// The most bytes of frames that a leader accepts before they commit.
+    pub uncommitted_bytes_max: usize,
+    /// The most entries that a leader accepts before they commit.
+    pub uncommitted_entries_max: usize,
+    /// The most bytes of frames kept in memory to feed followers and the state machine.
+    pub cache_bytes_max: usize,
+    /// How long a leader's own disk may trail a follower's before the leader gives up.
+    pub disk_lag_us_max: u64,
+    /// How many bytes of log a leader's own disk may trail a follower's before the leader gives up.
+    pub disk_lag_bytes_max: usize,
+    /// Where randomised timeouts come from.
+    pub seed: u64,
+}
+
+/// Term and vote: one atomic durable record (Raft figure 2, persistent state).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HardState {
+    /// The current term.
+    pub term: Term,
+    /// Who got this replica's vote in that term.
+    pub vote: Option<Replica>,
+}
+
+/// What the core remembers of an entry whose frame may be on disk only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EntryMeta {
+    /// Its term.
+    pub term: Term,
+    /// The chain through it.
+    pub chain: Chain,
+    /// Bytes of its frame.
+    pub frame_bytes: u32,
+}
+
+/// What a replica comes back with.
+#[derive(Clone, Debug)]
+pub struct Restored {
+    /// Term and vote.
+    pub hard_state: HardState,
+    /// The vote of this term and every later one is withheld: what was voted could not be read.
+    pub never_votes: bool,
+    /// Where the log begins: the origin, or what a snapshot covers.
+    pub base: LogPosition,
+    /// The entries above the base, without gaps, all of them durable.
+    pub entries: Vec<EntryMeta>,
+    /// The membership at the base.
+    pub membership: Membership,
+    /// Configuration entries above the base, in order.
+    pub configurations: Vec<(Index, Membership)>,
+}
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Input {
+    /// Time has passed; nothing else.
+    Tick,
+    /// A peer said something. Frames have been verified, nothing else has.
+    Message(Message),
+    /// Clients propose. Answered with [`Ready::accepted`] or [`Ready::rejected`].
+    Propose(UnsealedEntry),
+    /// Every [`Persist`] up to this one is durable, and those that ask for it are echoed.
+    Durable(PersistId),
+    /// Entries that were asked for with a [`ReadLog`]; empty: they cannot be had now.
+    Read {
+        /// The follower they are for.
+        peer: NodeId,
+        /// Where they were asked from.
+        from: Index,
+        /// What was found, in log order from there.
+        entries: Vec<Entry>,
+    },
+    /// A new connection to a peer is up: what an earlier one carried may never arrive.
+    PeerConnected(NodeId),
+    /// The connection to a peer is gone.
+    PeerDisconnected(NodeId),
+}
+
+/// Numbers the writes of a group, in the order in which they must become durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PersistId(pub u64);
+
+/// A write to the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// Term and vote.
+    HardState(HardState),
+    /// Entries without gaps; whatever the log held from the first one on is no longer part of it.
+    Entries(Vec<Entry>),
+    /// The log ends here: a conflict was cut and nothing has replaced it yet.
+    Truncate(LogPosition),
+}
+
+/// A write to the log, and what may leave this machine only once it is durable.
+#[derive(Debug)]
+pub struct Persist {
+    /// Which one. Larger ones must not become durable before smaller ones.
+    pub id: PersistId,
+    /// What to write, in this order.
+    pub writes: Vec<Write>,
+    /// Durable is not enough: the flush group after it, which echoes the hard state, must be durable too.
+    pub echoed: bool,
+    /// What may leave then. Messages of a term that has passed by that time are dropped.
+    pub then: Vec<Message>,
+}
+
+/// Entries wanted from the log on disk, for a follower that lags behind what is in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadLog {
+    /// The follower.
+    pub peer: NodeId,
+    /// The first entry wanted.
+    pub from: Index,
+    /// The last entry wanted.
+    pub through: Index,
+    /// The most bytes of frames wanted; one entry may be larger.
+    pub bytes_max: usize,
+}
+
+/// What a replica does in its term.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Answers a leader.
+    Follower,
+    /// Asks whether an election could be won (thesis §9.6).
+    PreCandidate,
+    /// Asks for votes.
+    Candidate,
+    /// Leads.
+    Leader,
+}
+
+/// Role, term or known leader have changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoleChange {
+    /// The role now.
+    pub role: Role,
+    /// The term now.
+    pub term: Term,
+    /// The leader of that term, if known.
+    pub leader: Option<NodeId>,
+}
+
+/// Why a proposal was not taken. None of it was appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RejectReason {
+    /// Somebody else leads, or nobody.
+    NotLeader {
+        /// Who leads, if known.
+        leader: Option<NodeId>,
+    },
+    /// As much as may be uncommitted is uncommitted.
+    WindowFull,
+    /// The group has halted.
+    Halted,
+}
+
+/// A proposal that was appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// Where it lies.
+    pub position: LogPosition,
+}
+
+/// Why a group stopped for good in this process. What is durable is untouched.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HaltReason {
+    /// A leader would replace an entry that this replica knows to be committed.
+    #[error(
+        "leader {leader} of term {term} conflicts at {index} with what is committed here \
+         through {commit}"
+    )]
+    CommittedConflict {
+        /// Who leads.
+        leader: Replica,
+        /// Its term.
+        term: Term,
+        /// Where it conflicts.
+        index: Index,
+        /// How far this replica knows the log to be committed.
+        commit: Index,
+    },
+}
+
+/// What the world owes the core. Every field must be carried out.
+#[derive(Debug, Default)]
+pub struct Ready {
+    /// Writes, in order.
+    pub persist: Vec<Persist>,
+    /// What may leave now.
+    pub messages: Vec<Message>,
+    /// Reads for lagging followers.
+    pub reads: Vec<ReadLog>,
+    /// The proposals of this step that were appended, in the order in which they came.
+    pub accepted: Vec<Accepted>,
+    /// The proposals that were not.
+    pub rejected: Vec<(UnsealedEntry, RejectReason)>,
+    /// The log was cut: entries of ours from this index on may yet commit elsewhere, or never.
+    pub truncated_from: Option<Index>,
+    /// The commit index has moved to here.
+    pub commit: Option<LogPosition>,
+    /// Role, term or leader have changed.
+    pub role: Option<RoleChange>,
+    /// The group has halted.
+    pub halted: Option<HaltReason>,
+}
+
+/// One follower as its leader sees it, for status and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// Who.
+    pub replica: Replica,
+    /// The highest index known to be durable there, in the current replication session.
+    pub match_index: Option<Index>,
+    /// The next entry to send.
+    pub next_index: Index,
+    /// Bytes on their way.
+    pub inflight_bytes: usize,
+    /// The append stream in use.
+    pub session: ReplicationSession,
+    /// When it last answered.
+    pub heard: Micros,
+}

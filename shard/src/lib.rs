@@ -1,1 +1,11 @@
-//! placeholder
+//! One thread's worth of engine as a value.
+//!
+//! A shard owns Raft groups and the write-ahead log they share. It knows no thread, no clock, no socket and
+//! no async runtime: time, messages and disk completions come in, and what the world owes goes out through
+//! [`Ports`]. The engine runs it on a thread, the simulator runs a whole cluster of them on one.
+
+#![deny(missing_docs)]
+
+pub mod machine;
+
+pub use machine::{Batch, Durable, Fatal, StateMachine};

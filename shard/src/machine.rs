@@ -1,0 +1,135 @@
+//! The user's state machine: what a committed entry means.
+//!
+//! It is synchronous, because storage blocks anyway and determinism is easier to see, and it never runs on
+//! the shard's thread. It gets whole entries, in order, each once for each time it is opened.
+
+use logdrive_raft::{Chain, Entry, GroupId, Index, LogPosition, ProposalRow, Term};
+
+/// A deterministic machine that turns committed proposals into outputs.
+///
+/// Contract: the calls never overlap; `apply` sees indices without gaps from the one after
+/// [`Durable::index`]; what it does may depend on its state and the batch alone, not on a clock, randomness
+/// or the replica it runs on. Rejecting a proposal is an *output*; an error or a panic fences the group on
+/// this node, with the index in the error.
+pub trait StateMachine: Send + 'static {
+    /// What a proposal's client gets back.
+    type Output: Send + 'static;
+    /// Reads the state while `apply` goes on.
+    type Reader: Clone + Send + Sync + 'static;
+
+    /// Comes back with what survived. A machine that keeps nothing itself says `Durable::default()` and
+    /// gets everything again.
+    ///
+    /// Effects and index of an entry become durable together: after a crash a suffix of applied entries may
+    /// be missing, never one in the middle and never half of one.
+    fn open(&mut self) -> Result<Durable, Fatal>;
+
+    /// Applies one entry and pushes exactly one output a proposal, in slot order.
+    fn apply(&mut self, batch: Batch<'_>, outputs: &mut Vec<Self::Output>) -> Result<(), Fatal>;
+
+    /// A handle for reads. May be used from any thread at any time.
+    fn reader(&self) -> Self::Reader;
+}
+
+/// How far a machine's own storage reaches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Durable {
+    /// The last entry whose effects survive a crash; 0 for none.
+    pub index: Index,
+    /// Its term.
+    pub term: Term,
+    /// The chain through it.
+    pub chain: Chain,
+}
+
+impl From<LogPosition> for Durable {
+    fn from(at: LogPosition) -> Self {
+        Self {
+            index: at.index,
+            term: at.term,
+            chain: at.chain,
+        }
+    }
+}
+
+impl From<Durable> for LogPosition {
+    fn from(durable: Durable) -> Self {
+        Self {
+            index: durable.index,
+            term: durable.term,
+            chain: durable.chain,
+        }
+    }
+}
+
+/// The machine cannot go on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what}")]
+pub struct Fatal {
+    /// What went wrong, for the operator.
+    pub what: String,
+}
+
+impl Fatal {
+    /// The machine cannot go on because of this.
+    pub fn new(what: impl Into<String>) -> Self {
+        Self { what: what.into() }
+    }
+}
+
+/// The proposals of one committed entry.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    entry: &'a Entry,
+}
+
+impl<'a> Batch<'a> {
+    /// The proposals of `entry`.
+    #[must_use]
+    pub fn new(entry: &'a Entry) -> Self {
+        Self { entry }
+    }
+
+    /// The group it belongs to.
+    #[must_use]
+    pub fn group(&self) -> GroupId {
+        self.entry.header().group
+    }
+
+    /// The entry's place. A machine with storage of its own keeps it with the effects.
+    #[must_use]
+    pub fn position(&self) -> LogPosition {
+        self.entry.position()
+    }
+
+    /// The entry's index.
+    #[must_use]
+    pub fn index(&self) -> Index {
+        self.entry.index()
+    }
+
+    /// How many proposals there are, and so how many outputs are wanted.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entry.header().count as usize
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Slot and payload of each proposal, in order.
+    pub fn proposals(&self) -> impl ExactSizeIterator<Item = (u32, &'a [u8])> + use<'a> {
+        let mut slot = 0;
+        self.entry
+            .proposals()
+            .map(move |(_, payload): (ProposalRow, &'a [u8])| {
+                let proposal = (slot, payload);
+                slot += 1;
+                proposal
+            })
+    }
+}

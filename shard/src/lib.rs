@@ -6,6 +6,10 @@
 
 #![deny(missing_docs)]
 
+pub mod inbox;
 pub mod machine;
+pub mod permits;
+mod sync;
+pub mod ticket;
 
 pub use machine::{Batch, Durable, Fatal, StateMachine};

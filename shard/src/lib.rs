@@ -7,6 +7,7 @@
 #![deny(missing_docs)]
 
 pub mod inbox;
+pub mod kv;
 pub mod machine;
 pub mod permits;
 mod sync;

@@ -1,1 +1,5 @@
-//! placeholder
+//! The write-ahead log of logdrive.
+
+#![deny(missing_docs)]
+
+pub mod disk;

@@ -1,0 +1,187 @@
+//! One slot file behind positional reads and writes, and what differs between systems.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::Path;
+
+use zerocopy::IntoBytes;
+
+use crate::disk::{BLOCK_BYTES, Block, ZERO_BLOCKS_MAX};
+
+/// Zeros to write from. Never written to, so every page of it may be the same one.
+static ZEROS: [Block; ZERO_BLOCKS_MAX as usize] = [Block::ZERO; ZERO_BLOCKS_MAX as usize];
+
+/// An open slot file.
+#[derive(Debug)]
+pub(super) struct SlotHandle {
+    file: File,
+}
+
+impl SlotHandle {
+    /// Opens a file that exists. Says whether it goes past the page cache.
+    pub(super) fn open(path: &Path, write: bool, direct: bool) -> io::Result<(Self, bool)> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(write);
+        if direct {
+            // Some file systems take the flag and refuse the first transfer.
+            let opened = open_direct(&options, path).and_then(|file| {
+                let handle = Self { file };
+                handle.read(0, [Block::ZERO].as_mut_bytes())?;
+                Ok(handle)
+            });
+            match opened {
+                Ok(handle) => return Ok((handle, true)),
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let file = options.open(path)?;
+        Ok((Self { file }, false))
+    }
+
+    /// Makes a file with space for `blocks`, empty so far, durable in its directory.
+    pub(super) fn create(path: &Path, blocks: u32, direct: bool) -> io::Result<Self> {
+        let file = OpenOptions::new().write(true).create_new(true).open(path)?;
+        if let Err(error) = reserve(&file, u64::from(blocks) * BLOCK_BYTES as u64) {
+            drop(file);
+            // Nothing refers to it yet, and the space it took is wanted elsewhere.
+            std::fs::remove_file(path)?;
+            return Err(error);
+        }
+        drop(file);
+        if let Some(directory) = path.parent() {
+            sync_directory(directory)?;
+        }
+        Ok(Self::open(path, true, direct)?.0)
+    }
+
+    pub(super) fn bytes(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    pub(super) fn read(&self, block: u32, into: &mut [u8]) -> io::Result<u64> {
+        positional::read(&self.file, into, offset_of(block)).map(|bytes| bytes as u64)
+    }
+
+    pub(super) fn write(&self, block: u32, from: &[u8], dsync: bool) -> io::Result<u64> {
+        positional::write(&self.file, from, offset_of(block), dsync).map(|bytes| bytes as u64)
+    }
+
+    pub(super) fn zero(&self, block: u32, blocks: u32) -> io::Result<u64> {
+        assert!(blocks <= ZERO_BLOCKS_MAX);
+        self.write(block, ZEROS[..blocks as usize].as_bytes(), false)
+    }
+
+    pub(super) fn flush(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+}
+
+fn offset_of(block: u32) -> u64 {
+    u64::from(block) * BLOCK_BYTES as u64
+}
+
+#[cfg(target_os = "linux")]
+fn open_direct(options: &OpenOptions, path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let flags = rustix::fs::OFlags::DIRECT.bits();
+    let mut options = options.clone();
+    options.custom_flags(i32::try_from(flags).expect("flags of open are an int"));
+    options.open(path)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn open_direct(options: &OpenOptions, path: &Path) -> io::Result<File> {
+    let _ = (options, path);
+    Err(io::ErrorKind::InvalidInput.into())
+}
+
+/// Keeps the space together and makes sure that there is enough of it. The length stays 0: it says how far
+/// the file has been written.
+#[cfg(target_os = "linux")]
+fn reserve(file: &File, bytes: u64) -> io::Result<()> {
+    use rustix::fs::{FallocateFlags, fallocate};
+    match fallocate(file, FallocateFlags::KEEP_SIZE, 0, bytes) {
+        Ok(()) => Ok(()),
+        // Writing the zeros reserves the space too, only less neatly.
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn reserve(_file: &File, _bytes: u64) -> io::Result<()> {
+    Ok(())
+}
+
+/// Makes what was created in a directory durable.
+#[cfg(unix)]
+pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+/// Elsewhere the file system orders this itself, or offers no way to ask.
+#[cfg(not(unix))]
+pub(super) fn sync_directory(_directory: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
+mod positional {
+    use std::fs::File;
+    use std::io::{self, IoSlice};
+    use std::os::unix::fs::FileExt;
+
+    use rustix::io::{ReadWriteFlags, pwritev2};
+
+    pub(super) fn read(file: &File, into: &mut [u8], offset: u64) -> io::Result<usize> {
+        file.read_at(into, offset)
+    }
+
+    pub(super) fn write(file: &File, from: &[u8], offset: u64, dsync: bool) -> io::Result<usize> {
+        let flags = if dsync {
+            ReadWriteFlags::DSYNC
+        } else {
+            ReadWriteFlags::empty()
+        };
+        Ok(pwritev2(file, &[IoSlice::new(from)], offset, flags)?)
+    }
+}
+
+#[cfg(all(unix, not(target_os = "linux")))]
+mod positional {
+    use std::fs::File;
+    use std::io;
+    use std::os::unix::fs::FileExt;
+
+    pub(super) fn read(file: &File, into: &mut [u8], offset: u64) -> io::Result<usize> {
+        file.read_at(into, offset)
+    }
+
+    pub(super) fn write(file: &File, from: &[u8], offset: u64, dsync: bool) -> io::Result<usize> {
+        let written = file.write_at(from, offset)?;
+        if dsync {
+            file.sync_data()?;
+        }
+        Ok(written)
+    }
+}
+
+#[cfg(windows)]
+mod positional {
+    use std::fs::File;
+    use std::io;
+    use std::os::windows::fs::FileExt;
+
+    pub(super) fn read(file: &File, into: &mut [u8], offset: u64) -> io::Result<usize> {
+        file.seek_read(into, offset)
+    }
+
+    pub(super) fn write(file: &File, from: &[u8], offset: u64, dsync: bool) -> io::Result<usize> {
+        let written = file.seek_write(from, offset)?;
+        if dsync {
+            file.sync_data()?;
+        }
+        Ok(written)
+    }
+}

@@ -473,6 +473,12 @@ impl UnsealedEntry {
         }
     }
 
+    /// What it is for.
+    #[must_use]
+    pub fn kind(&self) -> EntryKind {
+        self.kind
+    }
+
     /// How many proposals it carries.
     #[must_use]
     pub fn count(&self) -> u32 {
@@ -483,6 +489,12 @@ impl UnsealedEntry {
     #[must_use]
     pub fn frame_bytes(&self) -> usize {
         self.frame.len()
+    }
+
+    /// The payload bytes of all proposals together.
+    #[must_use]
+    pub fn payload(&self) -> &[u8] {
+        &self.frame[ENTRY_HEADER_BYTES + self.table_bytes as usize..]
     }
 
     /// Gives the entry its place. Costs a hash over the header, whatever the payload.

@@ -9,6 +9,7 @@ use crate::ids::{
 };
 use crate::membership::Membership;
 use crate::message::Message;
+use crate::wire::DecodeError;
 
 /// What a replica is and how it behaves. Fixed for the life of the value.
 #[derive(Clone, Debug)]
@@ -43,6 +44,30 @@ pub struct Config {
     pub disk_lag_bytes_max: usize,
     /// Where randomised timeouts come from.
     pub seed: u64,
+}
+
+impl Config {
+    /// The defaults: elections after 150–300 ms, heartbeats every 50 ms, windows of a few megabytes.
+    #[must_use]
+    pub fn new(replica: Replica, boot: Boot, group: GroupId, seed: u64) -> Self {
+        Self {
+            replica,
+            boot,
+            group,
+            election_timeout_min_us: 150_000,
+            election_timeout_max_us: 300_000,
+            heartbeat_interval_us: 50_000,
+            inflight_bytes_max: 8 << 20,
+            inflight_entries_max: 1024,
+            append_bytes_max: 1 << 20,
+            uncommitted_bytes_max: 32 << 20,
+            uncommitted_entries_max: 4096,
+            cache_bytes_max: 64 << 20,
+            disk_lag_us_max: 1_000_000,
+            disk_lag_bytes_max: 64 << 20,
+            seed,
+        }
+    }
 }
 
 /// Term and vote: one atomic durable record (Raft figure 2, persistent state).
@@ -119,7 +144,8 @@ pub enum Write {
     HardState(HardState),
     /// Entries without gaps; whatever the log held from the first one on is no longer part of it.
     Entries(Vec<Entry>),
-    /// The log ends here: a conflict was cut and nothing has replaced it yet.
+    /// The log ends here: a conflict was cut and nothing has replaced it yet. The core always has the
+    /// replacement at hand and writes it as entries; this is for repair.
     Truncate(LogPosition),
 }
 
@@ -128,7 +154,7 @@ pub enum Write {
 pub struct Persist {
     /// Which one. Larger ones must not become durable before smaller ones.
     pub id: PersistId,
-    /// What to write, in this order.
+    /// What to write, in this order. Never empty.
     pub writes: Vec<Write>,
     /// Durable is not enough: the flush group after it, which echoes the hard state, must be durable too.
     pub echoed: bool,
@@ -183,6 +209,9 @@ pub enum RejectReason {
     },
     /// As much as may be uncommitted is uncommitted.
     WindowFull,
+    /// A membership that may not follow the present one, or not now: another change is under way, or
+    /// nothing of this leader's term is committed yet.
+    ChangeRefused,
     /// The group has halted.
     Halted,
 }
@@ -212,6 +241,16 @@ pub enum HaltReason {
         index: Index,
         /// How far this replica knows the log to be committed.
         commit: Index,
+    },
+    /// An entry that sets the membership cannot be read, so nobody can tell any more who decides.
+    #[error("the membership in entry {index} of term {term} cannot be read: {source}")]
+    UnreadableMembership {
+        /// Where it lies.
+        index: Index,
+        /// The term of the leader that made it.
+        term: Term,
+        /// What is wrong with it.
+        source: DecodeError,
     },
 }
 

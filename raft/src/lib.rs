@@ -6,13 +6,18 @@
 
 #![deny(missing_docs)]
 
+mod configurations;
 pub mod entry;
 pub mod genesis;
 pub mod ids;
 pub mod io;
 pub mod limits;
+mod log;
 pub mod membership;
 pub mod message;
+mod progress;
+pub mod quorum;
+mod raft;
 pub mod wire;
 
 pub use entry::{Entry, EntryBuilder, EntryHeader, EntryKind, ProposalRow, UnsealedEntry};
@@ -23,3 +28,4 @@ pub use ids::{
 };
 pub use membership::{Member, Membership};
 pub use message::{Body, Lane, Message};
+pub use raft::Raft;

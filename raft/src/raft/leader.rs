@@ -1,0 +1,276 @@
+//! Leading: proposals, commitment (Raft §5.3, §5.4.2), heartbeats, and when to give up.
+
+use super::{Raft, RoleState, membership_in};
+use crate::configurations::may_follow;
+use crate::entry::{Entry, EntryKind, UnsealedEntry};
+use crate::ids::{Index, Micros, Replica, Round};
+use crate::io::{Accepted, RejectReason};
+use crate::log::Log;
+use crate::membership::Membership;
+use crate::message::{Body, CommitPoint, Heartbeat};
+use crate::progress::Progress;
+use crate::wire::Decode;
+
+/// What a leader knows. Forgotten with the leadership.
+#[derive(Debug)]
+pub(super) struct Leader {
+    /// The followers, by replica.
+    pub(super) peers: Vec<Progress>,
+    /// The round that is being sent.
+    pub(super) round: Round,
+    pub(super) heartbeat_due: Micros,
+    /// Something may have to be sent to somebody.
+    pub(super) wants_sending: bool,
+    /// The no-op that this leadership began with.
+    first_index: Index,
+    /// A follower had this durable, and this disk had not, since then.
+    disk_behind: Option<(Index, Micros)>,
+}
+
+impl Leader {
+    pub(super) fn place_of(&self, replica: Replica) -> Option<usize> {
+        self.peers.iter().position(|peer| peer.replica == replica)
+    }
+
+    fn matched(&self, replica: Replica) -> Index {
+        let peer = self.peers.iter().find(|peer| peer.replica == replica);
+        peer.and_then(|peer| peer.match_index).unwrap_or_default()
+    }
+
+    pub(super) fn check_invariants(&self, log: &Log) {
+        assert!(self.first_index <= log.last().index);
+        for peer in &self.peers {
+            peer.check_invariants(log);
+        }
+    }
+}
+
+impl Raft {
+    /// Begins with a no-op: what earlier leaders left commits only under an entry of this term (Raft §8).
+    pub(super) fn become_leader(&mut self) {
+        let last = self.log.last();
+        let first_index = last.index.next();
+        self.role = RoleState::Leader(Leader {
+            peers: Vec::new(),
+            round: Round(1),
+            heartbeat_due: self.now.after(self.config.heartbeat_interval_us),
+            wants_sending: true,
+            first_index,
+            disk_behind: None,
+        });
+        self.leader = Some(self.config.replica);
+        self.meet_members(first_index);
+        let term = self.hard_state.term;
+        let noop = Entry::noop(self.config.group, term, first_index, last.chain);
+        self.append(noop, None);
+    }
+
+    pub(super) fn on_propose(&mut self, entry: UnsealedEntry) {
+        if let Some(reason) = self.refusal(entry.frame_bytes()) {
+            self.outbox.ready.rejected.push((entry, reason));
+            return;
+        }
+        let is_change = entry.kind() == EntryKind::Configuration;
+        if is_change && !self.may_change_to(entry.payload()) {
+            let reason = RejectReason::ChangeRefused;
+            self.outbox.ready.rejected.push((entry, reason));
+            return;
+        }
+        let last = self.log.last();
+        let (group, term) = (self.config.group, self.hard_state.term);
+        let entry = entry.seal(group, term, last.index.next(), last.chain);
+        let position = entry.position();
+        let membership = membership_in(&entry).expect("`may_change_to` has read it");
+        self.append(entry, membership);
+        self.outbox.ready.accepted.push(Accepted { position });
+        if is_change {
+            self.meet_members(position.index);
+        }
+        self.want_sending();
+    }
+
+    /// Why a proposal of so many bytes is not taken now; `None`: it is.
+    pub(super) fn refusal(&self, frame_bytes: usize) -> Option<RejectReason> {
+        if self.halted.is_some() {
+            return Some(RejectReason::Halted);
+        }
+        let RoleState::Leader(leader) = &self.role else {
+            let leader = self.leader();
+            return Some(RejectReason::NotLeader { leader });
+        };
+        // What earlier leaders left is not this one's to wait for: it commits with the no-op.
+        let last = self.log.last().index;
+        let settled = self.commit.index.max(Index(leader.first_index.0 - 1));
+        let waiting = last.0.saturating_sub(settled.0);
+        let bytes = self.log.bytes_between(settled, last) + frame_bytes as u64;
+        let window_full = waiting > 0
+            && (waiting >= self.config.uncommitted_entries_max as u64
+                || bytes > self.config.uncommitted_bytes_max as u64);
+        // A fast majority commits without this disk, but what it has yet to write must stay bounded.
+        let unflushed = self.log.bytes_between(self.log.durable(), last);
+        let disk_full = unflushed >= self.config.disk_lag_bytes_max as u64;
+        (window_full || disk_full).then_some(RejectReason::WindowFull)
+    }
+
+    /// One change at a time, from a leader that knows what is committed, by overlapping quorums (Raft §6).
+    fn may_change_to(&self, payload: &[u8]) -> bool {
+        let Ok(next) = Membership::from_bytes(payload) else {
+            return false;
+        };
+        let settled = self
+            .configurations
+            .current_index()
+            .is_none_or(|index| index <= self.commit.index);
+        settled
+            && self.commit.term == self.hard_state.term
+            && may_follow(self.configurations.current(), &next)
+    }
+
+    /// Follows the membership in effect: opens a session to whoever is new, forgets who is gone.
+    fn meet_members(&mut self, next_index: Index) {
+        let mut members = self.configurations.current().replicas();
+        members.retain(|replica| *replica != self.config.replica);
+        let RoleState::Leader(leader) = &mut self.role else {
+            return;
+        };
+        leader.peers.retain(|peer| members.contains(&peer.replica));
+        for replica in members {
+            if leader.place_of(replica).is_none() {
+                let session = self.sessions.open();
+                let peer = Progress::new(replica, session, next_index, self.now);
+                leader.peers.push(peer);
+            }
+        }
+        leader.peers.sort_unstable_by_key(|peer| peer.replica);
+    }
+
+    pub(super) fn want_sending(&mut self) {
+        if let RoleState::Leader(leader) = &mut self.role {
+            leader.wants_sending = true;
+        }
+    }
+
+    /// Commits what a quorum has durable, as far as an entry of this term reaches (Raft §5.4.2). This
+    /// replica counts for what its own disk has, like everybody else, and only if it votes.
+    pub(super) fn advance_commit(&mut self) {
+        let RoleState::Leader(leader) = &self.role else {
+            return;
+        };
+        let (me, durable) = (self.config.replica, self.log.durable());
+        let reached = self.configurations.quorum().reached(|replica| {
+            if replica == me {
+                durable
+            } else {
+                leader.matched(replica)
+            }
+        });
+        if reached <= self.commit.index || reached < leader.first_index {
+            return;
+        }
+        let position = self
+            .log
+            .position(reached)
+            .expect("a match lies in this log");
+        assert!(position.term == self.hard_state.term);
+        self.set_commit(position);
+        // A leader that the committed membership does not count has done its work (Raft §6).
+        let settled = self
+            .configurations
+            .current_index()
+            .is_some_and(|index| index <= reached);
+        if settled && !self.configurations.quorum().counts(me) {
+            self.become_follower(self.hard_state.term);
+        }
+    }
+
+    /// Once an interval: who has to hear of this leader, and whether it should still be one.
+    pub(super) fn on_heartbeat_due(&mut self) {
+        if !self.is_followed() {
+            return self.become_follower(self.hard_state.term);
+        }
+        if self.trails_a_follower() {
+            // Until leadership can be handed over, standing back for one election does it.
+            self.become_follower(self.hard_state.term);
+            self.sits_out = true;
+            return;
+        }
+        let (now, interval) = (self.now, self.config.heartbeat_interval_us);
+        let commit = CommitPoint {
+            index: self.commit.index,
+            chain: self.commit.chain,
+        };
+        let (last_index, term) = (self.log.last().index, self.hard_state.term);
+        let RoleState::Leader(leader) = &mut self.role else {
+            return;
+        };
+        leader.round.0 += 1;
+        let round = leader.round;
+        let mut due = now.after(interval);
+        let mut silent = Vec::new();
+        for peer in &mut leader.peers {
+            if interval <= now.since(peer.sent) {
+                peer.sent = now;
+                silent.push(peer.replica.id);
+            }
+            peer.read_failed = false;
+            due = due.min(peer.sent.after(interval));
+        }
+        leader.heartbeat_due = due;
+        leader.wants_sending = true;
+        for to in silent {
+            let heartbeat = Body::Heartbeat(Heartbeat {
+                commit,
+                last_index,
+                round,
+            });
+            let message = self.message(to, term, heartbeat);
+            self.outbox.ready.messages.push(message);
+        }
+        self.ask_the_silent();
+    }
+
+    /// Check-quorum: whether a quorum, this replica included, answered within an election timeout.
+    fn is_followed(&self) -> bool {
+        let RoleState::Leader(leader) = &self.role else {
+            return false;
+        };
+        let (me, timeout) = (self.config.replica, self.config.election_timeout_max_us);
+        self.configurations.quorum().agrees(|replica| {
+            replica == me
+                || leader
+                    .peers
+                    .iter()
+                    .any(|peer| peer.replica == replica && self.now.since(peer.heard) < timeout)
+        })
+    }
+
+    /// Whether this disk is further behind a voter's than is good for a leader. If nobody is ahead the
+    /// disks are all slow, and another leader would be no better.
+    fn trails_a_follower(&mut self) -> bool {
+        let durable = self.log.durable();
+        let quorum = self.configurations.quorum();
+        let RoleState::Leader(leader) = &mut self.role else {
+            return false;
+        };
+        let voters = leader
+            .peers
+            .iter()
+            .filter(|peer| quorum.counts(peer.replica));
+        let ahead = voters.filter_map(|peer| peer.match_index).max();
+        let Some(ahead) = ahead.filter(|ahead| durable < *ahead) else {
+            leader.disk_behind = None;
+            return false;
+        };
+        let bytes = self.log.bytes_between(durable, ahead);
+        match leader.disk_behind {
+            Some((index, since)) if durable < index => {
+                self.now.since(since) > self.config.disk_lag_us_max
+                    || bytes >= self.config.disk_lag_bytes_max as u64
+            }
+            _ => {
+                leader.disk_behind = Some((ahead, self.now));
+                bytes >= self.config.disk_lag_bytes_max as u64
+            }
+        }
+    }
+}

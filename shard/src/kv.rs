@@ -399,6 +399,10 @@ mod tests {
     }
 
     #[test]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "that they are two threads is the point"
+    )]
     fn readers_and_apply_do_not_disturb_each_other() {
         let mut kv = Kv::default();
         let reader = kv.reader();

@@ -156,6 +156,8 @@ pub struct HeartbeatReply {
 /// Asks for a genesis.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GenesisQuery {
+    /// Which question. Never asked twice, also not by another life of the asker's directory.
+    pub question: u64,
     /// The voters that the asker's configuration lists.
     pub voters: Vec<NodeId>,
 }
@@ -163,6 +165,8 @@ pub struct GenesisQuery {
 /// Answers a query for a genesis.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GenesisReply {
+    /// The question it answers. An answer to an earlier one says what was, not what is.
+    pub question: u64,
     /// The genesis this replica holds; `None`: its directory is empty.
     pub genesis: Option<Genesis>,
 }
@@ -270,10 +274,12 @@ impl Message {
             }
             Body::GenesisQuery(body) => {
                 8_u8.encode(out);
+                body.question.encode(out);
                 out.list(&body.voters);
             }
             Body::GenesisReply(body) => {
                 9_u8.encode(out);
+                body.question.encode(out);
                 body.genesis.encode(out);
             }
             Body::GenesisOffer(genesis) => {
@@ -366,9 +372,11 @@ impl Message {
                 round: Decode::decode(input)?,
             }),
             8 => Body::GenesisQuery(GenesisQuery {
+                question: Decode::decode(input)?,
                 voters: input.list("voters", MEMBERS_MAX)?,
             }),
             9 => Body::GenesisReply(GenesisReply {
+                question: Decode::decode(input)?,
                 genesis: Decode::decode(input)?,
             }),
             10 => Body::GenesisOffer(Decode::decode(input)?),

@@ -6,6 +6,7 @@
 
 #![deny(missing_docs)]
 
+pub mod bootstrap;
 mod configurations;
 pub mod entry;
 pub mod genesis;
@@ -20,6 +21,7 @@ pub mod quorum;
 mod raft;
 pub mod wire;
 
+pub use bootstrap::{Bootstrap, BootstrapReady};
 pub use entry::{Entry, EntryBuilder, EntryHeader, EntryKind, ProposalRow, UnsealedEntry};
 pub use genesis::Genesis;
 pub use ids::{

@@ -1,0 +1,21 @@
+//! Loads a logdrive cluster and reports what it did, honestly.
+//!
+//! An open loop by default: operations are due on a schedule, whatever the answers do, and latency counts
+//! from the moment an operation was due. What the generator itself adds is measured and told.
+
+#![deny(missing_docs)]
+
+pub mod args;
+pub mod assertion;
+pub mod clock;
+pub mod exit;
+pub mod faults;
+pub mod history;
+pub mod mix;
+pub mod recorder;
+pub mod schedule;
+pub mod target;
+pub mod units;
+pub mod verify;
+pub mod worker;
+pub mod workload;

@@ -8,13 +8,13 @@
 //! change while somebody still looks at it.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use logdrive_raft::Index;
 use logdrive_raft::wire::{Decode, DecodeError, Encode, Reader, Writer};
 
 use super::command::Origin;
 use super::hash::{self, FastHash};
+use crate::sync::Arc;
 
 /// What the ledger holds for a write of `value` that was applied at this place.
 #[must_use]

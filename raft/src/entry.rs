@@ -605,6 +605,17 @@ impl EntryBuilder {
         self.buffer.len() - self.room
     }
 
+    /// Bytes of the whole frame if it were finished now.
+    #[must_use]
+    pub fn frame_bytes(&self) -> usize {
+        let row = if self.full_rows {
+            TABLE_ROW_BYTES
+        } else {
+            TABLE_LENGTH_BYTES
+        };
+        ENTRY_HEADER_BYTES + self.rows.len() * row + self.payload_bytes()
+    }
+
     /// Whether nothing has been added.
     #[must_use]
     pub fn is_empty(&self) -> bool {

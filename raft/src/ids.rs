@@ -90,7 +90,7 @@ number! {
     Round(u64)
 }
 random_id! {
-    /// Which cluster: random, drawn once, in every header and hello.
+    /// Which cluster: a hash of its name, in every header and hello.
     ClusterId
 }
 random_id! {
@@ -101,6 +101,14 @@ random_id! {
 random_id! {
     /// A hash over every entry up to here: xxh3-128 of the previous chain and this entry's header.
     Chain
+}
+
+impl ClusterId {
+    /// The cluster with this name: what configurations and certificates spell out is short on the wire.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        Self(xxhash_rust::xxh3::xxh3_128(name.as_bytes()))
+    }
 }
 
 impl Index {

@@ -72,7 +72,7 @@ impl PwriteDisk {
     }
 
     fn with_access(directory: PathBuf, access: Access, direct: bool) -> Self {
-        let direct = direct && cfg!(target_os = "linux");
+        let direct = direct && cfg!(all(target_os = "linux", not(logdrive_portable)));
         Self {
             directory,
             access,
@@ -136,7 +136,7 @@ impl Disk for PwriteDisk {
     fn facts(&self) -> DiskFacts {
         // One thread, one blocking call: a write that is durable when it returns has the lowest latency
         // (research on the medium: 116-129 us against 139-224 us).
-        let dsync = cfg!(target_os = "linux");
+        let dsync = cfg!(all(target_os = "linux", not(logdrive_portable)));
         DiskFacts {
             backend: "pwrite",
             direct: self.direct,

@@ -81,7 +81,7 @@ fn offset_of(block: u32) -> u64 {
     u64::from(block) * BLOCK_BYTES as u64
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(logdrive_portable)))]
 fn open_direct(options: &OpenOptions, path: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
     let flags = rustix::fs::OFlags::DIRECT.bits();
@@ -90,7 +90,7 @@ fn open_direct(options: &OpenOptions, path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(all(target_os = "linux", not(logdrive_portable))))]
 fn open_direct(options: &OpenOptions, path: &Path) -> io::Result<File> {
     let _ = (options, path);
     Err(io::ErrorKind::InvalidInput.into())
@@ -98,7 +98,7 @@ fn open_direct(options: &OpenOptions, path: &Path) -> io::Result<File> {
 
 /// Keeps the space together and makes sure that there is enough of it. The length stays 0: it says how far
 /// the file has been written.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(logdrive_portable)))]
 fn reserve(file: &File, bytes: u64) -> io::Result<()> {
     use rustix::fs::{FallocateFlags, fallocate};
     match fallocate(file, FallocateFlags::KEEP_SIZE, 0, bytes) {
@@ -109,7 +109,7 @@ fn reserve(file: &File, bytes: u64) -> io::Result<()> {
     }
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(all(target_os = "linux", not(logdrive_portable))))]
 fn reserve(_file: &File, _bytes: u64) -> io::Result<()> {
     Ok(())
 }
@@ -126,7 +126,7 @@ pub(super) fn sync_directory(_directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(logdrive_portable)))]
 mod positional {
     use std::fs::File;
     use std::io::{self, IoSlice};
@@ -148,7 +148,7 @@ mod positional {
     }
 }
 
-#[cfg(all(unix, not(target_os = "linux")))]
+#[cfg(all(unix, not(all(target_os = "linux", not(logdrive_portable)))))]
 mod positional {
     use std::fs::File;
     use std::io;

@@ -1,0 +1,257 @@
+//! Messages on streams: a length (u32, little endian), then that many bytes.
+//!
+//! Written as few large chunks, read into one contiguous buffer a message.
+
+use std::collections::VecDeque;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use logdrive_raft::limits::{APPEND_BYTES_MAX, APPEND_ENTRIES_MAX};
+use logdrive_raft::message::{Body, Message};
+use logdrive_raft::wire::{Encode, Writer};
+use quinn::{ReadError, RecvStream};
+
+/// The bytes of the length before each message.
+pub const LENGTH_BYTES: usize = 4;
+
+/// The most bytes of a message on the control stream. A genesis with the most members is the longest.
+pub const CONTROL_BYTES_MAX: usize = 64 << 10;
+
+/// The most bytes of a message on the ack stream.
+pub const ACK_BYTES_MAX: usize = 1 << 10;
+
+/// The most bytes of a message on an append stream.
+pub const APPEND_MESSAGE_BYTES_MAX: usize = HEAD_BYTES + 4 * APPEND_ENTRIES_MAX + APPEND_BYTES_MAX;
+
+/// More than everything of an append before the lengths of its frames takes.
+const HEAD_BYTES: usize = 512;
+
+/// Frames up to this size are copied into a chunk with their neighbours; larger ones travel as they are.
+///
+/// QUIC walks its unacknowledged chunks from the front for each packet, so chunks have to be few: with a
+/// send window of 2 MiB and this size there are about a hundred at most.
+const COPY_BYTES_MAX: usize = 32 << 10;
+
+/// A message at least this long that lies in one received chunk is not copied out of it. A chunk is part
+/// of a buffer of at most 64 KiB, so it pins at most twice its size.
+const SHARE_BYTES_MIN: usize = 32 << 10;
+
+/// Whether what is decoded from a message keeps pointing into its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keep {
+    /// No: the bytes are dropped right away.
+    Briefly,
+    /// Yes, perhaps for long: the bytes must not pin what else came with them.
+    Long,
+}
+
+/// Why no further message could be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReadFailure {
+    /// The stream or its connection broke.
+    #[error("read")]
+    Stream(#[from] ReadError),
+    /// A message is longer than it may be.
+    #[error("message of {length} bytes is longer than {max}")]
+    TooLong { length: usize, max: usize },
+    /// The stream ended within a message.
+    #[error("stream ends within a message")]
+    Cut,
+}
+
+/// Encodes one value as a message.
+pub(crate) fn framed(value: &impl Encode) -> Bytes {
+    let mut buffer = BytesMut::with_capacity(256);
+    put_framed(value, &mut buffer);
+    buffer.freeze()
+}
+
+/// Appends one value as a message.
+pub(crate) fn put_framed(value: &impl Encode, buffer: &mut BytesMut) {
+    let start = begin(buffer);
+    value.encode(&mut Writer::new(buffer));
+    end(buffer, start, 0);
+}
+
+/// Appends messages as chunks to write: small ones together, large frames as they are, uncopied.
+pub(crate) fn put_messages(messages: &[Message], chunks: &mut Vec<Bytes>) {
+    let small: usize = messages.iter().map(small_bytes).sum();
+    let mut buffer = BytesMut::with_capacity(small);
+    for message in messages {
+        let start = begin(&mut buffer);
+        message.encode_head(&mut Writer::new(&mut buffer));
+        let Body::Append(append) = &message.body else {
+            end(&mut buffer, start, 0);
+            continue;
+        };
+        let frames = append.entries.iter().map(|entry| entry.frame().len()).sum();
+        end(&mut buffer, start, frames);
+        for entry in &append.entries {
+            let frame = entry.frame();
+            if frame.len() <= COPY_BYTES_MAX {
+                buffer.put_slice(frame);
+            } else {
+                if !buffer.is_empty() {
+                    chunks.push(buffer.split().freeze());
+                }
+                chunks.push(frame.clone());
+            }
+        }
+    }
+    if !buffer.is_empty() {
+        chunks.push(buffer.freeze());
+    }
+}
+
+/// About how many bytes of a message are copied.
+fn small_bytes(message: &Message) -> usize {
+    let Body::Append(append) = &message.body else {
+        return 256;
+    };
+    let frames = append.entries.iter().map(|entry| entry.frame().len());
+    let copied: usize = frames.filter(|length| *length <= COPY_BYTES_MAX).sum();
+    256 + 4 * append.entries.len() + copied
+}
+
+fn begin(buffer: &mut BytesMut) -> usize {
+    buffer.put_u32_le(0);
+    buffer.len()
+}
+
+fn end(buffer: &mut BytesMut, start: usize, follows: usize) {
+    let length = buffer.len() - start + follows;
+    let length = u32::try_from(length).expect("limits keep every message below 4 GiB");
+    buffer[start - LENGTH_BYTES..start].copy_from_slice(&length.to_le_bytes());
+}
+
+/// Reads messages off a stream.
+#[derive(Debug)]
+pub(crate) struct MessageReader {
+    stream: RecvStream,
+    /// What has been received and not read yet. The first chunk is never empty.
+    chunks: VecDeque<Bytes>,
+    buffered: usize,
+    /// How many chunks are taken at once: what a slow reader holds is bounded by more than the window.
+    chunks_at_once: usize,
+}
+
+impl MessageReader {
+    /// Reads from the front of `stream`, whose chunks have up to `mtu` bytes.
+    pub(crate) fn new(stream: RecvStream, mtu: u16) -> Self {
+        let chunks_at_once = (READ_BYTES_MAX / usize::from(mtu.max(1))).clamp(1, CHUNKS_MAX);
+        Self {
+            stream,
+            chunks: VecDeque::new(),
+            buffered: 0,
+            chunks_at_once,
+        }
+    }
+
+    /// The next message; `None` if the stream has ended before it. Not to be cancelled and called again.
+    pub(crate) async fn next(
+        &mut self,
+        max: usize,
+        keep: Keep,
+    ) -> Result<Option<Bytes>, ReadFailure> {
+        while self.buffered < LENGTH_BYTES {
+            if !self.fill().await? {
+                return if self.buffered == 0 {
+                    Ok(None)
+                } else {
+                    Err(ReadFailure::Cut)
+                };
+            }
+        }
+        let mut length = [0; LENGTH_BYTES];
+        self.copy_to(&mut length);
+        let length = u32::from_le_bytes(length) as usize;
+        // Before anything is allocated.
+        if length > max {
+            return Err(ReadFailure::TooLong { length, max });
+        }
+        if self.buffered < length || self.chunks.front().is_none_or(|c| c.len() < length) {
+            return self.gather(length).await.map(Some);
+        }
+        let pins = keep == Keep::Long && length < SHARE_BYTES_MIN;
+        let front = self.chunks.front_mut().expect("checked above");
+        let message = front.split_to(length);
+        if front.is_empty() {
+            self.chunks.pop_front();
+        }
+        self.buffered -= length;
+        Ok(Some(if pins {
+            Bytes::copy_from_slice(&message)
+        } else {
+            message
+        }))
+    }
+
+    /// Tells the sender to stop.
+    pub(crate) fn stop(&mut self, code: quinn::VarInt) {
+        // It may have ended already, which is as good.
+        let _ = self.stream.stop(code);
+    }
+
+    /// A message that does not lie in one chunk, in a buffer of its own. The buffer is filled as bytes come,
+    /// so a length alone costs address space, not memory.
+    async fn gather(&mut self, length: usize) -> Result<Bytes, ReadFailure> {
+        let mut message = BytesMut::with_capacity(length);
+        loop {
+            while message.len() < length {
+                let Some(front) = self.chunks.front_mut() else {
+                    break;
+                };
+                let take = front.len().min(length - message.len());
+                message.put_slice(&front[..take]);
+                front.advance(take);
+                self.buffered -= take;
+                if front.is_empty() {
+                    self.chunks.pop_front();
+                }
+            }
+            if message.len() == length {
+                return Ok(message.freeze());
+            }
+            if !self.fill().await? {
+                return Err(ReadFailure::Cut);
+            }
+        }
+    }
+
+    /// Waits for more bytes; false if the stream has ended.
+    async fn fill(&mut self) -> Result<bool, ReadFailure> {
+        let mut chunks = [const { Bytes::new() }; CHUNKS_MAX];
+        let wanted = &mut chunks[..self.chunks_at_once];
+        let Some(count) = self.stream.read_chunks(wanted).await? else {
+            return Ok(false);
+        };
+        for chunk in chunks
+            .into_iter()
+            .take(count)
+            .filter(|chunk| !chunk.is_empty())
+        {
+            self.buffered += chunk.len();
+            self.chunks.push_back(chunk);
+        }
+        Ok(true)
+    }
+
+    fn copy_to(&mut self, target: &mut [u8]) {
+        for byte in target {
+            let front = self
+                .chunks
+                .front_mut()
+                .expect("the caller has counted the bytes");
+            *byte = front.get_u8();
+            self.buffered -= 1;
+            if front.is_empty() {
+                self.chunks.pop_front();
+            }
+        }
+    }
+}
+
+/// The most bytes that are taken off a stream at once.
+const READ_BYTES_MAX: usize = 256 << 10;
+
+/// The most chunks that are taken off a stream at once.
+const CHUNKS_MAX: usize = 32;

@@ -1,0 +1,128 @@
+//! What came from peers and waits for the shard. Bounded in bytes: a reader that finds no room stops
+//! reading, and not reading is the back-pressure.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::task::Waker;
+
+use logdrive_raft::message::{Lane, Message};
+use tokio::sync::Notify;
+
+use super::PeerEvent;
+
+/// Events, and how many bytes of them the shard holds.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    events: RefCell<VecDeque<PeerEvent>>,
+    /// Bytes of messages that were put in and have not been released.
+    held_bytes: Cell<usize>,
+    /// Bytes of control messages and acks that have not been taken out.
+    small_bytes: Cell<usize>,
+    bytes_max: usize,
+    room: Notify,
+    ready: Notify,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Inbox {
+    pub(super) fn new(bytes_max: usize) -> Self {
+        Self {
+            events: RefCell::default(),
+            held_bytes: Cell::new(0),
+            small_bytes: Cell::new(0),
+            bytes_max,
+            room: Notify::new(),
+            ready: Notify::new(),
+            waker: RefCell::default(),
+        }
+    }
+
+    /// Waits until there is room for `message`.
+    ///
+    /// Appends wait for all bytes that the shard holds. Control and acks have a small budget of their own,
+    /// so that they do not wait behind appends.
+    pub(super) async fn room_for(&self, message: &Message) {
+        let bytes = message.cost_bytes();
+        loop {
+            let room = self.room.notified();
+            let fits = match message.lane() {
+                Lane::Append => {
+                    let held = self.held_bytes.get();
+                    held == 0 || held + bytes <= self.bytes_max
+                }
+                Lane::Control | Lane::Ack => {
+                    let small = self.small_bytes.get();
+                    small == 0 || small + bytes <= SMALL_BYTES_MAX
+                }
+            };
+            if fits {
+                return;
+            }
+            room.await;
+        }
+    }
+
+    /// Puts a message in, for which there is room.
+    pub(super) fn push_message(&self, message: Message) {
+        let bytes = message.cost_bytes();
+        self.held_bytes.set(self.held_bytes.get() + bytes);
+        if message.lane() != Lane::Append {
+            self.small_bytes.set(self.small_bytes.get() + bytes);
+        }
+        self.push(PeerEvent::Message(message));
+    }
+
+    /// Puts in what is no message. There are at most a few a connection and backoff interval.
+    pub(super) fn push(&self, event: PeerEvent) {
+        self.events.borrow_mut().push_back(event);
+        self.ready.notify_one();
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Takes out everything.
+    pub(super) fn take(&self, out: &mut Vec<PeerEvent>) {
+        out.extend(self.events.borrow_mut().drain(..));
+        if self.small_bytes.replace(0) != 0 {
+            self.room.notify_waiters();
+        }
+    }
+
+    pub(super) fn release(&self, bytes: usize) {
+        let held = self.held_bytes.get();
+        assert!(
+            bytes <= held,
+            "released {bytes} bytes of messages, only {held} were held"
+        );
+        self.held_bytes.set(held - bytes);
+        if bytes != 0 {
+            self.room.notify_waiters();
+        }
+    }
+
+    pub(super) fn held_bytes(&self) -> usize {
+        self.held_bytes.get()
+    }
+
+    pub(super) fn set_waker(&self, waker: Waker) {
+        if !self.events.borrow().is_empty() {
+            waker.wake_by_ref();
+        }
+        *self.waker.borrow_mut() = Some(waker);
+    }
+
+    /// Waits until there is something to take out.
+    pub(super) async fn ready(&self) {
+        loop {
+            let ready = self.ready.notified();
+            if !self.events.borrow().is_empty() {
+                return;
+            }
+            ready.await;
+        }
+    }
+}
+
+/// The most bytes of control messages and acks that wait.
+const SMALL_BYTES_MAX: usize = 1 << 20;

@@ -1,0 +1,305 @@
+//! What waits to be sent to one peer, stream by stream. Bounded in bytes, at the door.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+use logdrive_raft::message::{Body, Lane, Message};
+use logdrive_raft::{GroupId, ReplicationSession, Term};
+use quinn::{Connection, SendStream, VarInt, WriteError};
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+
+use super::SendError;
+use crate::codec::{framed, put_messages};
+use crate::hello::{Hello, StreamKind};
+
+/// The messages of one stream that have not been handed to QUIC yet.
+#[derive(Debug, Default)]
+pub(super) struct LaneQueue {
+    messages: RefCell<VecDeque<Message>>,
+    /// Bytes of these and of those that are being written.
+    bytes: Cell<usize>,
+    /// What all append streams of the peer hold together; `None` for control and acks.
+    shared: Option<Rc<Cell<usize>>>,
+    changed: Notify,
+}
+
+impl LaneQueue {
+    /// An empty queue whose bytes count as part of `shared`, too.
+    fn sharing(shared: &Rc<Cell<usize>>) -> Rc<Self> {
+        let mut queue = Self::default();
+        queue.shared = Some(Rc::clone(shared));
+        Rc::new(queue)
+    }
+
+    fn push(&self, message: Message) {
+        self.add_bytes(message.cost_bytes());
+        self.messages.borrow_mut().push_back(message);
+        self.changed.notify_one();
+    }
+
+    fn add_bytes(&self, bytes: usize) {
+        self.bytes.set(self.bytes.get() + bytes);
+        if let Some(shared) = &self.shared {
+            shared.set(shared.get() + bytes);
+        }
+    }
+
+    fn remove_bytes(&self, bytes: usize) {
+        assert!(bytes <= self.bytes.get());
+        self.bytes.set(self.bytes.get() - bytes);
+        if let Some(shared) = &self.shared {
+            assert!(bytes <= shared.get());
+            shared.set(shared.get() - bytes);
+        }
+    }
+
+    /// Replaces an ack that has not left by a later one of the same session: acks are cumulative, so what
+    /// waits is bounded by the number of groups.
+    fn replace_ack(&self, message: &Message) -> bool {
+        let Body::Ack(new) = &message.body else {
+            return false;
+        };
+        let mut messages = self.messages.borrow_mut();
+        let last = messages
+            .iter_mut()
+            .rev()
+            .find(|queued| queued.group == message.group);
+        let Some(queued) = last else {
+            return false;
+        };
+        match &queued.body {
+            Body::Ack(old)
+                if old.session == new.session
+                    && queued.term == message.term
+                    && old.index <= new.index
+                    && old.round <= new.round =>
+            {
+                *queued = message.clone();
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Takes messages to write next; returns their bytes, which count until [`LaneQueue::written`].
+    fn take(&self, batch: &mut Vec<Message>) -> usize {
+        let mut messages = self.messages.borrow_mut();
+        let mut bytes = 0;
+        while let Some(message) = messages.front() {
+            let cost = message.cost_bytes();
+            if bytes != 0 && bytes + cost > WRITE_BYTES_MAX {
+                break;
+            }
+            bytes += cost;
+            batch.extend(messages.pop_front());
+        }
+        bytes
+    }
+
+    /// Writes what is queued to a stream of its own, until the stream or the connection breaks.
+    ///
+    /// Runs as a task and is only ever aborted as a whole: what it awaits may not be cancelled and resumed.
+    pub(super) async fn write(
+        self: Rc<Self>,
+        connection: Connection,
+        hello: Hello,
+    ) -> Result<(), WriteError> {
+        let mut stream = ResetOnDrop(connection.open_uni().await?);
+        stream.0.set_priority(priority(hello.stream))?;
+        let mut chunks = vec![framed(&hello)];
+        let mut batch = Vec::new();
+        loop {
+            let bytes = self.take(&mut batch);
+            put_messages(&batch, &mut chunks);
+            // Their frames live on in the chunks alone.
+            batch.clear();
+            if !chunks.is_empty() {
+                stream.0.write_all_chunks(&mut chunks).await?;
+                chunks.clear();
+            }
+            self.remove_bytes(bytes);
+            if self.messages.borrow().is_empty() {
+                self.changed.notified().await;
+            }
+        }
+    }
+}
+
+impl Drop for LaneQueue {
+    fn drop(&mut self) {
+        self.remove_bytes(self.bytes.get());
+    }
+}
+
+/// A stream that is abandoned, not finished, when its writer ends: finishing would present half a message
+/// as whole.
+struct ResetOnDrop(SendStream);
+
+impl Drop for ResetOnDrop {
+    fn drop(&mut self) {
+        // It may be closed already, which is as good.
+        let _ = self.0.reset(STREAM_ABANDONED);
+    }
+}
+
+/// The append stream of one group.
+#[derive(Debug)]
+struct AppendLane {
+    term: Term,
+    session: ReplicationSession,
+    queue: Rc<LaneQueue>,
+    writer: Option<AbortHandle>,
+}
+
+impl Drop for AppendLane {
+    fn drop(&mut self) {
+        if let Some(writer) = &self.writer {
+            writer.abort();
+        }
+    }
+}
+
+/// Everything on its way to one peer over one connection.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    hello: Hello,
+    control: Rc<LaneQueue>,
+    acks: Rc<LaneQueue>,
+    appends: BTreeMap<GroupId, AppendLane>,
+    append_bytes: Rc<Cell<usize>>,
+    append_bytes_max: usize,
+    /// Groups whose stream has no writer yet.
+    unopened: Vec<GroupId>,
+}
+
+impl Outbox {
+    /// Nothing on its way. `hello` is that of the control stream.
+    pub(super) fn new(hello: Hello, append_bytes_max: usize) -> Self {
+        Self {
+            hello,
+            control: Rc::default(),
+            acks: Rc::default(),
+            appends: BTreeMap::new(),
+            append_bytes: Rc::default(),
+            append_bytes_max,
+            unopened: Vec::new(),
+        }
+    }
+
+    pub(super) fn control(&self) -> (Rc<LaneQueue>, Hello) {
+        (
+            Rc::clone(&self.control),
+            self.hello.with_stream(StreamKind::Control),
+        )
+    }
+
+    pub(super) fn acks(&self) -> (Rc<LaneQueue>, Hello) {
+        (
+            Rc::clone(&self.acks),
+            self.hello.with_stream(StreamKind::Ack),
+        )
+    }
+
+    /// Bytes that wait, on all streams.
+    pub(super) fn queued_bytes(&self) -> usize {
+        self.control.bytes.get() + self.acks.bytes.get() + self.append_bytes.get()
+    }
+
+    /// Puts a message in its queue. True if a stream has to be opened for it.
+    pub(super) fn push(&mut self, message: Message) -> Result<bool, SendError> {
+        match message.lane() {
+            Lane::Control => push_small(&self.control, message).map(|()| false),
+            Lane::Ack => {
+                if self.acks.replace_ack(&message) {
+                    return Ok(false);
+                }
+                push_small(&self.acks, message).map(|()| false)
+            }
+            Lane::Append => self.push_append(message),
+        }
+    }
+
+    fn push_append(&mut self, message: Message) -> Result<bool, SendError> {
+        let Body::Append(append) = &message.body else {
+            unreachable!("the append lane carries appends only");
+        };
+        let (group, term, session) = (message.group, message.term, append.session);
+        let mut opens = true;
+        if let Some(lane) = self.appends.get(&group) {
+            if (term, session) < (lane.term, lane.session) {
+                return Err(SendError::Stale);
+            }
+            opens = (term, session) != (lane.term, lane.session);
+        }
+        if opens {
+            // Whatever the old stream still had to say is of a session that has ended.
+            self.appends.remove(&group);
+        }
+        let held = self.append_bytes.get();
+        let fits = held == 0 || held + message.cost_bytes() <= self.append_bytes_max;
+        if !fits {
+            return Err(SendError::Full);
+        }
+        let lane = self.appends.entry(group).or_insert_with(|| AppendLane {
+            term,
+            session,
+            queue: LaneQueue::sharing(&self.append_bytes),
+            writer: None,
+        });
+        lane.queue.push(message);
+        if opens && !self.unopened.contains(&group) {
+            self.unopened.push(group);
+        }
+        Ok(opens)
+    }
+
+    /// Starts a writer for each append stream that has none.
+    pub(super) fn open_streams(
+        &mut self,
+        mut start: impl FnMut(Rc<LaneQueue>, Hello) -> AbortHandle,
+    ) {
+        for group in self.unopened.drain(..) {
+            let Some(lane) = self.appends.get_mut(&group) else {
+                continue;
+            };
+            if lane.writer.is_some() {
+                continue;
+            }
+            let hello = Hello {
+                stream: StreamKind::Append,
+                group,
+                term: lane.term,
+                session: lane.session,
+                ..self.hello
+            };
+            lane.writer = Some(start(Rc::clone(&lane.queue), hello));
+        }
+    }
+}
+
+fn push_small(queue: &LaneQueue, message: Message) -> Result<(), SendError> {
+    if queue.bytes.get() + message.cost_bytes() > SMALL_QUEUE_BYTES_MAX {
+        return Err(SendError::Full);
+    }
+    queue.push(message);
+    Ok(())
+}
+
+/// Later is behind: control and acks leave before appends that have not been put into packets.
+fn priority(stream: StreamKind) -> i32 {
+    match stream {
+        StreamKind::Control | StreamKind::Ack | StreamKind::Welcome => 10,
+        StreamKind::Append => 0,
+    }
+}
+
+/// With which code a stream is reset that a newer one replaces.
+const STREAM_ABANDONED: VarInt = VarInt::from_u32(1);
+
+/// About how much is put together before it is handed to QUIC. One message may be larger.
+const WRITE_BYTES_MAX: usize = 256 << 10;
+
+/// The most bytes of control messages, and of acks, that wait for one peer.
+const SMALL_QUEUE_BYTES_MAX: usize = 256 << 10;

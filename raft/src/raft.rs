@@ -98,7 +98,8 @@ impl Raft {
         let log = Log::new(restored.base, &restored.entries, config.cache_bytes_max);
         let last = log.last();
         let mut hard_state = restored.hard_state;
-        if hard_state.term < last.term {
+        let term_was_lost = hard_state.term < last.term;
+        if term_was_lost {
             // The record of the term was lost, and with it whom it voted for. Then its vote is spent: as
             // cast for itself it goes to nobody else, and nobody campaigns twice in one term.
             hard_state.term = last.term;
@@ -138,6 +139,9 @@ impl Raft {
             log,
             config,
         };
+        if term_was_lost {
+            raft.outbox.write_hard_state(hard_state, None);
+        }
         // Alone there is nobody to wait for.
         if !raft.configurations.quorum().is_only(raft.config.replica) {
             raft.reset_election_timer();

@@ -12,6 +12,10 @@ use std::{fmt, io};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+pub use lock::LOCK_FILE;
+
+mod file;
+mod lock;
 pub mod pwrite;
 
 /// Bytes of a block: the unit of every read and write, and its alignment in memory and on disk.

@@ -6,10 +6,11 @@ use std::path::Path;
 
 use zerocopy::IntoBytes;
 
-use crate::disk::{BLOCK_BYTES, Block, ZERO_BLOCKS_MAX};
+use super::{BLOCK_BYTES, Block, DiskError, SlotId, ZERO_BLOCKS_MAX};
 
 /// Zeros to write from. Never written to, so every page of it may be the same one.
-static ZEROS: [Block; ZERO_BLOCKS_MAX as usize] = [Block::ZERO; ZERO_BLOCKS_MAX as usize];
+pub(super) static ZEROS: [Block; ZERO_BLOCKS_MAX as usize] =
+    [Block::ZERO; ZERO_BLOCKS_MAX as usize];
 
 /// An open slot file.
 #[derive(Debug)]
@@ -67,6 +68,36 @@ impl SlotHandle {
         positional::write(&self.file, from, offset_of(block), dsync).map(|bytes| bytes as u64)
     }
 
+    /// Reads all of the blocks; fewer are an error.
+    pub(super) fn read_blocks(&self, block: u32, into: &mut [Block]) -> io::Result<()> {
+        let wanted = size_of_val(into) as u64;
+        let read = self.read(block, into.as_mut_bytes())?;
+        if read < wanted {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(())
+    }
+
+    /// Writes all of the blocks; fewer are an error.
+    pub(super) fn write_blocks(&self, block: u32, from: &[Block]) -> io::Result<()> {
+        let written = self.write(block, from.as_bytes(), false)?;
+        if written < size_of_val(from) as u64 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        Ok(())
+    }
+
+    /// Writes the file all over with zeros and flushes it.
+    pub(super) fn fill(&self, blocks: u32) -> io::Result<()> {
+        let mut at = 0;
+        while at < blocks {
+            let count = (blocks - at).min(ZERO_BLOCKS_MAX);
+            self.write_blocks(at, &ZEROS[..count as usize])?;
+            at += count;
+        }
+        self.flush()
+    }
+
     pub(super) fn zero(&self, block: u32, blocks: u32) -> io::Result<u64> {
         assert!(blocks <= ZERO_BLOCKS_MAX);
         self.write(block, ZEROS[..blocks as usize].as_bytes(), false)
@@ -77,7 +108,19 @@ impl SlotHandle {
     }
 }
 
-fn offset_of(block: u32) -> u64 {
+/// The slots whose files lie in a directory, in the order of their numbers.
+pub(super) fn list_slots(directory: &Path) -> Result<Vec<SlotId>, DiskError> {
+    let listed = std::fs::read_dir(directory).map_err(|e| DiskError::io("list", directory, e))?;
+    let mut found = Vec::new();
+    for file in listed {
+        let file = file.map_err(|e| DiskError::io("list", directory, e))?;
+        found.extend(file.file_name().to_str().and_then(SlotId::from_file_name));
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+pub(super) fn offset_of(block: u32) -> u64 {
     u64::from(block) * BLOCK_BYTES as u64
 }
 

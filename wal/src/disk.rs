@@ -17,6 +17,8 @@ pub use lock::LOCK_FILE;
 mod file;
 mod lock;
 pub mod pwrite;
+#[cfg(all(target_os = "linux", not(logdrive_portable)))]
+pub mod uring;
 
 /// Bytes of a block: the unit of every read and write, and its alignment in memory and on disk.
 pub const BLOCK_BYTES: usize = 4096;

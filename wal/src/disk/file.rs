@@ -56,6 +56,12 @@ impl SlotHandle {
         Ok(Self::open(path, true, direct)?.0)
     }
 
+    /// The open file.
+    #[cfg(all(target_os = "linux", not(logdrive_portable)))]
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
     pub(super) fn bytes(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
     }

@@ -16,6 +16,7 @@ pub use lock::LOCK_FILE;
 
 mod file;
 mod lock;
+pub mod open;
 pub mod pwrite;
 #[cfg(all(target_os = "linux", not(logdrive_portable)))]
 pub mod uring;
@@ -356,6 +357,76 @@ pub trait Disk: Send {
 
     /// A clock for measuring how long operations take. Nothing else depends on it.
     fn now_ns(&self) -> u64;
+}
+
+impl<D: Disk + ?Sized> Disk for Box<D> {
+    fn facts(&self) -> DiskFacts {
+        (**self).facts()
+    }
+
+    fn slot_path(&self, slot: SlotId) -> PathBuf {
+        (**self).slot_path(slot)
+    }
+
+    fn lock(&mut self) -> Result<(), DiskError> {
+        (**self).lock()
+    }
+
+    fn slots(&mut self) -> Result<Vec<SlotFile>, DiskError> {
+        (**self).slots()
+    }
+
+    fn sync_all(&mut self) -> Result<(), DiskError> {
+        (**self).sync_all()
+    }
+
+    fn create(&mut self, slot: SlotId, blocks: u32) -> Result<(), DiskError> {
+        (**self).create(slot, blocks)
+    }
+
+    fn read(&mut self, slot: SlotId, block: u32, into: &mut [Block]) -> Result<(), DiskError> {
+        (**self).read(slot, block, into)
+    }
+
+    fn write(&mut self, slot: SlotId, block: u32, blocks: &[Block]) -> Result<(), DiskError> {
+        (**self).write(slot, block, blocks)
+    }
+
+    fn flush(&mut self, slot: SlotId) -> Result<(), DiskError> {
+        (**self).flush(slot)
+    }
+
+    fn take_buffer(&mut self, blocks: usize) -> Buffer {
+        (**self).take_buffer(blocks)
+    }
+
+    fn give_buffer(&mut self, buffer: Buffer) {
+        (**self).give_buffer(buffer);
+    }
+
+    fn submit(&mut self, id: OpId, op: Op) {
+        (**self).submit(id, op);
+    }
+
+    fn kick(&mut self) {
+        (**self).kick();
+    }
+
+    fn poll(&mut self, done: &mut Vec<Completion>) {
+        (**self).poll(done);
+    }
+
+    fn wait(&mut self, done: &mut Vec<Completion>) {
+        (**self).wait(done);
+    }
+
+    fn wake_by(&mut self, wake: Wake) -> WakeBy {
+        (**self).wake_by(wake)
+    }
+
+    fn now_ns(&self) -> u64 {
+        (**self).now_ns()
+    }
 }
 
 /// Buffers that come back are used again; beyond a number that lies about they are freed.

@@ -114,6 +114,31 @@ impl SlotHandle {
     }
 }
 
+/// Whether blocks can be written past the page cache in this directory.
+#[cfg(all(target_os = "linux", not(logdrive_portable)))]
+pub(super) fn direct_works(directory: &Path) -> io::Result<bool> {
+    // Named after the process: the directory is not locked yet. Written to once, for some file systems
+    // accept the flag and refuse the first transfer.
+    let path = directory.join(format!("direct-{}.tmp", std::process::id()));
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    let file = open_direct(&options, &path);
+    let written = file.and_then(|file| {
+        let file = SlotHandle { file };
+        file.write_blocks(0, &ZEROS[..1])
+    });
+    // Some systems make the file before they refuse the flag.
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    match written {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// The slots whose files lie in a directory, in the order of their numbers.
 pub(super) fn list_slots(directory: &Path) -> Result<Vec<SlotId>, DiskError> {
     let listed = std::fs::read_dir(directory).map_err(|e| DiskError::io("list", directory, e))?;

@@ -1,0 +1,154 @@
+//! The choice of a disk: the ring where the kernel and the file system allow it, blocking calls elsewhere.
+
+use std::path::Path;
+
+use super::pwrite::PwriteDisk;
+use super::{Disk, DiskError, FlushMode};
+
+/// Which implementation to use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Backend {
+    /// The ring if it is to be had, and otherwise blocking calls; the disk's facts say why.
+    #[default]
+    Auto,
+    /// The ring or nothing.
+    IoUring,
+    /// Blocking calls on a thread.
+    Pwrite,
+}
+
+/// A disk over `path`, a directory, which is made if it does not exist. Nothing is locked yet.
+///
+/// `flush_mode` overrides what the disk would recommend.
+pub fn open(
+    path: &Path,
+    backend: Backend,
+    flush_mode: Option<FlushMode>,
+) -> Result<Box<dyn Disk>, DiskError> {
+    let refused = match backend {
+        Backend::Pwrite => return Ok(Box::new(pwrite(path, flush_mode))),
+        Backend::Auto | Backend::IoUring => match ring::open(path, flush_mode)? {
+            Ok(disk) => return Ok(disk),
+            Err(refused) => refused,
+        },
+    };
+    if backend == Backend::IoUring {
+        let source = std::io::Error::other(refused);
+        return Err(DiskError::io("use io_uring for", path, source));
+    }
+    let note = format!("{refused}: blocking calls on a thread are used instead");
+    Ok(Box::new(pwrite(path, flush_mode).with_fallback(note)))
+}
+
+fn pwrite(path: &Path, flush_mode: Option<FlushMode>) -> PwriteDisk {
+    let disk = PwriteDisk::new(path);
+    match flush_mode {
+        Some(mode) => disk.with_flush_mode(mode),
+        None => disk,
+    }
+}
+
+#[cfg(all(target_os = "linux", not(logdrive_portable)))]
+mod ring {
+    use std::path::Path;
+
+    use rustix::io::Errno;
+
+    use crate::disk::file::direct_works;
+    use crate::disk::uring::UringDisk;
+    use crate::disk::{Disk, DiskError, FlushMode};
+
+    /// A ring, or why there is none.
+    pub(super) fn open(
+        path: &Path,
+        flush_mode: Option<FlushMode>,
+    ) -> Result<Result<Box<dyn Disk>, String>, DiskError> {
+        std::fs::create_dir_all(path).map_err(|e| DiskError::io("create", path, e))?;
+        if !direct_works(path).map_err(|e| DiskError::io("write to", path, e))? {
+            return Ok(Err("O_DIRECT is refused by the file system".to_owned()));
+        }
+        Ok(match UringDisk::new(path) {
+            Ok(disk) => Ok(Box::new(match flush_mode {
+                Some(mode) => disk.with_flush_mode(mode),
+                None => disk,
+            })),
+            Err(error) => Err(match Errno::from_io_error(&error) {
+                Some(Errno::PERM | Errno::ACCESS) => format!(
+                    "io_uring is forbidden here (a container, or kernel.io_uring_disabled): {error}"
+                ),
+                _ => format!("io_uring is not to be had from this kernel: {error}"),
+            }),
+        })
+    }
+}
+
+#[cfg(any(not(target_os = "linux"), logdrive_portable))]
+mod ring {
+    use std::path::Path;
+
+    use crate::disk::{Disk, DiskError, FlushMode};
+
+    pub(super) fn open(
+        _: &Path,
+        _: Option<FlushMode>,
+    ) -> Result<Result<Box<dyn Disk>, String>, DiskError> {
+        Ok(Err("io_uring is not part of this build".to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_says_which_one_it_is_and_what_it_would_rather_be() {
+        let directory = tempfile::tempdir_in(".").unwrap();
+        let inner = directory.path().join("not there yet");
+        let mut disk = open(&inner, Backend::Auto, Some(FlushMode::Dsync)).unwrap();
+        disk.lock().unwrap();
+        assert_eq!(disk.slots().unwrap(), []);
+        let facts = disk.facts();
+        assert_eq!(facts.flush_mode, Some(FlushMode::Dsync));
+        match facts.backend {
+            "io_uring" => assert!(open(&inner, Backend::IoUring, None).is_ok()),
+            "pwrite" => assert_eq!(facts.fallbacks.len(), 1),
+            other => panic!("{other}"),
+        }
+        drop(disk);
+        // Nothing is left of the trial.
+        let names = std::fs::read_dir(&inner).unwrap();
+        assert!(names.map(|file| file.unwrap().file_name()).eq(["LOCK"]));
+    }
+
+    #[test]
+    fn a_flush_mode_can_be_forced_on_either() {
+        let directory = tempfile::tempdir_in(".").unwrap();
+        for mode in [FlushMode::Dsync, FlushMode::DrainedFsync] {
+            for backend in [Backend::Auto, Backend::Pwrite] {
+                let disk = open(directory.path(), backend, Some(mode)).unwrap();
+                assert_eq!(disk.facts().flush_mode, Some(mode));
+            }
+        }
+        let disk = open(directory.path(), Backend::Pwrite, None).unwrap();
+        assert_eq!(
+            (disk.facts().backend, disk.facts().fallbacks.len()),
+            ("pwrite", 0)
+        );
+    }
+
+    #[cfg(any(not(target_os = "linux"), logdrive_portable))]
+    #[test]
+    fn without_rings_auto_falls_back_and_force_fails() {
+        let directory = tempfile::tempdir_in(".").unwrap();
+        let disk = open(directory.path(), Backend::Auto, None).unwrap();
+        assert_eq!(
+            (disk.facts().backend, disk.facts().fallbacks.len()),
+            ("pwrite", 1)
+        );
+        let error = open(directory.path(), Backend::IoUring, None)
+            .err()
+            .unwrap();
+        assert!(error.to_string().starts_with("use io_uring for"), "{error}");
+    }
+}

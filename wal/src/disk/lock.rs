@@ -50,7 +50,7 @@ impl DirectoryLock {
 
     /// The locked file. Whoever holds a copy of it holds the lock.
     #[cfg_attr(
-        any(not(target_os = "linux"), logdrive_portable),
+        not(all(target_os = "linux", not(logdrive_portable))),
         allow(dead_code, reason = "only a ring keeps a copy")
     )]
     pub(super) fn file(&self) -> &File {

@@ -83,7 +83,7 @@ mod ring {
     }
 }
 
-#[cfg(any(not(target_os = "linux"), logdrive_portable))]
+#[cfg(not(all(target_os = "linux", not(logdrive_portable))))]
 mod ring {
     use std::path::Path;
 
@@ -137,7 +137,7 @@ mod tests {
         );
     }
 
-    #[cfg(any(not(target_os = "linux"), logdrive_portable))]
+    #[cfg(not(all(target_os = "linux", not(logdrive_portable))))]
     #[test]
     fn without_rings_auto_falls_back_and_force_fails() {
         let directory = tempfile::tempdir_in(".").unwrap();

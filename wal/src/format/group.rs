@@ -1,0 +1,225 @@
+//! The header of a flush group: what one write to the log says about itself.
+//!
+//! A flush group begins with a block. Its header is followed by its table of records, by the echo of the
+//! previous group's table, and by the frames of its entries, all of it cut into the data parts of blocks.
+//!
+//! ```text
+//!   0  magic u32          "LDfg"
+//!   4  version u16
+//!   6  kind u8            1 data, 2 mark, 3 seal, 4 first of a segment
+//!   7  zero u8
+//!   8  incompatible u32   features a reader must know
+//!  12  compatible u32     features a reader may ignore
+//!  16  cluster u128
+//!  32  incarnation u128
+//!  48  boot u64           the boot that wrote it
+//!  56  segment u64        where it stands
+//!  64  block u32
+//!  68  blocks u32         how many it takes
+//!  72  number u64         +1 a flush group
+//!  80  mark_segment u64   everything before this place was durable when the group was built
+//!  88  mark_block u32
+//!  92  table_bytes u32
+//!  96  echo_bytes u32
+//! 100  body_bytes u32     frames
+//! 104  records u32        in the table
+//! 108  echo_records u32   in the echo
+//! 112  digest u128        xxh3-128 of table and echo
+//! 128  previous u128      chain of the flush group before
+//! 144  chain u128         xxh3-128 of bytes 0..144
+//! ```
+//!
+//! The table holds, for each run of entries, the chain through its last one, and that covers the header of
+//! every frame in the run, which holds the checksums of table and payloads. So the chain of flush groups
+//! covers everything.
+
+use logdrive_raft::wire::{Decode, DecodeError, Encode, Reader, Writer};
+use logdrive_raft::{Boot, Chain, ClusterId, Incarnation};
+use xxhash_rust::xxh3::{Xxh3, xxh3_128};
+
+use super::{BLOCK_DATA_BYTES, Place, WAL_VERSION, check_version};
+
+/// Bytes of the header.
+pub const GROUP_HEADER_BYTES: usize = 160;
+
+const MAGIC: u32 = u32::from_le_bytes(*b"LDfg");
+const CHAIN_AT: usize = 144;
+
+/// What a flush group is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum GroupKind {
+    /// Carries what was appended.
+    Data = 1,
+    /// Carries nothing of its own: it states the durable mark, or the echo of the group before.
+    Mark = 2,
+    /// The last of its segment: carries the footer.
+    Seal = 3,
+    /// The first of its segment: carries the checkpoint.
+    First = 4,
+}
+
+/// What the header of a flush group says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupHeader {
+    /// What it is for.
+    pub kind: GroupKind,
+    /// Compatible features, kept as they were written.
+    pub compatible: u32,
+    /// Which cluster.
+    pub cluster: ClusterId,
+    /// Which life of the directory.
+    pub incarnation: Incarnation,
+    /// The boot that wrote it.
+    pub boot: Boot,
+    /// Where it begins.
+    pub place: Place,
+    /// How many blocks it takes.
+    pub blocks: u32,
+    /// Its number: one more than that of the group before.
+    pub number: u64,
+    /// Everything before this place was durable when the group was built.
+    pub mark: Place,
+    /// Bytes of the table.
+    pub table_bytes: u32,
+    /// Bytes of the echo.
+    pub echo_bytes: u32,
+    /// Bytes of the frames.
+    pub body_bytes: u32,
+    /// Records in the table.
+    pub records: u32,
+    /// Records in the echo.
+    pub echo_records: u32,
+    /// Hash of table and echo.
+    pub digest: u128,
+    /// The chain of the flush group before.
+    pub previous: Chain,
+}
+
+impl GroupHeader {
+    /// The bytes of the header and the chain through this group.
+    #[must_use]
+    pub fn seal(&self) -> ([u8; GROUP_HEADER_BYTES], Chain) {
+        let bytes = self.to_bytes();
+        assert!(bytes.len() == CHAIN_AT);
+        let chain = Chain(xxh3_128(&bytes));
+        let mut sealed = [0; GROUP_HEADER_BYTES];
+        sealed[..CHAIN_AT].copy_from_slice(&bytes);
+        sealed[CHAIN_AT..].copy_from_slice(&chain.0.to_le_bytes());
+        (sealed, chain)
+    }
+
+    /// Reads the header at the front of a block's data, and the chain through the group.
+    pub fn parse(bytes: &[u8]) -> Result<(Self, Chain), DecodeError> {
+        let mut input = Reader::new(bytes);
+        let bytes = input.raw(GROUP_HEADER_BYTES)?;
+        let mut input = Reader::new(bytes);
+        let magic = u32::decode(&mut input)?;
+        if magic != MAGIC {
+            return Err(DecodeError::Invalid {
+                what: "flush group magic",
+                value: magic.into(),
+            });
+        }
+        let version = u16::decode(&mut input)?;
+        let kind = u8::decode(&mut input)?;
+        let _zero = u8::decode(&mut input)?;
+        let incompatible = u32::decode(&mut input)?;
+        check_version("flush group", version, incompatible)?;
+        let kind = match kind {
+            1 => GroupKind::Data,
+            2 => GroupKind::Mark,
+            3 => GroupKind::Seal,
+            4 => GroupKind::First,
+            other => {
+                return Err(DecodeError::Invalid {
+                    what: "kind of a flush group",
+                    value: other.into(),
+                });
+            }
+        };
+        let header = Self {
+            kind,
+            compatible: Decode::decode(&mut input)?,
+            cluster: Decode::decode(&mut input)?,
+            incarnation: Decode::decode(&mut input)?,
+            boot: Decode::decode(&mut input)?,
+            place: Decode::decode(&mut input)?,
+            blocks: Decode::decode(&mut input)?,
+            number: Decode::decode(&mut input)?,
+            mark: Decode::decode(&mut input)?,
+            table_bytes: Decode::decode(&mut input)?,
+            echo_bytes: Decode::decode(&mut input)?,
+            body_bytes: Decode::decode(&mut input)?,
+            records: Decode::decode(&mut input)?,
+            echo_records: Decode::decode(&mut input)?,
+            digest: Decode::decode(&mut input)?,
+            previous: Decode::decode(&mut input)?,
+        };
+        let chain = Chain::decode(&mut input)?;
+        if chain != Chain(xxh3_128(&bytes[..CHAIN_AT])) {
+            return Err(DecodeError::Checksum("flush group header"));
+        }
+        if header.blocks == 0
+            || header.blocks as usize != header.data_bytes().div_ceil(BLOCK_DATA_BYTES)
+        {
+            return Err(DecodeError::Invalid {
+                what: "length of a flush group",
+                value: header.blocks.into(),
+            });
+        }
+        Ok((header, chain))
+    }
+
+    /// All bytes of the group, without stamps and padding.
+    #[must_use]
+    pub fn data_bytes(&self) -> usize {
+        GROUP_HEADER_BYTES
+            + self.table_bytes as usize
+            + self.echo_bytes as usize
+            + self.body_bytes as usize
+    }
+
+    /// The place after it.
+    #[must_use]
+    pub fn end(&self) -> Place {
+        Place {
+            segment: self.place.segment,
+            block: self.place.block + self.blocks,
+        }
+    }
+}
+
+impl Encode for GroupHeader {
+    fn encode(&self, out: &mut Writer<'_>) {
+        MAGIC.encode(out);
+        WAL_VERSION.encode(out);
+        (self.kind as u8).encode(out);
+        0_u8.encode(out);
+        0_u32.encode(out);
+        self.compatible.encode(out);
+        self.cluster.encode(out);
+        self.incarnation.encode(out);
+        self.boot.encode(out);
+        self.place.encode(out);
+        self.blocks.encode(out);
+        self.number.encode(out);
+        self.mark.encode(out);
+        self.table_bytes.encode(out);
+        self.echo_bytes.encode(out);
+        self.body_bytes.encode(out);
+        self.records.encode(out);
+        self.echo_records.encode(out);
+        self.digest.encode(out);
+        self.previous.encode(out);
+    }
+}
+
+/// The digest in the header of a group with this table and echo.
+#[must_use]
+pub fn digest_of(table: &[u8], echo: &[u8]) -> u128 {
+    let mut hash = Xxh3::new();
+    hash.update(table);
+    hash.update(echo);
+    hash.digest128()
+}

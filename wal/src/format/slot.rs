@@ -1,0 +1,203 @@
+//! The header of a slot: which log it belongs to and which segment it holds.
+//!
+//! ```text
+//!   0  magic u64              "LDslot\0\0"
+//!   8  version u16
+//!  10  flags u16              1: opened by a recovery, not by a roll
+//!  12  incompatible u32       features a reader must know
+//!  16  compatible u32         features a reader may ignore
+//!  20  block_bytes u32        4096
+//!  24  log_uuid u128          random, one a log
+//!  40  cluster u128
+//!  56  node u64
+//!  64  incarnation u128
+//!  80  slot u32
+//!  84  slot_blocks u32
+//!  88  segment u64            sequence number of the segment in this slot
+//!  96  epoch u64              the boot that opened it
+//! 104  predecessor u64        sequence number of the segment before; 0: there is none
+//! 112  predecessor_epoch u64
+//! 120  predecessor_end u32    the block after its last one that counts
+//! 124  zero u32
+//! 128  predecessor_chain u128 chain of its last flush group that counts
+//! 144  oldest u64             the oldest segment kept when this one was opened
+//! ```
+//!
+//! It stands in blocks 0 and 1, each stamped, so that a bad block does not hide a segment. The fields up to
+//! and including the uuid stay where they are in every later version.
+
+use logdrive_raft::wire::{Decode, DecodeError, Encode, Reader, Writer};
+use logdrive_raft::{Boot, Chain, ClusterId, Incarnation, NodeId};
+
+use super::{BLOCK_DATA_BYTES, BlockState, Place, Stamper, WAL_VERSION, check_version};
+use crate::disk::{BLOCK_BYTES, Block};
+
+/// Blocks that the two copies of the header take.
+pub const SLOT_HEADER_BLOCKS: u32 = 2;
+
+const MAGIC: u64 = u64::from_le_bytes(*b"LDslot\0\0");
+const OPENED_BY_RECOVERY: u16 = 1;
+
+/// What a slot's header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotHeader {
+    /// Opened by a recovery: the segment counts only if it holds that recovery's verdict.
+    pub by_recovery: bool,
+    /// Compatible features, kept as they were written.
+    pub compatible: u32,
+    /// Which log.
+    pub log_uuid: u128,
+    /// Which cluster.
+    pub cluster: ClusterId,
+    /// Which node.
+    pub node: NodeId,
+    /// Which life of the directory.
+    pub incarnation: Incarnation,
+    /// Which slot.
+    pub slot: u32,
+    /// Its length.
+    pub slot_blocks: u32,
+    /// The sequence number of the segment.
+    pub segment: u64,
+    /// The boot that opened it.
+    pub epoch: Boot,
+    /// The epoch of the segment before.
+    pub predecessor_epoch: Boot,
+    /// Where the segment before ends. Segment 0: there is none.
+    pub predecessor_end: Place,
+    /// The chain of flush groups up to there.
+    pub predecessor_chain: Chain,
+    /// The oldest segment that was kept.
+    pub oldest: u64,
+}
+
+impl SlotHeader {
+    /// Both copies, stamped.
+    #[must_use]
+    pub fn to_blocks(&self) -> [Block; SLOT_HEADER_BLOCKS as usize] {
+        let bytes = self.to_bytes();
+        let stamper = self.stamper();
+        let mut blocks = [Block::ZERO; SLOT_HEADER_BLOCKS as usize];
+        for (number, block) in blocks.iter_mut().enumerate() {
+            block.0[..bytes.len()].copy_from_slice(&bytes);
+            let number = u32::try_from(number).expect("there are two");
+            stamper.stamp(block, number, false);
+        }
+        blocks
+    }
+
+    /// What stamps the blocks of this segment.
+    #[must_use]
+    pub fn stamper(&self) -> Stamper {
+        Stamper::new(self.log_uuid, self.segment, self.epoch.0)
+    }
+
+    /// Reads one copy. `None`: none was ever written there, or its write did not get that far.
+    pub fn from_block(block: &Block, number: u32) -> Result<Option<Self>, DecodeError> {
+        if block.0[BLOCK_DATA_BYTES..] == [0; BLOCK_BYTES - BLOCK_DATA_BYTES] {
+            return Ok(None);
+        }
+        let mut input = Reader::new(&block.0);
+        let magic = u64::decode(&mut input)?;
+        if magic != MAGIC {
+            return Err(DecodeError::Invalid {
+                what: "slot header magic",
+                value: magic,
+            });
+        }
+        let version = u16::decode(&mut input)?;
+        let flags = u16::decode(&mut input)?;
+        let incompatible = u32::decode(&mut input)?;
+        let compatible = u32::decode(&mut input)?;
+        let block_bytes = u32::decode(&mut input)?;
+        let log_uuid = u128::decode(&mut input)?;
+        let stamped = Stamper::whole_stamp(log_uuid, block);
+        let Some(stamp) = stamped else {
+            return Err(DecodeError::Checksum("slot header"));
+        };
+        // The bytes are what their writer meant. What it meant may still be beyond this build.
+        check_version("slot header", version, incompatible)?;
+        if block_bytes as usize != BLOCK_BYTES {
+            return Err(DecodeError::Invalid {
+                what: "block size",
+                value: block_bytes.into(),
+            });
+        }
+        let header = Self::decode_rest(&mut input, flags, compatible, log_uuid)?;
+        match header.stamper().check(block, number) {
+            BlockState::Whole { .. } => Ok(Some(header)),
+            _ => Err(DecodeError::Invalid {
+                what: "place of a slot header",
+                value: stamp.block.into(),
+            }),
+        }
+    }
+
+    fn decode_rest(
+        input: &mut Reader<'_>,
+        flags: u16,
+        compatible: u32,
+        log_uuid: u128,
+    ) -> Result<Self, DecodeError> {
+        let cluster = Decode::decode(input)?;
+        let node = Decode::decode(input)?;
+        let incarnation = Decode::decode(input)?;
+        let slot = Decode::decode(input)?;
+        let slot_blocks = Decode::decode(input)?;
+        let segment = Decode::decode(input)?;
+        let epoch = Decode::decode(input)?;
+        let predecessor = Decode::decode(input)?;
+        let predecessor_epoch = Decode::decode(input)?;
+        let predecessor_block = Decode::decode(input)?;
+        let _zero = u32::decode(input)?;
+        Ok(Self {
+            by_recovery: flags & OPENED_BY_RECOVERY != 0,
+            compatible,
+            log_uuid,
+            cluster,
+            node,
+            incarnation,
+            slot,
+            slot_blocks,
+            segment,
+            epoch,
+            predecessor_epoch,
+            predecessor_end: Place {
+                segment: predecessor,
+                block: predecessor_block,
+            },
+            predecessor_chain: Decode::decode(input)?,
+            oldest: Decode::decode(input)?,
+        })
+    }
+}
+
+impl Encode for SlotHeader {
+    fn encode(&self, out: &mut Writer<'_>) {
+        MAGIC.encode(out);
+        WAL_VERSION.encode(out);
+        (if self.by_recovery {
+            OPENED_BY_RECOVERY
+        } else {
+            0
+        })
+        .encode(out);
+        0_u32.encode(out);
+        self.compatible.encode(out);
+        (BLOCK_BYTES as u32).encode(out);
+        self.log_uuid.encode(out);
+        self.cluster.encode(out);
+        self.node.encode(out);
+        self.incarnation.encode(out);
+        self.slot.encode(out);
+        self.slot_blocks.encode(out);
+        self.segment.encode(out);
+        self.epoch.encode(out);
+        self.predecessor_end.segment.encode(out);
+        self.predecessor_epoch.encode(out);
+        self.predecessor_end.block.encode(out);
+        0_u32.encode(out);
+        self.predecessor_chain.encode(out);
+        self.oldest.encode(out);
+    }
+}

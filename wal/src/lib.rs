@@ -3,3 +3,29 @@
 #![deny(missing_docs)]
 
 pub mod disk;
+pub mod format;
+
+mod build;
+mod error;
+mod judge;
+mod options;
+mod path;
+mod pipeline;
+mod pool;
+mod queue;
+mod read;
+mod scan;
+mod status;
+mod wal;
+
+pub use error::{
+    AppendError, Finding, FindingVerdict, OpenError, PoisonReason, ReadError, ReadRefused,
+};
+pub use judge::{VOTE_SPENT, Verdict};
+pub use options::{
+    FlushModeChoice, FreshIds, Identity, InFlightMax, Options, SLOT_BYTES_MAX, SLOT_BYTES_MIN,
+    SLOTS_MIN,
+};
+pub use read::{ReadDone, ReadRequest};
+pub use status::{Counters, WalStatus};
+pub use wal::{Position, RecoveredGroup, Recovery, Wal};

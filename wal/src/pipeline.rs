@@ -1,0 +1,254 @@
+//! What is on its way to the medium, in log order, and how far everything is durable.
+//!
+//! Operations complete in any order; the durable mark is the end of the longest prefix that has.
+
+use std::collections::VecDeque;
+
+use crate::Position;
+use crate::disk::{FlushMode, OpId, SlotId};
+use crate::format::Place;
+
+/// One write on its way: a slot's header or a flush group.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    pub(crate) op: OpId,
+    pub(crate) slot: SlotId,
+    pub(crate) block: u32,
+    pub(crate) bytes: u64,
+    /// What it makes durable; none for a slot's header.
+    pub(crate) group: Option<GroupEnd>,
+    pub(crate) dsync: bool,
+    pub(crate) began_ns: u64,
+    state: State,
+}
+
+/// Where a flush group ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GroupEnd {
+    pub(crate) place: Place,
+    /// Everything appended up to here is in it or before it.
+    pub(crate) position: Position,
+    /// It does not fill a flush group.
+    pub(crate) partial: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Writing,
+    /// Complete, and not flushed.
+    Written,
+    /// Covered by the flush under way.
+    Flushing,
+    Durable,
+}
+
+/// A flush under way.
+#[derive(Debug)]
+pub(crate) struct FlushUnderWay {
+    pub(crate) op: OpId,
+    pub(crate) slot: SlotId,
+    pub(crate) began_ns: u64,
+}
+
+/// Everything on its way.
+#[derive(Debug)]
+pub(crate) struct Pipeline {
+    flights: VecDeque<Flight>,
+    flush: Option<FlushUnderWay>,
+    pub(crate) mode: FlushMode,
+    pub(crate) durable: Position,
+    pub(crate) echoed: Position,
+    /// Everything before this place is durable.
+    pub(crate) durable_place: Place,
+}
+
+impl Pipeline {
+    pub(crate) fn new(mode: FlushMode, durable_place: Place) -> Self {
+        Self {
+            flights: VecDeque::new(),
+            flush: None,
+            mode,
+            durable: Position(0),
+            echoed: Position(0),
+            durable_place,
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.flights.is_empty() && self.flush.is_none()
+    }
+
+    /// Flush groups in flight, and how many of them are not full.
+    pub(crate) fn groups_in_flight(&self) -> (usize, usize) {
+        let groups = self.flights.iter().filter_map(|flight| flight.group);
+        groups.fold((0, 0), |(all, partial), group| {
+            (all + 1, partial + usize::from(group.partial))
+        })
+    }
+
+    /// Takes note of a write that is being submitted, in log order.
+    pub(crate) fn begin(
+        &mut self,
+        op: OpId,
+        slot: SlotId,
+        block: u32,
+        bytes: u64,
+        group: Option<GroupEnd>,
+        began_ns: u64,
+    ) {
+        self.flights.push_back(Flight {
+            op,
+            slot,
+            block,
+            bytes,
+            group,
+            dsync: self.mode == FlushMode::Dsync,
+            began_ns,
+            state: State::Writing,
+        });
+    }
+
+    /// The write under way with this id.
+    pub(crate) fn flight(&self, op: OpId) -> Option<&Flight> {
+        self.flights.iter().find(|flight| flight.op == op)
+    }
+
+    /// The flush under way, if it is this one.
+    pub(crate) fn flush(&self, op: OpId) -> Option<&FlushUnderWay> {
+        self.flush.as_ref().filter(|flush| flush.op == op)
+    }
+
+    /// A write has completed in full.
+    pub(crate) fn on_written(&mut self, op: OpId) {
+        let flight = self.flights.iter_mut().find(|flight| flight.op == op);
+        let flight = flight.expect("completions are of writes under way");
+        assert!(flight.state == State::Writing);
+        flight.state = if flight.dsync {
+            State::Durable
+        } else {
+            State::Written
+        };
+        self.advance();
+    }
+
+    /// The flush has completed.
+    pub(crate) fn on_flushed(&mut self) {
+        self.flush = None;
+        for flight in &mut self.flights {
+            if flight.state == State::Flushing {
+                flight.state = State::Durable;
+            }
+        }
+        self.advance();
+    }
+
+    /// The slot to flush now: that of the first write which waits for a flush, once none of that slot's
+    /// writes is under way. A flush that is issued earlier covers half as much and costs the same.
+    pub(crate) fn slot_to_flush(&self) -> Option<SlotId> {
+        if self.flush.is_some() {
+            return None;
+        }
+        let first = self.flights.front()?;
+        let writing = |flight: &Flight| flight.slot == first.slot && flight.state == State::Writing;
+        let drained = first.state == State::Written && !self.flights.iter().any(writing);
+        drained.then_some(first.slot)
+    }
+
+    /// A flush of this slot is being submitted. It covers what is complete now, and only in this slot.
+    pub(crate) fn begin_flush(&mut self, op: OpId, slot: SlotId, began_ns: u64) {
+        assert!(self.flush.is_none());
+        for flight in &mut self.flights {
+            if flight.slot == slot && flight.state == State::Written {
+                flight.state = State::Flushing;
+            }
+        }
+        self.flush = Some(FlushUnderWay { op, slot, began_ns });
+    }
+
+    fn advance(&mut self) {
+        while let Some(first) = self.flights.front() {
+            if first.state != State::Durable {
+                break;
+            }
+            if let Some(group) = first.group {
+                assert!(self.durable_place < group.place);
+                assert!(self.durable <= group.position);
+                // This group repeats what the one before it said, and everything before is durable.
+                self.echoed = self.durable;
+                self.durable = group.position;
+                self.durable_place = group.place;
+            }
+            self.flights.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn begin(pipeline: &mut Pipeline, op: u64, slot: u32, position: u64) {
+        let place = Place {
+            segment: 1 + u64::from(slot),
+            block: 10 + u32::try_from(op).unwrap(),
+        };
+        let group = GroupEnd {
+            place,
+            position: Position(position),
+            partial: true,
+        };
+        pipeline.begin(OpId(op), SlotId(slot), 0, 4096, Some(group), 0);
+    }
+
+    #[test]
+    fn the_durable_mark_is_the_end_of_the_longest_prefix() {
+        let mut pipeline = Pipeline::new(FlushMode::Dsync, Place::default());
+        for op in 1..=3 {
+            begin(&mut pipeline, op, 0, op * 10);
+        }
+        pipeline.on_written(OpId(2));
+        assert_eq!(pipeline.durable, Position(0));
+        pipeline.on_written(OpId(1));
+        assert_eq!(
+            (pipeline.durable, pipeline.echoed),
+            (Position(20), Position(10))
+        );
+        pipeline.on_written(OpId(3));
+        assert_eq!(
+            (pipeline.durable, pipeline.echoed),
+            (Position(30), Position(20))
+        );
+        assert!(pipeline.is_empty());
+    }
+
+    #[test]
+    fn a_flush_waits_until_writes_have_drained_and_covers_no_later_one() {
+        let mut pipeline = Pipeline::new(FlushMode::DrainedFsync, Place::default());
+        begin(&mut pipeline, 1, 0, 10);
+        begin(&mut pipeline, 2, 0, 20);
+        pipeline.on_written(OpId(1));
+        assert_eq!(pipeline.slot_to_flush(), None);
+        pipeline.on_written(OpId(2));
+        assert_eq!(pipeline.slot_to_flush(), Some(SlotId(0)));
+        pipeline.begin_flush(OpId(9), SlotId(0), 0);
+        begin(&mut pipeline, 3, 0, 30);
+        pipeline.on_written(OpId(3));
+        assert_eq!(pipeline.slot_to_flush(), None);
+        pipeline.on_flushed();
+        assert_eq!(pipeline.durable, Position(20));
+        assert_eq!(pipeline.slot_to_flush(), Some(SlotId(0)));
+    }
+
+    #[test]
+    fn a_flush_counts_for_no_other_slot() {
+        let mut pipeline = Pipeline::new(FlushMode::DrainedFsync, Place::default());
+        begin(&mut pipeline, 1, 0, 10);
+        begin(&mut pipeline, 2, 1, 20);
+        pipeline.on_written(OpId(1));
+        pipeline.on_written(OpId(2));
+        pipeline.begin_flush(OpId(9), SlotId(0), 0);
+        pipeline.on_flushed();
+        assert_eq!(pipeline.durable, Position(10));
+        assert_eq!(pipeline.slot_to_flush(), Some(SlotId(1)));
+    }
+}

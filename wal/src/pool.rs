@@ -1,0 +1,220 @@
+//! The pool of slot files: which are in use, which are free, and the one that is being made.
+//!
+//! It grows ahead of need, so that activating a slot costs no change of the file system's metadata. A slot
+//! is made in small steps at low priority: the file, its zeros, one flush.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use logdrive_raft::Micros;
+
+use crate::disk::{BLOCK_BYTES, Op, OpId, SlotFile, SlotId, ZERO_BLOCKS_MAX};
+
+/// How many free slots are kept at least, as far as the pool may grow.
+pub(crate) const FREE_MIN: usize = 2;
+
+/// How long after a failure the pool tries to grow again.
+const RETRY_US: u64 = 1_000_000;
+
+/// The slots there are.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    slot_blocks: u32,
+    slots_max: usize,
+    /// The length of every slot that is complete.
+    lengths: BTreeMap<SlotId, u32>,
+    free: BTreeSet<SlotId>,
+    growth: Option<Growth>,
+    /// Slots that were found incomplete and wait to be completed.
+    incomplete: Vec<(SlotId, u32)>,
+    /// Slots that hold what an opening writes again, until it has.
+    pub(crate) held_back: Vec<SlotFile>,
+    retry_at: Option<Micros>,
+    pub(crate) failure: Option<String>,
+}
+
+#[derive(Debug)]
+struct Growth {
+    slot: SlotId,
+    step: Step,
+    op: Option<OpId>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Create,
+    Zero { from: u32 },
+    Flush,
+}
+
+impl Pool {
+    pub(crate) fn new(slot_blocks: u32, slots_max: usize) -> Self {
+        Self {
+            slot_blocks,
+            slots_max,
+            lengths: BTreeMap::new(),
+            free: BTreeSet::new(),
+            growth: None,
+            incomplete: Vec::new(),
+            held_back: Vec::new(),
+            retry_at: None,
+            failure: None,
+        }
+    }
+
+    /// Takes note of a slot that exists, in use or free.
+    pub(crate) fn add(&mut self, slot: SlotId, blocks: u32, free: bool) {
+        if free && blocks < self.slot_blocks {
+            self.incomplete.push((slot, blocks));
+            return;
+        }
+        self.lengths.insert(slot, blocks);
+        if free {
+            self.free.insert(slot);
+        }
+    }
+
+    /// A number that no slot has.
+    pub(crate) fn next_slot(&self) -> SlotId {
+        let known = self
+            .lengths
+            .keys()
+            .chain(self.incomplete.iter().map(|(slot, _)| slot));
+        let known = known.chain(self.growth.iter().map(|growth| &growth.slot));
+        let known = known.chain(self.held_back.iter().map(|file| &file.slot));
+        SlotId(known.max().map_or(0, |slot| slot.0 + 1))
+    }
+
+    pub(crate) fn length(&self, slot: SlotId) -> u32 {
+        self.lengths[&slot]
+    }
+
+    pub(crate) fn free_slots(&self) -> usize {
+        self.free.len()
+    }
+
+    pub(crate) fn any_free(&self) -> Option<SlotId> {
+        self.free.first().copied()
+    }
+
+    pub(crate) fn slots(&self) -> usize {
+        self.lengths.len()
+    }
+
+    /// How many slots the pool may still grow by, those under way included.
+    pub(crate) fn growable(&self) -> usize {
+        if self.failure.is_some() {
+            return 0;
+        }
+        self.slots_max.saturating_sub(self.lengths.len())
+    }
+
+    /// Takes a free slot into use.
+    pub(crate) fn take(&mut self) -> Option<SlotId> {
+        self.free.pop_first()
+    }
+
+    /// Takes this free slot into use.
+    pub(crate) fn take_this(&mut self, slot: SlotId) {
+        self.free.remove(&slot);
+    }
+
+    /// When it wants to try again to grow.
+    pub(crate) fn next_deadline(&self) -> Option<Micros> {
+        self.retry_at
+    }
+
+    /// The next step of growing, if one is due: to be submitted under this id.
+    pub(crate) fn grow(&mut self, op: OpId, now: Micros) -> Option<Op> {
+        if self.retry_at.is_some_and(|at| now < at) {
+            return None;
+        }
+        self.retry_at = None;
+        if self.growth.is_none() {
+            self.growth = self.begin();
+        }
+        let slot_blocks = self.slot_blocks;
+        let growth = self.growth.as_mut().filter(|growth| growth.op.is_none())?;
+        growth.op = Some(op);
+        let slot = growth.slot;
+        Some(match growth.step {
+            Step::Create => Op::Create {
+                slot,
+                blocks: slot_blocks,
+            },
+            Step::Zero { from } => Op::Zero {
+                slot,
+                block: from,
+                blocks: (slot_blocks - from).min(ZERO_BLOCKS_MAX),
+            },
+            Step::Flush => Op::Flush { slot },
+        })
+    }
+
+    fn begin(&mut self) -> Option<Growth> {
+        let wanted = self.free.len() < FREE_MIN && self.lengths.len() < self.slots_max;
+        if !wanted {
+            return None;
+        }
+        let (slot, step) = match self.incomplete.pop() {
+            Some((slot, from)) => (slot, Step::Zero { from }),
+            None => (self.next_slot(), Step::Create),
+        };
+        Some(Growth {
+            slot,
+            step,
+            op: None,
+        })
+    }
+
+    /// Whether this operation is a step of growing.
+    pub(crate) fn is_growing(&self, op: OpId) -> bool {
+        self.growth
+            .as_ref()
+            .is_some_and(|growth| growth.op == Some(op))
+    }
+
+    /// A step of growing has ended. A failure is no danger to what the log holds: nothing in the new slot
+    /// was ever promised. It is tried again later, a slot whose flush failed from its beginning.
+    pub(crate) fn on_step(&mut self, result: Result<u64, std::io::Error>, now: Micros) {
+        let Some(mut growth) = self.growth.take() else {
+            return;
+        };
+        growth.op = None;
+        let slot_blocks = self.slot_blocks;
+        let bytes = match result {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                let what = format!("{}: {error}", growth.slot.file_name());
+                self.failure = Some(what);
+                self.retry_at = Some(now.after(RETRY_US));
+                match growth.step {
+                    // The number is drawn again, and may be another one by then.
+                    Step::Create => {}
+                    Step::Zero { from } => self.incomplete.push((growth.slot, from)),
+                    Step::Flush => self.incomplete.push((growth.slot, 0)),
+                }
+                return;
+            }
+        };
+        self.failure = None;
+        growth.step = match growth.step {
+            Step::Create => Step::Zero { from: 0 },
+            Step::Zero { from } => {
+                // A short write is not an error here: the rest is written next.
+                let blocks = u32::try_from(bytes / BLOCK_BYTES as u64);
+                let from = from + blocks.unwrap_or(0).min(slot_blocks - from);
+                if from < slot_blocks {
+                    Step::Zero { from }
+                } else {
+                    Step::Flush
+                }
+            }
+            Step::Flush => {
+                self.lengths.insert(growth.slot, slot_blocks);
+                self.free.insert(growth.slot);
+                return;
+            }
+        };
+        self.growth = Some(growth);
+    }
+}

@@ -1,0 +1,485 @@
+//! Reads what a disk holds: the headers of all slots, and the flush groups of a segment.
+//!
+//! Nothing is decided here. A flush group is good, or bad in a way that tells whether its write can have
+//! been complete.
+
+use logdrive_raft::wire::{Decode, DecodeError, Reader};
+use logdrive_raft::{Chain, EntryHeader, EntryKind, Index, LogPosition, Membership, Term};
+use logdrive_raft::{ClusterId, Entry, Incarnation};
+
+use crate::build::gather;
+use crate::disk::{Block, Disk, DiskError, SlotFile, SlotId};
+use crate::format::{
+    BLOCK_DATA_BYTES, BlockState, EntryRun, GROUP_HEADER_BYTES, GroupHeader, Place, Record,
+    SLOT_HEADER_BLOCKS, SlotHeader, Stamper, digest_of, is_from_the_future,
+};
+
+/// How many blocks are read at once.
+const READ_BLOCKS: usize = 256;
+
+/// A slot as its header describes it.
+#[derive(Clone, Debug)]
+pub(crate) struct SlotScan {
+    pub(crate) slot: SlotId,
+    pub(crate) blocks: u32,
+    /// The newer of the two copies, if one is good.
+    pub(crate) header: Option<SlotHeader>,
+    /// The copies that are neither good nor unwritten.
+    pub(crate) bad_copies: Vec<u32>,
+}
+
+/// The bytes cannot be read by this build.
+#[derive(Debug)]
+pub(crate) struct FromTheFuture {
+    pub(crate) slot: SlotId,
+    pub(crate) source: DecodeError,
+}
+
+/// Why a scan ended early.
+#[derive(Debug)]
+pub(crate) enum ScanError {
+    Future(FromTheFuture),
+    Disk(DiskError),
+}
+
+impl From<DiskError> for ScanError {
+    fn from(error: DiskError) -> Self {
+        ScanError::Disk(error)
+    }
+}
+
+/// A frame in a flush group.
+#[derive(Clone, Debug)]
+pub(crate) struct FrameScan {
+    pub(crate) position: LogPosition,
+    pub(crate) bytes: u32,
+    /// Bytes of the group's data before it.
+    pub(crate) offset: usize,
+    /// What it holds, if it is a configuration.
+    pub(crate) membership: Option<Membership>,
+}
+
+/// A good flush group.
+#[derive(Clone, Debug)]
+pub(crate) struct GroupScan {
+    pub(crate) header: GroupHeader,
+    pub(crate) chain: Chain,
+    pub(crate) table: Vec<Record>,
+    pub(crate) echo: Vec<Record>,
+    /// The frames of all runs of the table, in order.
+    pub(crate) frames: Vec<FrameScan>,
+}
+
+/// Blocks where a flush group should begin and no good one does.
+#[derive(Clone, Debug)]
+pub(crate) struct Bad {
+    pub(crate) at: Place,
+    /// The block that shows it.
+    pub(crate) block: u32,
+    /// A block of the group holds what was there before: its write never completed.
+    pub(crate) not_landed: bool,
+    pub(crate) meaning: String,
+    /// What its header says was durable before, if that can be read.
+    pub(crate) mark: Option<Place>,
+    /// Blocks of this segment from here to the next good group, or to the end.
+    pub(crate) whole_blocks: u32,
+}
+
+/// A part of a segment.
+#[derive(Clone, Debug)]
+pub(crate) enum Piece {
+    Group(Box<GroupScan>),
+    Bad(Bad),
+}
+
+/// Everything in a segment, in the order of its blocks.
+#[derive(Clone, Debug)]
+pub(crate) struct SegmentScan {
+    pub(crate) slot: SlotId,
+    pub(crate) header: SlotHeader,
+    pub(crate) pieces: Vec<Piece>,
+}
+
+/// Reads the headers of all slots.
+pub(crate) fn scan_headers(
+    disk: &mut impl Disk,
+    slots: &[SlotFile],
+) -> Result<Vec<SlotScan>, ScanError> {
+    let mut scans = Vec::with_capacity(slots.len());
+    for SlotFile { slot, blocks } in slots {
+        let (slot, blocks) = (*slot, *blocks);
+        let mut scan = SlotScan {
+            slot,
+            blocks,
+            header: None,
+            bad_copies: Vec::new(),
+        };
+        if blocks >= SLOT_HEADER_BLOCKS {
+            let mut copies = [Block::ZERO; SLOT_HEADER_BLOCKS as usize];
+            disk.read(slot, 0, &mut copies)?;
+            for (number, copy) in (0..).zip(&copies) {
+                scan.take_copy(number, copy).map_err(ScanError::Future)?;
+            }
+        }
+        scans.push(scan);
+    }
+    Ok(scans)
+}
+
+impl SlotScan {
+    fn take_copy(&mut self, number: u32, copy: &Block) -> Result<(), FromTheFuture> {
+        match SlotHeader::from_block(copy, number) {
+            Ok(None) => {}
+            Ok(Some(header)) if header.slot == self.slot.0 && header.slot_blocks <= self.blocks => {
+                let newer = |known: &SlotHeader| {
+                    (known.epoch, known.segment) < (header.epoch, header.segment)
+                };
+                if self.header.as_ref().is_none_or(newer) {
+                    self.header = Some(header);
+                }
+            }
+            Err(source) if is_from_the_future(&source) => {
+                let slot = self.slot;
+                return Err(FromTheFuture { slot, source });
+            }
+            Ok(Some(_)) | Err(_) => self.bad_copies.push(number),
+        }
+        Ok(())
+    }
+}
+
+/// What a segment's flush groups must agree with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Expected {
+    pub(crate) cluster: ClusterId,
+    pub(crate) incarnation: Incarnation,
+}
+
+/// Reads the blocks of a slot from the first to `end`.
+pub(crate) fn read_blocks(
+    disk: &mut impl Disk,
+    slot: SlotId,
+    end: u32,
+    blocks: &mut Vec<Block>,
+) -> Result<(), DiskError> {
+    blocks.resize(end as usize, Block::ZERO);
+    let mut at = 0;
+    for chunk in blocks.chunks_mut(READ_BLOCKS) {
+        disk.read(slot, at, chunk)?;
+        at += u32::try_from(chunk.len()).expect("chunks are small");
+    }
+    Ok(())
+}
+
+/// Reads a segment up to a block.
+pub(crate) fn scan_segment(
+    disk: &mut impl Disk,
+    slot: SlotId,
+    header: &SlotHeader,
+    end: u32,
+    blocks: &mut Vec<Block>,
+) -> Result<SegmentScan, ScanError> {
+    let end = end.min(header.slot_blocks);
+    read_blocks(disk, slot, end, blocks)?;
+    let expected = Expected {
+        cluster: header.cluster,
+        incarnation: header.incarnation,
+    };
+    let pieces = scan_blocks(blocks, header.segment, &header.stamper(), &expected);
+    let pieces = pieces.map_err(|source| ScanError::Future(FromTheFuture { slot, source }))?;
+    Ok(SegmentScan {
+        slot,
+        header: *header,
+        pieces,
+    })
+}
+
+/// The flush groups in the blocks of a slot.
+pub(crate) fn scan_blocks(
+    blocks: &[Block],
+    segment: u64,
+    stamper: &Stamper,
+    expected: &Expected,
+) -> Result<Vec<Piece>, DecodeError> {
+    let mut pieces: Vec<Piece> = Vec::new();
+    let mut at = SLOT_HEADER_BLOCKS as usize;
+    while at < blocks.len() {
+        let number = u32::try_from(at).expect("slots have fewer blocks");
+        let place = Place {
+            segment,
+            block: number,
+        };
+        let reader = GroupReader {
+            blocks: &blocks[at..],
+            place,
+            stamper,
+            expected,
+        };
+        // Only where a group begins, or where one was expected.
+        let expected_here = !matches!(pieces.last(), Some(Piece::Bad(_)));
+        let state = stamper.check(&blocks[at], number);
+        if !expected_here && state != (BlockState::Whole { first: true }) {
+            if let Some(Piece::Bad(bad)) = pieces.last_mut() {
+                bad.whole_blocks += u32::from(matches!(state, BlockState::Whole { .. }));
+            }
+            at += 1;
+            continue;
+        }
+        match reader.read(state) {
+            Ok(group) => {
+                at += group.header.blocks as usize;
+                pieces.push(Piece::Group(Box::new(group)));
+            }
+            Err(Trouble::Future(error)) => return Err(error),
+            Err(Trouble::Bad(bad)) => {
+                at += 1;
+                match pieces.last_mut() {
+                    Some(Piece::Bad(first)) => {
+                        first.whole_blocks += bad.whole_blocks;
+                        first.mark = first.mark.max(bad.mark);
+                    }
+                    _ => pieces.push(Piece::Bad(bad)),
+                }
+            }
+        }
+    }
+    Ok(pieces)
+}
+
+enum Trouble {
+    Future(DecodeError),
+    Bad(Bad),
+}
+
+/// Reads one flush group from the front of `blocks`.
+struct GroupReader<'a> {
+    blocks: &'a [Block],
+    place: Place,
+    stamper: &'a Stamper,
+    expected: &'a Expected,
+}
+
+impl GroupReader<'_> {
+    fn bad(&self, block: u32, not_landed: bool, meaning: impl Into<String>) -> Bad {
+        Bad {
+            at: self.place,
+            block,
+            not_landed,
+            meaning: meaning.into(),
+            mark: None,
+            whole_blocks: 0,
+        }
+    }
+
+    fn read(&self, state: BlockState) -> Result<GroupScan, Trouble> {
+        let first = self.place.block;
+        match state {
+            BlockState::Whole { first: true } => {}
+            BlockState::Whole { first: false } => {
+                let mut bad =
+                    self.bad(first, false, "a flush group does not begin where it should");
+                bad.whole_blocks = 1;
+                return Err(Trouble::Bad(bad));
+            }
+            BlockState::NotLanded => {
+                return Err(Trouble::Bad(self.bad(
+                    first,
+                    true,
+                    "nothing was written here",
+                )));
+            }
+            BlockState::Garbage => {
+                let meaning = "the first block of a flush group fails its stamp";
+                return Err(Trouble::Bad(self.bad(first, false, meaning)));
+            }
+        }
+        let (header, chain) = match GroupHeader::parse(&self.blocks[0].0) {
+            Ok(parsed) => parsed,
+            Err(error) if is_from_the_future(&error) => return Err(Trouble::Future(error)),
+            Err(error) => {
+                let mut bad = self.bad(first, false, error.to_string());
+                bad.whole_blocks = 1;
+                return Err(Trouble::Bad(bad));
+            }
+        };
+        self.read_rest(header, chain)
+            .map_err(|trouble| match trouble {
+                Trouble::Bad(bad) => Trouble::Bad(Bad {
+                    mark: Some(header.mark),
+                    whole_blocks: 1,
+                    ..bad
+                }),
+                future => future,
+            })
+    }
+
+    fn read_rest(&self, header: GroupHeader, chain: Chain) -> Result<GroupScan, Trouble> {
+        let first = self.place.block;
+        let expected = self.expected;
+        let ours = header.place == self.place
+            && header.cluster == expected.cluster
+            && header.incarnation == expected.incarnation
+            && header.blocks as usize <= self.blocks.len();
+        if !ours {
+            return Err(Trouble::Bad(self.bad(
+                first,
+                false,
+                "a flush group lies where it does not belong",
+            )));
+        }
+        let blocks = &self.blocks[..header.blocks as usize];
+        self.check_blocks(blocks)?;
+        let data = gather(blocks, 0, header.data_bytes());
+        let rest = &data[GROUP_HEADER_BYTES..];
+        let (table, rest) = rest.split_at(header.table_bytes as usize);
+        let (echo, _) = rest.split_at(header.echo_bytes as usize);
+        if digest_of(table, echo) != header.digest {
+            return Err(Trouble::Bad(self.bad(
+                first,
+                false,
+                "the table of a flush group fails its digest",
+            )));
+        }
+        let table = self.records(table, header.records)?;
+        let echo = self.records(echo, header.echo_records)?;
+        let body = header.data_bytes() - header.body_bytes as usize;
+        let frames = self.frames(&table, data.freeze(), body)?;
+        Ok(GroupScan {
+            header,
+            chain,
+            table,
+            echo,
+            frames,
+        })
+    }
+
+    fn check_blocks(&self, blocks: &[Block]) -> Result<(), Trouble> {
+        let mut garbage = None;
+        for (number, block) in (self.place.block..).zip(blocks).skip(1) {
+            match self.stamper.check(block, number) {
+                BlockState::Whole { first: false } => {}
+                BlockState::NotLanded => {
+                    let bad = self.bad(number, true, "a block of a flush group was not written");
+                    return Err(Trouble::Bad(bad));
+                }
+                BlockState::Whole { first: true } | BlockState::Garbage => {
+                    garbage = garbage.or(Some(number));
+                }
+            }
+        }
+        match garbage {
+            None => Ok(()),
+            Some(number) => {
+                let meaning = "a block of a flush group fails its stamp";
+                Err(Trouble::Bad(self.bad(number, false, meaning)))
+            }
+        }
+    }
+
+    /// Blocks that bear their stamps and a header that fits: what is wrong now was wrong when it was written.
+    fn wrong(&self, error: DecodeError) -> Trouble {
+        if is_from_the_future(&error) {
+            return Trouble::Future(error);
+        }
+        Trouble::Bad(self.bad(self.place.block, false, error.to_string()))
+    }
+
+    fn records(&self, bytes: &[u8], count: u32) -> Result<Vec<Record>, Trouble> {
+        let mut input = Reader::new(bytes);
+        let mut records = Vec::new();
+        for _ in 0..count {
+            records.push(Record::decode(&mut input).map_err(|error| self.wrong(error))?);
+        }
+        input.finish().map_err(|error| self.wrong(error))?;
+        Ok(records)
+    }
+
+    fn frames(
+        &self,
+        table: &[Record],
+        data: bytes::Bytes,
+        body: usize,
+    ) -> Result<Vec<FrameScan>, Trouble> {
+        let mut frames = Vec::new();
+        let mut at = body;
+        for record in table {
+            if let Record::Entries(run) | Record::Rewrite(run) = record {
+                at = self.frames_of(run, &data, at, &mut frames)?;
+            }
+        }
+        if at != data.len() {
+            return Err(self.wrong(DecodeError::Trailing(data.len() - at)));
+        }
+        Ok(frames)
+    }
+
+    fn frames_of(
+        &self,
+        run: &EntryRun,
+        data: &bytes::Bytes,
+        mut at: usize,
+        frames: &mut Vec<FrameScan>,
+    ) -> Result<usize, Trouble> {
+        let mut prev = run.prev;
+        while prev.index < run.last.index {
+            let header = EntryHeader::parse(&data[at..]).map_err(|error| self.wrong(error))?;
+            let end = at + header.frame_bytes();
+            if end > data.len() {
+                let (needed, left) = (header.frame_bytes(), data.len() - at);
+                return Err(self.wrong(DecodeError::Short { needed, left }));
+            }
+            let entry =
+                Entry::from_frame(data.slice(at..end)).map_err(|error| self.wrong(error))?;
+            if header.group != run.group || !entry.follows(&prev) {
+                let bad = self.bad(
+                    self.place.block,
+                    false,
+                    "an entry does not follow the one before",
+                );
+                return Err(Trouble::Bad(bad));
+            }
+            let membership = match header.kind {
+                EntryKind::Configuration => {
+                    let read = Membership::from_bytes(entry.payload());
+                    Some(read.map_err(|error| self.wrong(error))?)
+                }
+                EntryKind::Noop | EntryKind::Proposals => None,
+            };
+            frames.push(FrameScan {
+                position: entry.position(),
+                bytes: u32::try_from(end - at).expect("frames are bounded"),
+                offset: at,
+                membership,
+            });
+            prev = entry.position();
+            at = end;
+        }
+        if prev != run.last {
+            let bad = self.bad(
+                self.place.block,
+                false,
+                "a run does not end as its table says",
+            );
+            return Err(Trouble::Bad(bad));
+        }
+        Ok(at)
+    }
+}
+
+impl GroupScan {
+    /// The first entry it brings, to say what is hit when it cannot be read.
+    pub(crate) fn first_entry(records: &[Record]) -> Option<(logdrive_raft::GroupId, Index, Term)> {
+        records.iter().find_map(|record| match record {
+            Record::Entries(run) | Record::Rewrite(run) => {
+                Some((run.group, run.prev.index.next(), run.last.term))
+            }
+            _ => None,
+        })
+    }
+
+    /// The blocks that frames begin in are counted from the beginning of the slot.
+    pub(crate) fn place(&self) -> Place {
+        const { assert!(GROUP_HEADER_BYTES < BLOCK_DATA_BYTES) };
+        self.header.place
+    }
+}

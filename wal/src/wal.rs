@@ -1,0 +1,403 @@
+//! The log as a value: appends go in, disk operations go out, completions come in, durable marks come out.
+
+use std::collections::BTreeMap;
+
+use logdrive_raft::io::Write;
+use logdrive_raft::wire::Encode;
+use logdrive_raft::{
+    Boot, Chain, Entry, EntryKind, Genesis, GroupId, Incarnation, Index, LogPosition, Micros,
+};
+
+use crate::build::blocks_for;
+use crate::disk::{BLOCK_BYTES, Completion, Disk, OpId, SlotId};
+use crate::error::{AppendError, PoisonReason};
+use crate::format::{FooterRow, GROUP_HEADER_BYTES, Place, Record, SlotHeader, Stamper};
+use crate::options::Options;
+use crate::path::{GroupLog, Row};
+use crate::pipeline::Pipeline;
+use crate::pool::Pool;
+use crate::queue::{Item, Queue};
+use crate::read::Reads;
+use crate::status::{Counters, WalStatus};
+
+mod build;
+mod complete;
+mod open;
+mod read;
+
+pub use open::{RecoveredGroup, Recovery};
+
+/// Counts appends. Only moves forward.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug, Hash)]
+pub struct Position(pub u64);
+
+/// A write-ahead log of many groups.
+///
+/// Nothing here blocks but [`Wal::open`] and [`Wal::close`]. Whoever hosts it calls, in each turn,
+/// [`poll`](Wal::poll), then appends, then [`submit`](Wal::submit).
+#[derive(Debug)]
+pub struct Wal<D> {
+    disk: D,
+    options: Options,
+    incarnation: Incarnation,
+    boot: Boot,
+    groups: BTreeMap<GroupId, GroupLog>,
+    queue: Queue,
+    active: Segment,
+    tail: Tail,
+    pipeline: Pipeline,
+    pool: Pool,
+    reads: Reads,
+    /// Which slot holds which segment, and how its blocks are stamped.
+    segments: BTreeMap<u64, Held>,
+    /// Bytes that a checkpoint of all groups takes.
+    checkpoint_bytes: usize,
+    accepted: Position,
+    echo_wanted: Position,
+    idle_at: Option<Micros>,
+    ops: u64,
+    done: Vec<Completion>,
+    poisoned: Option<PoisonReason>,
+    counters: Counters,
+    fallbacks: Vec<String>,
+}
+
+/// The segment that is written to.
+#[derive(Debug)]
+struct Segment {
+    header: SlotHeader,
+    stamper: Stamper,
+    slot: SlotId,
+    /// Where the next flush group begins.
+    next: u32,
+    footer: Vec<FooterRow>,
+}
+
+/// A segment that is kept.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    slot: SlotId,
+    stamper: Stamper,
+}
+
+/// What the next flush group has to know of the last one that was built.
+#[derive(Debug)]
+struct Tail {
+    number: u64,
+    chain: Chain,
+    echo: bytes::BytesMut,
+    echo_records: u32,
+    /// Everything appended up to here is in a flush group.
+    built: Position,
+    /// The same without the last one: what is echoed once everything built is durable.
+    echoable: Position,
+    /// It states that everything before it is durable: there is nothing to add while nothing happens.
+    quiet: bool,
+}
+
+impl<D: Disk> Wal<D> {
+    /// Creates a group durably: its genesis is its first record. Positions as for [`Wal::append`].
+    pub fn create_group(&mut self, genesis: &Genesis) -> Result<Position, AppendError> {
+        self.check_alive()?;
+        let group = genesis.group;
+        if self.groups.contains_key(&group) {
+            return Err(AppendError::GroupExists(group));
+        }
+        let log = GroupLog::new(genesis.clone());
+        let checkpoint_bytes =
+            self.checkpoint_bytes + log.checkpoint().to_bytes().len() + VOTE_BYTES;
+        let bytes = genesis.to_bytes().len() + 1;
+        let too_many = check_slot(&self.options, checkpoint_bytes).is_err();
+        if too_many || !self.has_reserve(bytes) {
+            return Err(AppendError::Full);
+        }
+        self.checkpoint_bytes = checkpoint_bytes;
+        self.groups.insert(group, log);
+        let record = Box::new(Record::Genesis(genesis.clone()));
+        self.queue.push(Item::Record(record, bytes));
+        Ok(self.accept())
+    }
+
+    /// Queues writes of one group for the next flush group, in order. Never blocks.
+    ///
+    /// # Panics
+    ///
+    /// If entries do not continue the group's log, or are already in it: writing them again would cut what
+    /// lies beyond them at the next recovery.
+    pub fn append(&mut self, group: GroupId, writes: &[Write]) -> Result<Position, AppendError> {
+        self.check_alive()?;
+        if !self.groups.contains_key(&group) {
+            return Err(AppendError::UnknownGroup(group));
+        }
+        self.check_room(writes)?;
+        if writes.is_empty() {
+            return Ok(self.accepted);
+        }
+        for write in writes {
+            match write {
+                Write::HardState(hard_state) => {
+                    self.log_mut(group).raise_hard_state(*hard_state);
+                    self.queue.push(Item::HardState(group, *hard_state));
+                }
+                Write::Entries(entries) => {
+                    for entry in entries {
+                        self.append_entry(group, entry);
+                    }
+                }
+                Write::Truncate(to) => {
+                    let cut = self.log_mut(group).truncate(to);
+                    assert!(cut.is_ok(), "a log is cut at an entry it has");
+                    self.queue.push(Item::Truncate(group, *to));
+                }
+            }
+        }
+        Ok(self.accept())
+    }
+
+    /// Whether a proposal of so many bytes has room beyond the reserve.
+    #[must_use]
+    pub fn has_room(&self, frame_bytes: usize) -> bool {
+        self.room_beyond(2 * u64::from(self.usable_blocks()), frame_bytes)
+    }
+
+    /// Everything appended at or before this position is durable.
+    #[must_use]
+    pub fn durable(&self) -> Position {
+        self.pipeline.durable
+    }
+
+    /// Everything at or before this position is durable, and so is a later flush group that repeats it.
+    #[must_use]
+    pub fn echoed(&self) -> Position {
+        self.pipeline.echoed
+    }
+
+    /// Somebody waits for the echo of this position: an otherwise empty flush group is written if nothing
+    /// else comes.
+    pub fn want_echo(&mut self, position: Position) {
+        assert!(position <= self.accepted);
+        self.echo_wanted = self.echo_wanted.max(position);
+    }
+
+    /// When [`Wal::submit`] wants to be called again without a completion. `None`: never.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Micros> {
+        let retry = self.pool.next_deadline();
+        self.idle_at.into_iter().chain(retry).min()
+    }
+
+    /// Why nothing is accepted any more, if so.
+    #[must_use]
+    pub fn poisoned(&self) -> Option<&PoisonReason> {
+        self.poisoned.as_ref()
+    }
+
+    /// The groups in this log.
+    pub fn groups(&self) -> impl Iterator<Item = GroupId> + '_ {
+        self.groups.keys().copied()
+    }
+
+    /// Where a group's log ends, with what is accepted and not yet durable.
+    #[must_use]
+    pub fn tip(&self, group: GroupId) -> Option<LogPosition> {
+        self.groups.get(&group).map(GroupLog::tip)
+    }
+
+    /// The highest index of a group that is durable on its path. It falls when the log is cut.
+    #[must_use]
+    pub fn durable_index(&self, group: GroupId) -> Option<Index> {
+        let log = self.groups.get(&group)?;
+        let durable = log.rows().take_while(|row| self.is_durable(row)).count();
+        Some(Index(log.base.index.0 + durable as u64))
+    }
+
+    /// The largest frame this log takes.
+    #[must_use]
+    pub fn frame_bytes_max(&self) -> usize {
+        self.options.frame_bytes_max
+    }
+
+    /// The disk.
+    #[must_use]
+    pub fn disk(&self) -> &D {
+        &self.disk
+    }
+
+    /// The disk, to move a simulated one on.
+    pub fn disk_mut(&mut self) -> &mut D {
+        &mut self.disk
+    }
+
+    /// How the log is doing.
+    #[must_use]
+    pub fn status(&self) -> WalStatus {
+        let facts = self.disk.facts();
+        let mut fallbacks = facts.fallbacks;
+        fallbacks.extend(self.fallbacks.iter().cloned());
+        fallbacks.extend(
+            self.pool
+                .failure
+                .iter()
+                .map(|why| format!("no new slot: {why}")),
+        );
+        WalStatus {
+            backend: facts.backend,
+            direct: facts.direct,
+            flush_mode: self.pipeline.mode,
+            slots_free: self.pool.free_slots(),
+            slots_total: self.pool.slots(),
+            slot_bytes: self.options.slot_bytes,
+            full: !self.has_room(0),
+            fallbacks,
+            queued_bytes: self.queue.bytes(),
+            segments: self.segments.len(),
+            counters: self.counters,
+        }
+    }
+
+    fn accept(&mut self) -> Position {
+        self.accepted.0 += 1;
+        self.queue.complete(self.accepted);
+        self.idle_at = None;
+        self.accepted
+    }
+
+    fn append_entry(&mut self, group: GroupId, entry: &Entry) {
+        let header = entry.header();
+        assert!(header.group == group);
+        let log = self.log_mut(group);
+        let prev = header.index.prev().and_then(|index| log.position(index));
+        let prev = prev.expect("entries continue the log");
+        assert!(
+            entry.follows(&prev),
+            "entries continue the chain of the log"
+        );
+        if let Some(row) = log.row(header.index) {
+            assert!(row.chain != header.chain, "an entry is written once");
+            let cut = log.truncate(&prev);
+            assert!(cut.is_ok());
+        }
+        log.push(Row::of(entry));
+        self.queue.push(Item::Entry(prev, entry.clone()));
+    }
+
+    fn log_mut(&mut self, group: GroupId) -> &mut GroupLog {
+        self.groups.get_mut(&group).expect("looked up before")
+    }
+
+    fn check_alive(&self) -> Result<(), AppendError> {
+        match self.poisoned {
+            Some(_) => Err(AppendError::Poisoned),
+            None => Ok(()),
+        }
+    }
+
+    /// Entries with proposals leave a slot's worth of room; everything else may take that too.
+    fn check_room(&self, writes: &[Write]) -> Result<(), AppendError> {
+        let (mut bytes, mut proposals) = (0, false);
+        for write in writes {
+            let Write::Entries(entries) = write else {
+                bytes += VOTE_BYTES;
+                continue;
+            };
+            for entry in entries {
+                let frame_bytes = entry.frame().len();
+                if frame_bytes > self.options.frame_bytes_max {
+                    return Err(AppendError::TooLarge {
+                        bytes: frame_bytes,
+                        bytes_max: self.options.frame_bytes_max,
+                    });
+                }
+                bytes += frame_bytes;
+                proposals |= entry.header().kind == EntryKind::Proposals;
+            }
+        }
+        let reserve = if proposals {
+            u64::from(self.usable_blocks())
+        } else {
+            0
+        };
+        if self.room_beyond(reserve, bytes) {
+            Ok(())
+        } else {
+            Err(AppendError::Full)
+        }
+    }
+
+    fn has_reserve(&self, bytes: usize) -> bool {
+        self.room_beyond(u64::from(self.usable_blocks()), bytes)
+    }
+
+    /// Whether so many more bytes have room and leave so many blocks.
+    fn room_beyond(&self, reserve_blocks: u64, bytes: usize) -> bool {
+        let slots = (self.pool.free_slots() + self.pool.growable()) as u64;
+        let seal = seal_blocks(self.active.footer.len(), self.tail.echo.len());
+        let left = self
+            .active
+            .header
+            .slot_blocks
+            .saturating_sub(self.active.next + seal);
+        let free = u64::from(left) + slots * u64::from(self.usable_blocks());
+        let needed = self.queue.bytes() + bytes + 2 * BLOCK_BYTES;
+        free >= reserve_blocks + u64::from(blocks_for(needed))
+    }
+
+    /// How many blocks of a slot are left for flush groups, at a cautious guess: fully used blocks, a
+    /// footer of an eighth.
+    fn usable_blocks(&self) -> u32 {
+        let blocks = self.options.slot_blocks();
+        let fixed = crate::format::SLOT_HEADER_BLOCKS + checkpoint_blocks(self.checkpoint_bytes);
+        (blocks - blocks / 8).saturating_sub(fixed + 1)
+    }
+
+    fn is_durable(&self, row: &Row) -> bool {
+        row.last_place()
+            .is_some_and(|place| place < self.pipeline.durable_place)
+    }
+
+    fn next_op(&mut self) -> OpId {
+        self.ops += 1;
+        OpId(self.ops)
+    }
+}
+
+/// Bytes that a vote adds to a group's part of a checkpoint, at most, and that a small record takes.
+const VOTE_BYTES: usize = 64;
+
+/// Bytes of a run in a footer.
+const FOOTER_ROW_BYTES: usize = 37;
+
+/// How many blocks the seal of a segment takes.
+fn seal_blocks(runs: usize, echo_bytes: usize) -> u32 {
+    blocks_for(GROUP_HEADER_BYTES + 5 + runs * FOOTER_ROW_BYTES + echo_bytes)
+}
+
+/// How many blocks a checkpoint of so many bytes takes; its echo is that of a seal.
+fn checkpoint_blocks(checkpoint_bytes: usize) -> u32 {
+    blocks_for(GROUP_HEADER_BYTES + 5 + checkpoint_bytes + VOTE_BYTES)
+}
+
+/// Whether a slot holds its headers, the checkpoint, one largest entry with a mark before and after it, and
+/// the seal.
+fn check_slot(options: &Options, checkpoint_bytes: usize) -> Result<(), String> {
+    let frame = options.frame_bytes_max + GROUP_HEADER_BYTES + crate::queue::RUN_BYTES + VOTE_BYTES;
+    let needed = crate::format::SLOT_HEADER_BLOCKS
+        + checkpoint_blocks(checkpoint_bytes)
+        + blocks_for(frame)
+        + seal_blocks(1, crate::queue::RUN_BYTES)
+        + 2;
+    let blocks = options.slot_blocks();
+    if needed > blocks {
+        return Err(format!(
+            "a slot of {blocks} blocks does not hold {needed}: headers, a checkpoint of all groups, an \
+             entry of {} bytes, the footer",
+            options.frame_bytes_max
+        ));
+    }
+    Ok(())
+}
+
+/// The place at a block of a segment.
+fn place(segment: u64, block: u32) -> Place {
+    Place { segment, block }
+}

@@ -1,0 +1,372 @@
+//! From the queue to the disk: flush groups are built, sealed into segments, and submitted.
+
+use bytes::BytesMut;
+use logdrive_raft::wire::{Encode, Writer};
+use logdrive_raft::{LogPosition, Micros};
+
+use super::{Held, Position, Segment, Wal, place, seal_blocks};
+use crate::build::{BlockWriter, blocks_for};
+use crate::disk::{BLOCK_BYTES, Disk, Op};
+use crate::format::{
+    BLOCK_DATA_BYTES, EntryRun, FooterRow, GROUP_HEADER_BYTES, GroupHeader, GroupKind, Record,
+    SLOT_HEADER_BLOCKS, SlotHeader, digest_of,
+};
+use crate::pipeline::GroupEnd;
+use crate::queue::{Item, Plan, Queued, continues};
+
+impl<D: Disk> Wal<D> {
+    /// Builds flush groups from what is queued, as far as the in-flight rules allow, and submits them.
+    pub fn submit(&mut self, now: Micros) {
+        if self.poisoned.is_some() {
+            return;
+        }
+        while self.may_build() {
+            let built = if !self.queue.is_empty() {
+                self.build_data()
+            } else if self.wants_mark(now) {
+                self.build_mark()
+            } else {
+                break;
+            };
+            if !built {
+                // It goes on once the pool has a slot.
+                break;
+            }
+        }
+        self.watch_idleness(now);
+        self.grow_pool(now);
+        self.disk.kick();
+    }
+
+    /// Depth pays for bytes, not for counts: few groups that are not full, more that are.
+    fn may_build(&self) -> bool {
+        let (all, partial) = self.pipeline.groups_in_flight();
+        let full = self.queue.bytes() >= self.options.group_bytes_max;
+        let max = self.options.in_flight_max;
+        all < max.all && (full || partial < max.partial)
+    }
+
+    fn wants_mark(&self, now: Micros) -> bool {
+        let echo = self.echo_wanted > self.tail.echoable;
+        let idle = self.idle_at.is_some_and(|at| at <= now) && self.pipeline.is_empty();
+        echo || idle
+    }
+
+    /// Nothing is under way and the log does not say so yet: it will, unless something comes first.
+    pub(super) fn watch_idleness(&mut self, now: Micros) {
+        let idle = self.queue.is_empty() && self.pipeline.is_empty() && !self.tail.quiet;
+        if !idle || self.poisoned.is_some() {
+            self.idle_at = None;
+        } else if self.idle_at.is_none() {
+            self.idle_at = Some(now.after(self.options.idle_mark_us));
+        }
+    }
+
+    pub(super) fn grow_pool(&mut self, now: Micros) {
+        let op = self.next_op();
+        if let Some(step) = self.pool.grow(op, now) {
+            self.disk.submit(op, step);
+        }
+    }
+
+    fn build_data(&mut self) -> bool {
+        let Some(plan) = self.plan() else {
+            if !self.roll() {
+                return false;
+            }
+            let plan = self.plan().expect("an empty segment takes any entry");
+            self.write_group(GroupKind::Data, plan, None);
+            return true;
+        };
+        self.write_group(GroupKind::Data, plan, None);
+        true
+    }
+
+    pub(super) fn build_mark(&mut self) -> bool {
+        let none = Plan::default();
+        if !self.fits(&none) && !self.roll() {
+            return false;
+        }
+        // A segment that was just rolled to has not drained: the mark states less, and is true.
+        self.write_group(GroupKind::Mark, none, None);
+        true
+    }
+
+    /// What the next flush group takes from the queue; none if not one item fits into the segment.
+    fn plan(&self) -> Option<Plan> {
+        let plan = self.queue.plan(self.options.group_bytes_max);
+        if self.fits(&plan) {
+            return Some(plan);
+        }
+        let next = self.active.next + seal_blocks(self.active.footer.len(), 0) + 1;
+        let left = self.active.header.slot_blocks.saturating_sub(next) as usize;
+        let overhead = GROUP_HEADER_BYTES + self.tail.echo.len();
+        // Half: what is planned may come back in the footer and in the seal's echo.
+        let room = (left * BLOCK_DATA_BYTES).saturating_sub(overhead) / 2;
+        let plan = self.queue.plan(room);
+        self.fits(&plan).then_some(plan)
+    }
+
+    /// Whether a group with this plan leaves room for the seal.
+    fn fits(&self, plan: &Plan) -> bool {
+        let data = GROUP_HEADER_BYTES + plan.table_bytes + self.tail.echo.len() + plan.body_bytes;
+        let runs = self.active.footer.len() + plan.runs;
+        let needed = blocks_for(data) + seal_blocks(runs, plan.table_bytes);
+        self.active.next + needed <= self.active.header.slot_blocks
+    }
+
+    /// Seals the segment and goes on in a free slot. False if there is none.
+    pub(super) fn roll(&mut self) -> bool {
+        let Some(slot) = self.pool.take() else {
+            return false;
+        };
+        let rows = std::mem::take(&mut self.active.footer);
+        self.write_group(GroupKind::Seal, Plan::default(), Some(Record::Footer(rows)));
+        let last = self.active.header;
+        let header = SlotHeader {
+            by_recovery: false,
+            slot: slot.0,
+            slot_blocks: self.pool.length(slot),
+            segment: last.segment + 1,
+            epoch: self.boot,
+            predecessor_epoch: last.epoch,
+            predecessor_end: place(last.segment, self.active.next),
+            predecessor_chain: self.tail.chain,
+            ..last
+        };
+        let blocks = header.to_blocks();
+        let mut buffer = self.disk.take_buffer(blocks.len());
+        buffer.blocks_mut().copy_from_slice(&blocks);
+        let op = self.next_op();
+        let bytes = size_of_val(&blocks) as u64;
+        let now_ns = self.disk.now_ns();
+        self.pipeline.begin(op, slot, 0, bytes, None, now_ns);
+        self.counters.bytes_written += bytes;
+        let dsync = self.pipeline.mode == crate::disk::FlushMode::Dsync;
+        let block = 0;
+        let op_write = Op::Write {
+            slot,
+            block,
+            buffer,
+            dsync,
+        };
+        self.disk.submit(op, op_write);
+        self.activate(header);
+        self.write_first_group();
+        true
+    }
+
+    /// Goes on in the segment with this header.
+    pub(super) fn activate(&mut self, header: SlotHeader) {
+        let slot = crate::disk::SlotId(header.slot);
+        let stamper = header.stamper();
+        self.active = Segment {
+            header,
+            stamper,
+            slot,
+            next: SLOT_HEADER_BLOCKS,
+            footer: Vec::new(),
+        };
+        self.segments.insert(header.segment, Held { slot, stamper });
+    }
+
+    /// The first flush group of a segment says where every group stands.
+    pub(super) fn write_first_group(&mut self) {
+        let rows = self.groups.values().map(|log| log.checkpoint()).collect();
+        let checkpoint = Record::Checkpoint(rows);
+        self.write_group(GroupKind::First, Plan::default(), Some(checkpoint));
+    }
+
+    /// Builds one flush group of the first items of the queue, or of one record, and submits its write.
+    fn write_group(&mut self, kind: GroupKind, plan: Plan, record: Option<Record>) {
+        let mut table = BytesMut::with_capacity(plan.table_bytes);
+        let mut echo = BytesMut::with_capacity(plan.table_bytes);
+        let mut records = 0;
+        let mut add = |record: &Record| {
+            record.encode(&mut Writer::new(&mut table));
+            record.encode_echo(&mut Writer::new(&mut echo));
+            records += 1;
+        };
+        let at = place(self.active.header.segment, self.active.next);
+        for_each_record(self.queue.front(plan.items), |record| {
+            if let Record::Entries(run) = record {
+                self.active.footer.push(footer_row(at.block, run));
+            }
+            add(record);
+        });
+        if let Some(record) = &record {
+            add(record);
+        }
+
+        let number = |bytes: usize| u32::try_from(bytes).expect("groups are smaller than slots");
+        let mut header = GroupHeader {
+            kind,
+            compatible: 0,
+            cluster: self.options.identity.cluster,
+            incarnation: self.incarnation,
+            boot: self.boot,
+            place: at,
+            blocks: 0,
+            number: self.tail.number + 1,
+            mark: self.pipeline.durable_place,
+            table_bytes: number(table.len()),
+            echo_bytes: number(self.tail.echo.len()),
+            body_bytes: number(plan.body_bytes),
+            records,
+            echo_records: self.tail.echo_records,
+            digest: digest_of(&table, &self.tail.echo),
+            previous: self.tail.chain,
+        };
+        header.blocks = blocks_for(header.data_bytes());
+        let (header_bytes, chain) = header.seal();
+        assert!(header.end().block <= self.active.header.slot_blocks);
+
+        let mut buffer = self.disk.take_buffer(header.blocks as usize);
+        let mut writer = BlockWriter::new(buffer.blocks_mut(), &self.active.stamper, at.block);
+        writer.write(&header_bytes);
+        writer.write(&table);
+        writer.write(&self.tail.echo);
+        let mut built = self.tail.built;
+        for Queued { item, completes } in self.queue.front(plan.items) {
+            match item {
+                Item::Entry(_, entry) => {
+                    let offset = writer.offset();
+                    writer.write(entry.frame());
+                    let position = entry.position();
+                    let log = self.groups.get_mut(&entry.header().group);
+                    let log = log.expect("entries of known groups are queued");
+                    log.written.tip = position;
+                    // It may have been cut again since.
+                    let row = log.row_mut(position.index);
+                    if let Some(row) = row.filter(|row| row.chain == position.chain) {
+                        row.put(at, offset);
+                    }
+                }
+                Item::HardState(group, hard_state) => {
+                    if let Some(log) = self.groups.get_mut(group) {
+                        log.written.hard_state =
+                            crate::path::newest(log.written.hard_state, *hard_state);
+                    }
+                }
+                Item::Truncate(group, to) => {
+                    if let Some(log) = self.groups.get_mut(group) {
+                        log.written.tip = *to;
+                    }
+                }
+                Item::Record(..) => {}
+            }
+            built = completes.unwrap_or(built);
+        }
+        writer.finish();
+        self.queue.advance(plan.items);
+
+        self.active.next += header.blocks;
+        self.tail.quiet = kind == GroupKind::Mark && header.mark == at;
+        self.tail.number = header.number;
+        self.tail.chain = chain;
+        self.tail.echo = echo;
+        self.tail.echo_records = records;
+        self.tail.echoable = self.tail.built;
+        self.tail.built = built;
+        self.idle_at = None;
+        self.counters.groups += 1;
+        self.counters.bytes_payload += plan.body_bytes as u64;
+        let full = plan.table_bytes + plan.body_bytes >= self.options.group_bytes_max / 2;
+        self.send(buffer, &header, built, !full);
+    }
+
+    fn send(
+        &mut self,
+        buffer: crate::disk::Buffer,
+        header: &GroupHeader,
+        built: Position,
+        partial: bool,
+    ) {
+        let op = self.next_op();
+        let bytes = header.blocks as u64 * BLOCK_BYTES as u64;
+        let group = GroupEnd {
+            place: header.end(),
+            position: built,
+            partial,
+        };
+        let (slot, block) = (self.active.slot, header.place.block);
+        let now_ns = self.disk.now_ns();
+        self.pipeline
+            .begin(op, slot, block, bytes, Some(group), now_ns);
+        self.counters.bytes_written += bytes;
+        let dsync = self.pipeline.mode == crate::disk::FlushMode::Dsync;
+        let write = Op::Write {
+            slot,
+            block,
+            buffer,
+            dsync,
+        };
+        self.disk.submit(op, write);
+    }
+}
+
+/// The records of a table for these items: consecutive entries of a group are one run.
+fn for_each_record<'a>(items: impl Iterator<Item = &'a Queued>, mut each: impl FnMut(&Record)) {
+    let mut run: Option<EntryRun> = None;
+    let mut before = None;
+    for Queued { item, .. } in items {
+        if let Item::Entry(prev, entry) = item {
+            let bytes = u32::try_from(entry.frame().len()).expect("frames are bounded");
+            match &mut run {
+                Some(run) if continues(before, prev, entry) => {
+                    run.last = entry.position();
+                    run.bytes += bytes;
+                }
+                _ => {
+                    let begun = run_of(*prev, entry.position(), bytes, entry.header().group);
+                    if let Some(ended) = run.replace(begun) {
+                        each(&Record::Entries(ended));
+                    }
+                }
+            }
+        } else if let Some(ended) = run.take() {
+            each(&Record::Entries(ended));
+        }
+        match item {
+            Item::Entry(..) => {}
+            Item::HardState(group, hard_state) => each(&Record::HardState {
+                group: *group,
+                hard_state: *hard_state,
+            }),
+            Item::Truncate(group, to) => each(&Record::Truncate {
+                group: *group,
+                to: *to,
+            }),
+            Item::Record(record, _) => each(record),
+        }
+        before = Some(item);
+    }
+    if let Some(ended) = run {
+        each(&Record::Entries(ended));
+    }
+}
+
+fn run_of(
+    prev: LogPosition,
+    last: LogPosition,
+    bytes: u32,
+    group: logdrive_raft::GroupId,
+) -> EntryRun {
+    EntryRun {
+        group,
+        prev,
+        last,
+        bytes,
+    }
+}
+
+fn footer_row(block: u32, run: &EntryRun) -> FooterRow {
+    FooterRow {
+        block,
+        group: run.group,
+        rewrite: false,
+        first: run.prev.index.next(),
+        last: run.last.index,
+        last_term: run.last.term,
+    }
+}

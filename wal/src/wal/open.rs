@@ -1,0 +1,474 @@
+//! Opening a log: judge what is there, open a segment for what is to come, make the verdict durable.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::BytesMut;
+use logdrive_raft::io::Restored;
+use logdrive_raft::wire::{Encode, Writer};
+use logdrive_raft::{Boot, Chain, Entry, Genesis, GroupId, Incarnation, Micros};
+
+use super::{Held, Position, Segment, Tail, VOTE_BYTES, Wal, check_slot};
+use crate::build::gather;
+use crate::disk::{Block, Disk, FlushMode, SlotFile, SlotId};
+use crate::error::{Finding, OpenError};
+use crate::format::{self, Place, Record, SLOT_HEADER_BLOCKS, SlotHeader, VerdictKind};
+use crate::judge::{Beyond, Judgement, Question, Verdict, judge};
+use crate::options::{FlushModeChoice, Options};
+use crate::path::GroupLog;
+use crate::pipeline::Pipeline;
+use crate::pool::Pool;
+use crate::queue::{Item, Queue};
+use crate::read::Reads;
+use crate::status::Counters;
+
+/// What a log came back with.
+#[derive(Debug)]
+pub struct Recovery {
+    /// Clean or torn; with anything else the log is not opened.
+    pub verdict: Verdict,
+    /// The life of the directory.
+    pub incarnation: Incarnation,
+    /// The boot that begins: one more than the last.
+    pub boot: Boot,
+    /// Which log.
+    pub log_uuid: u128,
+    /// Every group in it.
+    pub groups: BTreeMap<GroupId, RecoveredGroup>,
+    /// What was bad and could be put right.
+    pub findings: Vec<Finding>,
+}
+
+/// What a group came back with.
+#[derive(Debug)]
+pub struct RecoveredGroup {
+    /// Its first fact.
+    pub genesis: Genesis,
+    /// What its replica begins with.
+    pub restored: Restored,
+}
+
+/// Something beyond the durable mark that is written again.
+enum Again {
+    Record(Record),
+    Entry(GroupId, Entry),
+}
+
+impl<D: Disk> Wal<D> {
+    /// Opens a log, or makes a new one in an empty directory. Blocks. When it returns, the verdict on what
+    /// was found is durable, so that no later opening can judge differently.
+    pub fn open(mut disk: D, options: Options) -> Result<(Self, Recovery), OpenError> {
+        options
+            .check_sizes()
+            .map_err(|why| OpenError::Sizes { why })?;
+        disk.lock()?;
+        let slots = disk.slots()?;
+        // What an earlier process left unflushed must not be believed and then lost.
+        disk.sync_all()?;
+        let question = Question {
+            identity: Some(options.identity),
+            split_at_mark: !disk.facts().direct,
+            sealed_only: false,
+        };
+        let mut judgement = judge(&mut disk, &slots, &question)?.into_result()?;
+        heal(&mut disk, &judgement)?;
+        let again = read_tail(&mut disk, &judgement)?;
+        let sizes = judgement
+            .groups
+            .values()
+            .map(|log| log.checkpoint().to_bytes().len() + VOTE_BYTES);
+        let checkpoint_bytes = sizes.sum();
+        check_slot(&options, checkpoint_bytes).map_err(|why| OpenError::Sizes { why })?;
+
+        let opening = Opening::plan(&mut disk, &options, &slots, &judgement)?;
+        let mut wal = Self::begin(disk, options, opening, &mut judgement, checkpoint_bytes);
+        wal.finish_opening(&judgement, again)?;
+        let recovery = wal.recovery(judgement);
+        Ok((wal, recovery))
+    }
+
+    fn begin(
+        disk: D,
+        options: Options,
+        opening: Opening,
+        judgement: &mut Judgement,
+        checkpoint_bytes: usize,
+    ) -> Self {
+        let facts = disk.facts();
+        let mode = match options.flush_mode {
+            FlushModeChoice::Auto => facts.flush_mode.unwrap_or(FlushMode::Dsync),
+            FlushModeChoice::Dsync => FlushMode::Dsync,
+            FlushModeChoice::DrainedFsync => FlushMode::DrainedFsync,
+        };
+        let Opening {
+            header,
+            next,
+            continued,
+            pool,
+            live,
+            number,
+            chain,
+            echo,
+            durable,
+            ..
+        } = opening;
+        let (echo, echo_records) = echo_of(&echo);
+        let held = |header: &SlotHeader| Held {
+            slot: SlotId(header.slot),
+            stamper: header.stamper(),
+        };
+        let mut segments: BTreeMap<u64, Held> = live
+            .iter()
+            .map(|header| (header.segment, held(header)))
+            .collect();
+        segments.insert(header.segment, held(&header));
+        let footer = if continued {
+            std::mem::take(&mut judgement.footer)
+        } else {
+            Vec::new()
+        };
+        Self {
+            incarnation: header.incarnation,
+            boot: opening.boot,
+            groups: std::mem::take(&mut judgement.groups),
+            queue: Queue::default(),
+            active: Segment {
+                stamper: header.stamper(),
+                slot: SlotId(header.slot),
+                header,
+                next,
+                footer,
+            },
+            tail: Tail {
+                number,
+                chain,
+                echo,
+                echo_records,
+                built: Position(0),
+                echoable: Position(0),
+                quiet: false,
+            },
+            pipeline: Pipeline::new(mode, durable),
+            pool,
+            reads: Reads::default(),
+            segments,
+            checkpoint_bytes,
+            accepted: Position(0),
+            echo_wanted: Position(0),
+            idle_at: None,
+            ops: 0,
+            done: Vec::new(),
+            poisoned: None,
+            counters: Counters::default(),
+            fallbacks: Vec::new(),
+            disk,
+            options,
+        }
+    }
+
+    /// Writes what the new boot begins with, the verdict last: only with it the opening counts.
+    fn finish_opening(
+        &mut self,
+        judgement: &Judgement,
+        again: Vec<Again>,
+    ) -> Result<(), OpenError> {
+        let now = Micros::default();
+        for log in self.groups.values_mut() {
+            log.settle();
+        }
+        if self.active.next == SLOT_HEADER_BLOCKS {
+            self.write_first_group();
+        }
+        let rewritten = !again.is_empty();
+        for again in again {
+            self.write_again(again);
+            if self.queue.bytes() >= self.options.group_bytes_max {
+                self.submit(now);
+            }
+        }
+        for (group, hard_state) in &judgement.hard_states {
+            if let Some(log) = self.groups.get_mut(group)
+                && crate::path::newest(log.hard_state, *hard_state) != log.hard_state
+            {
+                log.raise_hard_state(*hard_state);
+                self.queue.push(Item::HardState(*group, *hard_state));
+            }
+        }
+        let verdict = format::Verdict {
+            kind: match judgement.verdict {
+                Verdict::Clean => VerdictKind::Clean,
+                _ => VerdictKind::Torn,
+            },
+            end: judgement.end,
+            chain: judgement.chain,
+            boot: self.boot,
+            holes: Vec::new(),
+            guards: Vec::new(),
+        };
+        let record = Record::Verdict(verdict);
+        let bytes = record.to_bytes().len();
+        self.queue.push(Item::Record(Box::new(record), bytes));
+        self.drain(now)?;
+        if rewritten {
+            // Now it is durable as far as any process can know.
+            self.build_mark();
+            self.drain(now)?;
+        }
+        for slot in std::mem::take(&mut self.pool.held_back) {
+            self.pool.add(slot.slot, slot.blocks, true);
+        }
+        self.counters = Counters::default();
+        Ok(())
+    }
+
+    fn write_again(&mut self, again: Again) {
+        match again {
+            Again::Entry(group, entry) => self.append_entry(group, &entry),
+            Again::Record(Record::HardState { group, hard_state }) => {
+                self.log_mut(group).raise_hard_state(hard_state);
+                self.queue.push(Item::HardState(group, hard_state));
+            }
+            Again::Record(Record::Truncate { group, to }) => {
+                let cut = self.log_mut(group).truncate(&to);
+                assert!(cut.is_ok(), "the tail was checked when it was judged");
+                self.queue.push(Item::Truncate(group, to));
+            }
+            Again::Record(record) => {
+                match &record {
+                    Record::Genesis(genesis) => {
+                        let log = GroupLog::new(genesis.clone());
+                        self.checkpoint_bytes += log.checkpoint().to_bytes().len() + VOTE_BYTES;
+                        self.groups.entry(genesis.group).or_insert(log);
+                    }
+                    Record::Base { group, base, .. } => self.log_mut(*group).set_base(*base),
+                    Record::Anchor(anchor) => {
+                        self.log_mut(anchor.group).anchor = Some(anchor.at);
+                    }
+                    Record::GroupRemoved(group) => {
+                        self.groups.remove(group);
+                    }
+                    _ => return,
+                }
+                let bytes = record.to_bytes().len();
+                self.queue.push(Item::Record(Box::new(record), bytes));
+            }
+        }
+    }
+
+    fn recovery(&self, mut judgement: Judgement) -> Recovery {
+        let mut groups = BTreeMap::new();
+        for (group, log) in &self.groups {
+            let genesis = log.genesis.clone();
+            let origin = genesis.origin();
+            let anchored = judgement
+                .anchored
+                .remove(group)
+                .filter(|_| log.base != origin);
+            let configurations = judgement.configurations.remove(group).unwrap_or_default();
+            let restored = Restored {
+                hard_state: log.hard_state,
+                never_votes: false,
+                base: log.base,
+                entries: log.rows().map(|row| row.meta()).collect(),
+                membership: anchored.unwrap_or_else(|| genesis.membership()),
+                configurations,
+            };
+            groups.insert(*group, RecoveredGroup { genesis, restored });
+        }
+        Recovery {
+            verdict: judgement.verdict,
+            incarnation: self.incarnation,
+            boot: self.boot,
+            log_uuid: self.active.header.log_uuid,
+            groups,
+            findings: judgement.findings,
+        }
+    }
+}
+
+/// Where a boot begins to write.
+struct Opening {
+    boot: Boot,
+    header: SlotHeader,
+    next: u32,
+    /// It goes on in the segment that was last written to.
+    continued: bool,
+    pool: Pool,
+    /// The segments that are kept.
+    live: Vec<SlotHeader>,
+    number: u64,
+    chain: Chain,
+    /// The table of the last flush group that counts.
+    echo: Vec<Record>,
+    durable: Place,
+}
+
+impl Opening {
+    /// Decides where to go on and, unless that is the last segment, writes the header of a new one.
+    fn plan(
+        disk: &mut impl Disk,
+        options: &Options,
+        slots: &[SlotFile],
+        judgement: &Judgement,
+    ) -> Result<Self, OpenError> {
+        let boot = Boot(judgement.boot.0 + 1);
+        let mut live: Vec<SlotHeader> = judgement.live.iter().map(|live| live.header).collect();
+        let (mut chain, mut number) = (judgement.chain, judgement.number);
+        let mut echo = judgement.last_table.clone();
+        let mut end = judgement.end;
+        let slots_max = usize::try_from(options.bytes_max / options.slot_bytes);
+        let mut pool = Pool::new(options.slot_blocks(), slots_max.unwrap_or(usize::MAX));
+
+        let last = live.last().copied();
+        let roomy = |header: &SlotHeader| {
+            // An eighth is left to write to; with less a new segment is as good.
+            end.block + header.slot_blocks / 8 + 4 <= header.slot_blocks
+        };
+        let continued = last.filter(|last| judgement.stopped_cleanly && roomy(last));
+        // The segment of a boot in which nothing was acknowledged is taken again, not added to.
+        let unused = last.filter(|last| judgement.last_unused && last.by_recovery);
+        if continued.is_none() && unused.is_some() && judgement.tail.is_empty() {
+            let header = live.pop().expect("it is the last one");
+            chain = header.predecessor_chain;
+            end = header.predecessor_end;
+            (echo, number) = judgement.before_last.clone();
+        }
+
+        let kept: BTreeSet<SlotId> = live.iter().map(|header| SlotId(header.slot)).collect();
+        let tail: BTreeSet<SlotId> = judgement.tail.iter().map(|beyond| beyond.slot).collect();
+        for file in slots {
+            if kept.contains(&file.slot) {
+                pool.add(file.slot, file.blocks, false);
+            } else if tail.contains(&file.slot) {
+                pool.held_back.push(*file);
+            } else {
+                pool.add(file.slot, file.blocks, true);
+            }
+        }
+        let durable = end;
+        if let Some(header) = continued {
+            let next = end.block;
+            return Ok(Self {
+                boot,
+                header,
+                next,
+                continued: true,
+                pool,
+                live,
+                number,
+                chain,
+                echo,
+                durable,
+            });
+        }
+        let slot = match pool.any_free() {
+            Some(slot) => {
+                pool.take_this(slot);
+                slot
+            }
+            // One more than there may be, if it comes to that: a log that cannot be opened helps nobody.
+            None => {
+                let slot = pool.next_slot();
+                disk.create(slot, options.slot_blocks())?;
+                pool.add(slot, options.slot_blocks(), false);
+                slot
+            }
+        };
+        let known = judgement.known;
+        let header = SlotHeader {
+            by_recovery: true,
+            compatible: 0,
+            log_uuid: known.map_or(options.fresh.log_uuid, |known| known.log_uuid),
+            cluster: options.identity.cluster,
+            node: options.identity.node,
+            incarnation: known.map_or(options.fresh.incarnation, |known| known.incarnation),
+            slot: slot.0,
+            slot_blocks: pool.length(slot),
+            segment: end.segment + 1,
+            epoch: boot,
+            predecessor_epoch: live.last().map_or(Boot(0), |last| last.epoch),
+            predecessor_end: end,
+            predecessor_chain: chain,
+            oldest: live.first().map_or(end.segment + 1, |first| first.segment),
+        };
+        // One copy after the other: the slot may hold a header that still counts until this one is whole.
+        for (number, block) in (0..).zip(header.to_blocks()) {
+            disk.write(slot, number, &[block])?;
+            disk.flush(slot)?;
+        }
+        Ok(Self {
+            boot,
+            header,
+            next: SLOT_HEADER_BLOCKS,
+            continued: false,
+            pool,
+            live,
+            number,
+            chain,
+            echo,
+            durable,
+        })
+    }
+}
+
+/// Puts right what can be put right without a peer, and writes again what may be in the page cache only.
+fn heal(disk: &mut impl Disk, judgement: &Judgement) -> Result<(), OpenError> {
+    for (slot, copy) in &judgement.bad_copies {
+        let live = judgement.live.iter().find(|live| live.slot == *slot);
+        if let Some(live) = live {
+            let blocks = live.header.to_blocks();
+            disk.write(*slot, *copy, &blocks[*copy as usize..][..1])?;
+            disk.flush(*slot)?;
+        }
+    }
+    if let Some(last) = judgement.live.last().filter(|_| judgement.rewrite_last) {
+        // The mark holds nothing that was acknowledged, and the bytes are the same.
+        let count = judgement.end.block - judgement.mark.block;
+        let mut blocks = vec![Block::ZERO; count as usize];
+        disk.read(last.slot, judgement.mark.block, &mut blocks)?;
+        disk.write(last.slot, judgement.mark.block, &blocks)?;
+        disk.flush(last.slot)?;
+    }
+    Ok(())
+}
+
+/// The contents of the flush groups beyond the mark.
+fn read_tail(disk: &mut impl Disk, judgement: &Judgement) -> Result<Vec<Again>, OpenError> {
+    let mut tail = Vec::new();
+    for Beyond { slot, group } in &judgement.tail {
+        let mut blocks = vec![Block::ZERO; group.header.blocks as usize];
+        disk.read(*slot, group.header.place.block, &mut blocks)?;
+        let data = gather(&blocks, 0, group.header.data_bytes()).freeze();
+        let mut frames = group.frames.iter();
+        for record in &group.table {
+            match record {
+                Record::Entries(run) => {
+                    for frame in frames
+                        .by_ref()
+                        .take(usize::try_from(run.count()).unwrap_or(0))
+                    {
+                        let bytes = data.slice(frame.offset..frame.offset + frame.bytes as usize);
+                        let entry =
+                            Entry::from_frame(bytes).map_err(|error| OpenError::NotALog {
+                                path: disk.slot_path(*slot),
+                                why: format!("it changed while it was read: {error}"),
+                            })?;
+                        tail.push(Again::Entry(run.group, entry));
+                    }
+                }
+                other => tail.push(Again::Record(other.clone())),
+            }
+        }
+    }
+    Ok(tail)
+}
+
+fn echo_of(table: &[Record]) -> (BytesMut, u32) {
+    let mut echo = BytesMut::new();
+    for record in table {
+        record.encode_echo(&mut Writer::new(&mut echo));
+    }
+    (
+        echo,
+        u32::try_from(table.len()).expect("tables are bounded"),
+    )
+}

@@ -1,0 +1,194 @@
+//! A log on a simulated disk, and a group to write to.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "test code")]
+
+use logdrive_raft::entry::EntryBuilder;
+use logdrive_raft::io::{HardState, Write};
+use logdrive_raft::{
+    ClusterId, Entry, Genesis, GroupId, Incarnation, Index, LogPosition, Member, Micros, NodeId,
+    Replica, Term,
+};
+use logdrive_sim::disk::{SimDisk, SimDiskOptions, SimStorage};
+use logdrive_wal::{FreshIds, Identity, OpenError, Options, Position, ReadRequest, Recovery, Wal};
+
+pub const GROUP: GroupId = GroupId(1);
+
+pub fn identity() -> Identity {
+    Identity {
+        cluster: ClusterId(0xc1),
+        node: NodeId(1),
+    }
+}
+
+pub fn fresh() -> FreshIds {
+    FreshIds {
+        incarnation: Incarnation(0x1ca),
+        log_uuid: 0x10c,
+    }
+}
+
+/// Slots of 64 KiB, at most this many.
+pub fn options(slots: u64) -> Options {
+    Options::new(identity(), fresh()).with_slots(64 << 10, slots)
+}
+
+pub fn replica(id: u64) -> Replica {
+    Replica {
+        id: NodeId(id),
+        incarnation: Incarnation(u128::from(id) << 96),
+    }
+}
+
+pub fn genesis(group: GroupId) -> Genesis {
+    let member = |id| Member {
+        replica: replica(id),
+        address: format!("10.0.0.{id}:7000"),
+    };
+    Genesis {
+        cluster: identity().cluster,
+        group,
+        voters: vec![member(1), member(2), member(3)],
+    }
+}
+
+/// An entry after `prev` with one payload.
+pub fn entry(group: GroupId, term: u64, prev: &LogPosition, payload: &[u8]) -> Entry {
+    let mut builder = EntryBuilder::with_room(1, payload.len());
+    builder.push(payload);
+    builder
+        .finish()
+        .seal(group, Term(term), prev.index.next(), prev.chain)
+}
+
+/// Entries after `prev`, each with a payload of so many bytes.
+pub fn entries(
+    group: GroupId,
+    term: u64,
+    prev: &LogPosition,
+    count: u64,
+    bytes: usize,
+) -> Vec<Entry> {
+    let mut prev = *prev;
+    let mut entries = Vec::new();
+    for _ in 0..count {
+        let fill = u8::try_from(prev.index.0 % 251).unwrap();
+        let entry = entry(group, term, &prev, &vec![fill; bytes]);
+        prev = entry.position();
+        entries.push(entry);
+    }
+    entries
+}
+
+pub fn vote(term: u64, for_whom: u64) -> HardState {
+    HardState {
+        term: Term(term),
+        vote: Some(replica(for_whom)),
+    }
+}
+
+/// A log and the clock that it is driven by.
+pub struct Rig {
+    pub wal: Wal<SimDisk>,
+    pub recovery: Recovery,
+    pub now: u64,
+}
+
+impl Rig {
+    pub fn open(medium: &SimStorage, options: Options) -> Result<Self, OpenError> {
+        Self::open_with(medium, options, SimDiskOptions::default(), 1)
+    }
+
+    pub fn open_with(
+        medium: &SimStorage,
+        options: Options,
+        disk: SimDiskOptions,
+        seed: u64,
+    ) -> Result<Self, OpenError> {
+        let disk = SimDisk::new(medium.clone(), disk, seed);
+        let (wal, recovery) = Wal::open(disk, options)?;
+        Ok(Self {
+            wal,
+            recovery,
+            now: 1_000_000,
+        })
+    }
+
+    /// A new log with one group in it.
+    pub fn with_group(medium: &SimStorage, options: Options) -> Self {
+        let mut rig = Self::open(medium, options).unwrap();
+        rig.wal.create_group(&genesis(GROUP)).unwrap();
+        rig.settle();
+        rig
+    }
+
+    pub fn tip(&self) -> LogPosition {
+        self.wal.tip(GROUP).unwrap()
+    }
+
+    /// One turn: take what has ended, submit what can be.
+    pub fn turn(&mut self) {
+        let now = Micros(self.now);
+        self.wal.disk_mut().advance(self.now);
+        self.wal.poll(now);
+        self.wal.submit(now);
+    }
+
+    /// Turns until everything appended is durable, idle marks not included.
+    pub fn settle(&mut self) {
+        self.turn();
+        while !self.wal.is_drained() && self.wal.poisoned().is_none() {
+            self.step();
+        }
+    }
+
+    /// Lets it get late enough for the next operation to end.
+    pub fn step(&mut self) {
+        let due = self.wal.disk().next_due();
+        let deadline = self.wal.next_deadline().map(|at| at.0);
+        let next = due.into_iter().chain(deadline).min();
+        self.now = self.now.max(next.expect("something is under way"));
+        self.turn();
+    }
+
+    /// Turns until nothing happens any more.
+    pub fn idle(&mut self) {
+        self.settle();
+        while self.wal.disk().next_due().is_some() || self.wal.next_deadline().is_some() {
+            self.step();
+        }
+    }
+
+    pub fn append(&mut self, writes: &[Write]) -> Position {
+        self.wal.append(GROUP, writes).unwrap()
+    }
+
+    pub fn append_entries(&mut self, term: u64, count: u64, bytes: usize) -> Position {
+        let entries = entries(GROUP, term, &self.tip(), count, bytes);
+        self.append(&[Write::Entries(entries)])
+    }
+
+    /// Reads all entries of the group back.
+    pub fn read_all(&mut self) -> Vec<Entry> {
+        let mut found: Vec<Entry> = Vec::new();
+        let last = self.tip().index;
+        while (found.len() as u64) < last.0 {
+            let request = ReadRequest {
+                id: 1,
+                group: GROUP,
+                from: Index(found.len() as u64 + 1),
+                through: last,
+                bytes_max: 100_000,
+            };
+            self.wal.read(request).unwrap();
+            loop {
+                self.turn();
+                let done = self.wal.take_reads();
+                if let Some(done) = done.into_iter().next() {
+                    found.extend(done.result.unwrap());
+                    break;
+                }
+                self.step();
+            }
+        }
+        found
+    }
+}

@@ -17,6 +17,7 @@ pub use lock::LOCK_FILE;
 mod file;
 mod lock;
 pub mod open;
+pub mod probe;
 pub mod pwrite;
 #[cfg(all(target_os = "linux", not(logdrive_portable)))]
 pub mod uring;

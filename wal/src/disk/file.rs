@@ -104,9 +104,9 @@ impl SlotHandle {
         self.flush()
     }
 
-    pub(super) fn zero(&self, block: u32, blocks: u32) -> io::Result<u64> {
+    pub(super) fn zero(&self, block: u32, blocks: u32, dsync: bool) -> io::Result<u64> {
         assert!(blocks <= ZERO_BLOCKS_MAX);
-        self.write(block, ZEROS[..blocks as usize].as_bytes(), false)
+        self.write(block, ZEROS[..blocks as usize].as_bytes(), dsync)
     }
 
     pub(super) fn flush(&self) -> io::Result<()> {

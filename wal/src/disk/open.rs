@@ -20,7 +20,8 @@ pub enum Backend {
 
 /// A disk over `path`, a directory, which is made if it does not exist. Nothing is locked yet.
 ///
-/// `flush_mode` overrides what the disk would recommend.
+/// Without a `flush_mode`, which one to recommend is measured once the directory is locked. That takes up to
+/// [`PROBE_TIME_MAX`](super::probe::PROBE_TIME_MAX) and is remembered in the directory for a day.
 pub fn open(
     path: &Path,
     backend: Backend,
@@ -45,6 +46,8 @@ fn pwrite(path: &Path, flush_mode: Option<FlushMode>) -> PwriteDisk {
     let disk = PwriteDisk::new(path);
     match flush_mode {
         Some(mode) => disk.with_flush_mode(mode),
+        // Elsewhere a durable write is a write and a flush, and there is nothing to choose.
+        None if cfg!(target_os = "linux") => disk.with_probing(),
         None => disk,
     }
 }
@@ -71,7 +74,7 @@ mod ring {
         Ok(match UringDisk::new(path) {
             Ok(disk) => Ok(Box::new(match flush_mode {
                 Some(mode) => disk.with_flush_mode(mode),
-                None => disk,
+                None => disk.with_probing(),
             })),
             Err(error) => Err(match Errno::from_io_error(&error) {
                 Some(Errno::PERM | Errno::ACCESS) => format!(

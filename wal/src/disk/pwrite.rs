@@ -14,6 +14,7 @@ use zerocopy::IntoBytes;
 
 use super::file::{SlotHandle, list_slots, sync_directory};
 use super::lock::DirectoryLock;
+use super::probe::{self, Scratch};
 use super::{
     BLOCK_BYTES, Block, Buffer, BufferPool, Completion, Disk, DiskError, DiskFacts, FlushMode, Op,
     OpId, SlotFile, SlotId, Wake, WakeBy,
@@ -28,6 +29,8 @@ pub struct PwriteDisk {
     direct: bool,
     fallbacks: Vec<String>,
     flush_mode: FlushMode,
+    /// The flush mode to recommend is measured when the directory is locked.
+    probing: bool,
     lock: Option<Arc<DirectoryLock>>,
     slots: BTreeMap<SlotId, Arc<SlotHandle>>,
     pool: BufferPool,
@@ -76,6 +79,7 @@ impl PwriteDisk {
             } else {
                 FlushMode::DrainedFsync
             },
+            probing: false,
             lock: None,
             slots: BTreeMap::new(),
             pool: BufferPool::default(),
@@ -89,6 +93,13 @@ impl PwriteDisk {
     #[must_use]
     pub fn with_flush_mode(mut self, mode: FlushMode) -> Self {
         self.flush_mode = mode;
+        self
+    }
+
+    /// The same, measuring which flush mode to recommend when the directory is locked.
+    #[must_use]
+    pub fn with_probing(mut self) -> Self {
+        self.probing = true;
         self
     }
 
@@ -163,6 +174,16 @@ impl Disk for PwriteDisk {
         self.lock = Some(Arc::new(lock));
         if self.access == Access::ReadWrite {
             self.start_worker()?;
+        }
+        if self.probing {
+            let directory = self.directory.clone();
+            match probe::recommend(self, &directory) {
+                Ok(mode) => self.flush_mode = mode,
+                Err(error) => {
+                    let note = format!("the flush modes could not be measured: {error}");
+                    self.fallbacks.push(note);
+                }
+            }
         }
         Ok(())
     }
@@ -290,6 +311,16 @@ impl Disk for PwriteDisk {
     }
 }
 
+impl Scratch for PwriteDisk {
+    fn lend(&mut self, slot: SlotId, handle: SlotHandle) {
+        self.slots.insert(slot, Arc::new(handle));
+    }
+
+    fn forget(&mut self, slot: SlotId) {
+        self.slots.remove(&slot);
+    }
+}
+
 impl Drop for PwriteDisk {
     fn drop(&mut self) {
         self.shared.queues().stop = true;
@@ -401,7 +432,7 @@ impl Job {
                 (read, Some(buffer))
             }
             Job::Flush(handle) => (handle.flush().map(|()| 0), None),
-            Job::Zero(handle, block, blocks) => (handle.zero(block, blocks), None),
+            Job::Zero(handle, block, blocks) => (handle.zero(block, blocks, false), None),
             Job::Create {
                 slot,
                 path,

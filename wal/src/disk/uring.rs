@@ -197,6 +197,19 @@ impl Ring {
         }
     }
 
+    /// Takes a file out of the table again. No transfer to it may be under way.
+    pub(super) fn forget_file(&mut self, target: Target) {
+        if let Target::Registered(entry) = target
+            && self
+                .ring
+                .submitter()
+                .register_files_update(entry, &[-1])
+                .is_ok()
+        {
+            self.files[entry as usize] = false;
+        }
+    }
+
     /// How many transfers are under way.
     pub(super) fn in_flight(&self) -> usize {
         self.flying.len() - self.free.len()

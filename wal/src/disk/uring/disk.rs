@@ -18,6 +18,7 @@ use super::pool::Pool;
 use super::{Landed, Ring, Target, Transfer};
 use crate::disk::file::{SlotHandle, list_slots, sync_directory};
 use crate::disk::lock::DirectoryLock;
+use crate::disk::probe::{self, Scratch};
 use crate::disk::{
     BLOCK_BYTES, Block, Buffer, Completion, Disk, DiskError, DiskFacts, FlushMode, Op, OpId,
     SlotFile, SlotId, Wake, WakeBy, ZERO_BLOCKS_MAX,
@@ -51,6 +52,8 @@ pub struct UringDisk {
     directory: PathBuf,
     direct: bool,
     flush_mode: Option<FlushMode>,
+    /// The flush mode to recommend is measured when the directory is locked.
+    probing: bool,
     fallbacks: Vec<String>,
     started: Instant,
 }
@@ -89,6 +92,7 @@ impl UringDisk {
             directory: directory.into(),
             direct: true,
             flush_mode: None,
+            probing: false,
             fallbacks,
             started: Instant::now(),
         })
@@ -98,6 +102,13 @@ impl UringDisk {
     #[must_use]
     pub fn with_flush_mode(mut self, mode: FlushMode) -> Self {
         self.flush_mode = Some(mode);
+        self
+    }
+
+    /// The same, measuring which flush mode to recommend when the directory is locked.
+    #[must_use]
+    pub fn with_probing(mut self) -> Self {
+        self.probing = true;
         self
     }
 
@@ -207,6 +218,16 @@ impl Disk for UringDisk {
             .map_err(|e| DiskError::io("start a thread for", &self.directory, e))?;
         self.creator = Some(creator);
         self.lock = Some(lock);
+        if self.probing {
+            let directory = self.directory.clone();
+            match probe::recommend(self, &directory) {
+                Ok(mode) => self.flush_mode = Some(mode),
+                Err(error) => {
+                    let note = format!("the flush modes could not be measured: {error}");
+                    self.fallbacks.push(note);
+                }
+            }
+        }
         Ok(())
     }
 
@@ -380,6 +401,18 @@ impl UringDisk {
             && self.ended.is_empty()
             && self.ring.in_flight() == 0
             && self.creator.as_ref().is_none_or(Creator::is_idle)
+    }
+}
+
+impl Scratch for UringDisk {
+    fn lend(&mut self, slot: SlotId, handle: SlotHandle) {
+        self.adopt(slot, handle);
+    }
+
+    fn forget(&mut self, slot: SlotId) {
+        if let Some(slot) = self.slots.remove(&slot) {
+            self.ring.forget_file(slot.target);
+        }
     }
 }
 

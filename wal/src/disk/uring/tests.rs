@@ -376,3 +376,31 @@ fn a_ring_on_the_wrong_thread_fails_every_operation_and_loses_none() {
     // The kernel lets go of the directory when the requests that nobody waited for have ended.
     opened(directory.path()).unwrap();
 }
+
+#[test]
+fn a_flush_mode_is_measured_once_and_nothing_is_left_in_the_way() {
+    let directory = directory();
+    let Some(disk) = opened(directory.path()) else {
+        return;
+    };
+    assert_eq!(disk.facts().flush_mode, None);
+    drop(disk);
+    let mut modes = Vec::new();
+    for _ in 0..2 {
+        let mut disk = UringDisk::new(directory.path()).unwrap().with_probing();
+        disk.lock().unwrap();
+        assert_eq!(disk.slots().unwrap(), []);
+        let facts = disk.facts();
+        modes.push(facts.flush_mode.expect("measured or remembered"));
+        assert!(
+            facts
+                .fallbacks
+                .iter()
+                .all(|note| !note.contains("measured")),
+            "{facts:?}"
+        );
+    }
+    assert_eq!(modes[0], modes[1]);
+    let names = std::fs::read_dir(directory.path()).unwrap();
+    assert_eq!(names.count(), 2, "the lock and the record");
+}

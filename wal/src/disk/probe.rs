@@ -1,0 +1,397 @@
+//! Which flush mode suits a medium: both are tried for a moment before the log is open.
+//!
+//! Rules do not decide this. On one and the same disk durable writes take less time and less work on a quiet
+//! machine, and thirty times as long on one whose processors are busy, for the kernel ends them on a
+//! worker that has to wait for its turn. So both are measured, in turns, with completions taken as the log
+//! takes them and a second writer beside it, as another replica on the same disk would be.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use super::file::SlotHandle;
+use super::{BLOCK_BYTES, Disk, FlushMode, Op, OpId, SlotId};
+
+/// How long probing takes at most, give or take one flush.
+pub const PROBE_TIME_MAX: Duration = Duration::from_millis(150);
+
+/// The file in which the outcome is kept, and how long it counts.
+const RECORD_FILE: &str = "flush-probe";
+const RECORD_AGE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The files that are written to, and the number under which the disk knows the first. No log has it.
+const SCRATCH_FILES: [&str; 2] = ["flush-probe-1.tmp", "flush-probe-2.tmp"];
+const SCRATCH: SlotId = SlotId(u32::MAX);
+const SCRATCH_BLOCKS: u32 = 64;
+
+/// Turns of each mode.
+const TURNS: u32 = 3;
+/// Small writes under way at once, as the log has them.
+const DEPTH: usize = 2;
+/// Fewer say nothing.
+const SAMPLES_MIN: usize = 8;
+
+/// A disk that can be lent a file for a moment.
+pub(super) trait Scratch: Disk {
+    /// Takes a file in as that slot.
+    fn lend(&mut self, slot: SlotId, handle: SlotHandle);
+    /// Forgets it. No operation on it is under way.
+    fn forget(&mut self, slot: SlotId);
+}
+
+/// How long writes took to be durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Flushes {
+    p50_ns: u64,
+    p99_ns: u64,
+    count: usize,
+}
+
+/// What was measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Measured {
+    dsync: Flushes,
+    drained: Flushes,
+}
+
+/// Measures which mode to recommend for logs in this directory, which is locked, or remembers it.
+pub(super) fn recommend(disk: &mut dyn Scratch, directory: &Path) -> io::Result<FlushMode> {
+    let backend = disk.facts().backend;
+    let record = directory.join(RECORD_FILE);
+    let key = key(backend, directory)?;
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_err(io::Error::other)?;
+    let known = std::fs::read_to_string(&record).ok();
+    if let Some(measured) = known.and_then(|text| Measured::parse(&text, &key, now)) {
+        return Ok(measured.better());
+    }
+    let measured = in_scratch_files(disk, directory)?;
+    // Only saves time at the next start; what is torn there is measured again.
+    std::fs::write(&record, measured.to_text(&key, now))?;
+    Ok(measured.better())
+}
+
+/// What an outcome counts for.
+fn key(backend: &str, directory: &Path) -> io::Result<String> {
+    #[cfg(unix)]
+    let (device, kernel) = {
+        use std::os::unix::fs::MetadataExt;
+        let kernel = rustix::system::uname()
+            .release()
+            .to_string_lossy()
+            .into_owned();
+        (std::fs::metadata(directory)?.dev(), kernel)
+    };
+    #[cfg(not(unix))]
+    let (device, kernel) = (directory.display(), std::env::consts::OS);
+    Ok(format!(
+        "logdrive flush probe 1\nbackend {backend}\ndevice {device}\nkernel {kernel}\n"
+    ))
+}
+
+impl Flushes {
+    fn of(mut samples: Vec<u64>) -> Self {
+        samples.sort_unstable();
+        let at = |parts: usize| samples.get(samples.len() * parts / 100).copied();
+        Self {
+            p50_ns: at(50).unwrap_or(0),
+            p99_ns: at(99).unwrap_or(0),
+            count: samples.len(),
+        }
+    }
+
+    fn to_text(self) -> String {
+        format!("{} {} {}", self.p50_ns, self.p99_ns, self.count)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut numbers = text.split(' ');
+        let flushes = Self {
+            p50_ns: numbers.next()?.parse().ok()?,
+            p99_ns: numbers.next()?.parse().ok()?,
+            count: numbers.next()?.parse().ok()?,
+        };
+        numbers.next().is_none().then_some(flushes)
+    }
+}
+
+impl Measured {
+    /// Durable writes, unless the other mode is clearly better. What the medium alone says is up to a third
+    /// too good for drained flushes: in the whole path they cost wake-ups, and the next group waits.
+    fn better(&self) -> FlushMode {
+        let Self { dsync, drained } = self;
+        if dsync.count.min(drained.count) < SAMPLES_MIN {
+            return FlushMode::Dsync;
+        }
+        let faster = drained.p50_ns.saturating_mul(3) < dsync.p50_ns.saturating_mul(2);
+        let starves = dsync.p50_ns.saturating_mul(10) < dsync.p99_ns
+            && drained.p99_ns.saturating_mul(2) < dsync.p99_ns
+            && drained.p50_ns < dsync.p50_ns.saturating_mul(2);
+        if faster || starves {
+            FlushMode::DrainedFsync
+        } else {
+            FlushMode::Dsync
+        }
+    }
+
+    fn to_text(self, key: &str, now: Duration) -> String {
+        format!(
+            "{key}at_s {}\ndsync {}\ndrained_fsync {}\n",
+            now.as_secs(),
+            self.dsync.to_text(),
+            self.drained.to_text()
+        )
+    }
+
+    /// `None` if it is not about this or not from the last day.
+    fn parse(text: &str, key: &str, now: Duration) -> Option<Self> {
+        let mut lines = text.strip_prefix(key)?.lines();
+        let at = lines.next()?.strip_prefix("at_s ")?.parse().ok()?;
+        let age = now.checked_sub(Duration::from_secs(at))?;
+        if RECORD_AGE_MAX < age {
+            return None;
+        }
+        let dsync = Flushes::parse(lines.next()?.strip_prefix("dsync ")?)?;
+        let drained = Flushes::parse(lines.next()?.strip_prefix("drained_fsync ")?)?;
+        Some(Self { dsync, drained })
+    }
+}
+
+/// Makes the files, measures, and removes them whatever happened.
+fn in_scratch_files(disk: &mut dyn Scratch, directory: &Path) -> io::Result<Measured> {
+    let deadline = Instant::now() + PROBE_TIME_MAX;
+    let paths = SCRATCH_FILES.map(|name| directory.join(name));
+    let remove = || {
+        for path in &paths {
+            // They are not there, or cannot be removed, which making them again will tell.
+            let _ = std::fs::remove_file(path);
+        }
+    };
+    // A process that was killed may have left them.
+    remove();
+    let direct = disk.facts().direct;
+    let make = |path: &Path| {
+        let handle = SlotHandle::create(path, SCRATCH_BLOCKS, direct)?;
+        handle.fill(SCRATCH_BLOCKS)?;
+        Ok(handle)
+    };
+    let made = make(&paths[0]).and_then(|first| Ok((first, make(&paths[1])?)));
+    let measured = made.and_then(|(first, second)| {
+        disk.lend(SCRATCH, first);
+        let measured = beside_a_second_writer(disk, &second, deadline);
+        disk.forget(SCRATCH);
+        measured
+    });
+    remove();
+    measured
+}
+
+fn beside_a_second_writer(
+    disk: &mut dyn Scratch,
+    second: &SlotHandle,
+    deadline: Instant,
+) -> io::Result<Measured> {
+    let (stop, dsync) = (AtomicBool::new(false), AtomicBool::new(true));
+    let (mut with_dsync, mut drained) = (Vec::new(), Vec::new());
+    let measured = std::thread::scope(|scope| {
+        let writer = std::thread::Builder::new().name("wal-probe".to_owned());
+        writer.spawn_scoped(scope, || {
+            let mut block = 0;
+            while !stop.load(Ordering::Relaxed) {
+                block = (block + 1) % SCRATCH_BLOCKS;
+                let dsync = dsync.load(Ordering::Relaxed);
+                let written = second.zero(block, 1, dsync);
+                let flushed = if dsync { Ok(()) } else { second.flush() };
+                // It is only there to be in the way.
+                if written.is_err() || flushed.is_err() {
+                    return;
+                }
+            }
+        })?;
+        let mut turns = || {
+            for left in (1..=2 * TURNS).rev() {
+                let (mode, samples) = if left % 2 == 0 {
+                    (FlushMode::Dsync, &mut with_dsync)
+                } else {
+                    (FlushMode::DrainedFsync, &mut drained)
+                };
+                dsync.store(mode == FlushMode::Dsync, Ordering::Relaxed);
+                let now = Instant::now();
+                let turn = deadline.saturating_duration_since(now) / left;
+                measure(disk, mode, now + turn, samples)?;
+            }
+            Ok(())
+        };
+        // Whatever happens in the turns: the scope waits for the writer.
+        let _stop = StopOnDrop(&stop);
+        turns()
+    });
+    measured.map(|()| Measured {
+        dsync: Flushes::of(with_dsync),
+        drained: Flushes::of(drained),
+    })
+}
+
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Keeps small writes under way until then, and notes how long each took to be durable.
+fn measure(
+    disk: &mut dyn Scratch,
+    mode: FlushMode,
+    until: Instant,
+    samples: &mut Vec<u64>,
+) -> io::Result<()> {
+    let slot = SCRATCH;
+    let flush_id = OpId(u64::MAX);
+    let mut next = 0;
+    let mut spare: Vec<_> = (0..DEPTH).map(|_| disk.take_buffer(1)).collect();
+    // Writes under way, those that wait for a flush, and those that the flush under way covers, each by
+    // when it was submitted.
+    let mut writing = BTreeMap::new();
+    let (mut written, mut flushing) = (Vec::new(), Vec::new());
+    let mut done = Vec::new();
+    let mut outcome = Ok(());
+    loop {
+        let go_on = outcome.is_ok() && Instant::now() < until;
+        while go_on
+            && writing.len() + written.len() + flushing.len() < DEPTH
+            && let Some(mut buffer) = spare.pop()
+        {
+            buffer.blocks_mut().fill(super::Block([0x55; BLOCK_BYTES]));
+            let id = OpId(next);
+            let block = u32::try_from(next % u64::from(SCRATCH_BLOCKS)).expect("below 64");
+            let dsync = mode == FlushMode::Dsync;
+            writing.insert(id, disk.now_ns());
+            disk.submit(
+                id,
+                Op::Write {
+                    slot,
+                    block,
+                    buffer,
+                    dsync,
+                },
+            );
+            next += 1;
+        }
+        if writing.is_empty() && flushing.is_empty() && !written.is_empty() {
+            flushing = std::mem::take(&mut written);
+            disk.submit(flush_id, Op::Flush { slot });
+        }
+        if writing.is_empty() && flushing.is_empty() {
+            break;
+        }
+        disk.wait(&mut done);
+        let now = disk.now_ns();
+        for completion in done.drain(..) {
+            spare.extend(completion.buffer);
+            if completion.id == flush_id {
+                samples.extend(flushing.drain(..).map(|began| now - began));
+            } else if let Some(began) = writing.remove(&completion.id) {
+                match mode {
+                    FlushMode::Dsync => samples.push(now - began),
+                    FlushMode::DrainedFsync => written.push(began),
+                }
+            }
+            if let Err(error) = completion.result {
+                outcome = Err(error);
+            }
+        }
+    }
+    for buffer in spare {
+        disk.give_buffer(buffer);
+    }
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::pwrite::PwriteDisk;
+
+    const DAY: Duration = RECORD_AGE_MAX;
+
+    fn flushes(p50_us: u64, p99_us: u64) -> Flushes {
+        Flushes {
+            p50_ns: p50_us * 1000,
+            p99_ns: p99_us * 1000,
+            count: 100,
+        }
+    }
+
+    #[test]
+    fn durable_writes_are_the_default_and_yield_to_what_is_clearly_better() {
+        let better = |dsync, drained| Measured { dsync, drained }.better();
+        let quiet = flushes(146, 300);
+        assert_eq!(better(quiet, flushes(127, 300)), FlushMode::Dsync);
+        assert_eq!(better(quiet, flushes(97, 300)), FlushMode::DrainedFsync);
+        // Behind a busy processor: always, or now and then.
+        assert_eq!(better(flushes(3975, 9000), quiet), FlushMode::DrainedFsync);
+        assert_eq!(better(flushes(141, 7945), quiet), FlushMode::DrainedFsync);
+        // Both suffer.
+        assert_eq!(
+            better(flushes(141, 7945), flushes(130, 4022)),
+            FlushMode::Dsync
+        );
+        let few = Flushes { count: 3, ..quiet };
+        assert_eq!(better(flushes(3975, 9000), few), FlushMode::Dsync);
+    }
+
+    #[test]
+    fn a_record_counts_for_its_machine_and_for_a_day() {
+        let measured = Measured {
+            dsync: flushes(1, 2),
+            drained: flushes(3, 4),
+        };
+        let text = measured.to_text("key\n", DAY);
+        assert_eq!(Measured::parse(&text, "key\n", DAY), Some(measured));
+        assert_eq!(Measured::parse(&text, "key\n", DAY * 2), Some(measured));
+        let later = DAY * 2 + Duration::from_secs(1);
+        assert_eq!(Measured::parse(&text, "key\n", later), None);
+        assert_eq!(Measured::parse(&text, "other\n", DAY), None);
+        // The clock was set back.
+        assert_eq!(Measured::parse(&text, "key\n", Duration::ZERO), None);
+        // The newline at the end is no part of a number.
+        for end in 0..text.len() - 1 {
+            let cut = Measured::parse(&text[..end], "key\n", DAY);
+            assert!(cut.is_none_or(|cut| cut.dsync == measured.dsync), "{end}");
+        }
+    }
+
+    #[test]
+    fn probing_leaves_a_record_and_nothing_else_and_is_not_repeated() {
+        let directory = tempfile::tempdir_in(".").unwrap();
+        std::fs::write(directory.path().join(SCRATCH_FILES[0]), "left behind").unwrap();
+        let mut disk = PwriteDisk::new(directory.path());
+        disk.lock().unwrap();
+        let first = recommend(&mut disk, directory.path()).unwrap();
+        let record = directory.path().join(RECORD_FILE);
+        let text = std::fs::read_to_string(&record).unwrap();
+        assert!(text.contains("backend pwrite\n"), "{text}");
+        let names = std::fs::read_dir(directory.path()).unwrap();
+        let mut names: Vec<_> = names.map(|file| file.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["LOCK", RECORD_FILE]);
+
+        assert_eq!(recommend(&mut disk, directory.path()).unwrap(), first);
+        assert_eq!(std::fs::read_to_string(&record).unwrap(), text);
+        std::fs::write(&record, &text[..text.len() / 2]).unwrap();
+        recommend(&mut disk, directory.path()).unwrap();
+        assert_ne!(
+            std::fs::read_to_string(&record).unwrap(),
+            text[..text.len() / 2]
+        );
+        drop(disk);
+        let mut disk = PwriteDisk::new(directory.path());
+        disk.lock().unwrap();
+        assert_eq!(disk.slots().unwrap(), []);
+    }
+}

@@ -13,6 +13,7 @@ use std::{fmt, io};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 pub use lock::LOCK_FILE;
+pub use watchdog::{FlushAdvice, FlushWatchdog};
 
 mod file;
 mod lock;
@@ -21,6 +22,7 @@ pub mod probe;
 pub mod pwrite;
 #[cfg(all(target_os = "linux", not(logdrive_portable)))]
 pub mod uring;
+mod watchdog;
 
 /// Bytes of a block: the unit of every read and write, and its alignment in memory and on disk.
 pub const BLOCK_BYTES: usize = 4096;

@@ -299,7 +299,7 @@ impl Raft {
     }
 
     fn on_tick(&mut self) {
-        if self.now < self.next_deadline() {
+        if self.halted.is_some() || self.now < self.next_deadline() {
             return;
         }
         match &self.role {

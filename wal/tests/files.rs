@@ -3,34 +3,47 @@
 
 mod common;
 
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::channel;
 use std::time::Instant;
 
 use common::*;
 use logdrive_raft::io::Write;
 use logdrive_raft::{Entry, Index, Micros};
-use logdrive_wal::disk::Disk;
+use logdrive_wal::disk::open::{Backend, open};
 use logdrive_wal::disk::pwrite::PwriteDisk;
+use logdrive_wal::disk::{Disk, FlushMode, WakeBy};
 use logdrive_wal::{OpenError, Position, ReadRequest, Verdict, Wal};
 
 /// A log on files and the thread that hosts it.
 struct Host {
-    wal: Wal<PwriteDisk>,
+    wal: Wal<Box<dyn Disk>>,
     began: Instant,
-    woken: Receiver<()>,
+    sleep: Box<dyn Fn()>,
     verdict: Verdict,
 }
 
 impl Host {
-    fn open(mut disk: PwriteDisk) -> Result<Self, OpenError> {
+    fn open(mut disk: Box<dyn Disk>) -> Result<Self, OpenError> {
         let (wake, woken) = channel();
-        disk.wake_by(Arc::new(move || drop(wake.send(()))));
+        let sleep: Box<dyn Fn()> = match disk.wake_by(Arc::new(move || {
+            let _ = wake.send(());
+        })) {
+            WakeBy::Callback => Box::new(move || woken.recv().unwrap()),
+            #[cfg(target_os = "linux")]
+            WakeBy::EventFd(eventfd) => Box::new(move || {
+                use rustix::event::{PollFd, PollFlags, poll};
+                poll(&mut [PollFd::new(&eventfd, PollFlags::IN)], None).unwrap();
+                rustix::io::read(&eventfd, &mut [0; 8]).unwrap();
+            }),
+            other => panic!("{other:?}"),
+        };
         let (wal, recovery) = Wal::open(disk, options(32))?;
         Ok(Self {
             wal,
             began: Instant::now(),
-            woken,
+            sleep,
             verdict: recovery.verdict,
         })
     }
@@ -42,7 +55,7 @@ impl Host {
     fn settle(&mut self, position: Position) {
         self.wal.submit(self.now());
         while self.wal.durable() < position {
-            self.woken.recv().unwrap();
+            (self.sleep)();
             self.wal.poll(self.now());
             self.wal.submit(self.now());
         }
@@ -72,33 +85,27 @@ impl Host {
             if let Some(done) = self.wal.take_reads().pop() {
                 return done.result.unwrap();
             }
-            self.woken.recv().unwrap();
+            (self.sleep)();
             self.wal.poll(self.now());
         }
     }
 }
 
-fn disks(directory: &std::path::Path) -> [PwriteDisk; 2] {
-    [
-        PwriteDisk::new(directory.join("direct")),
-        PwriteDisk::buffered(directory.join("buffered")),
-    ]
-}
+/// Every way in which a log lies on files.
+const DISKS: [fn(&Path) -> Box<dyn Disk>; 5] = [
+    |path| open(path, Backend::Auto, Some(FlushMode::Dsync)).unwrap(),
+    |path| open(path, Backend::Auto, Some(FlushMode::DrainedFsync)).unwrap(),
+    |path| open(path, Backend::Pwrite, Some(FlushMode::Dsync)).unwrap(),
+    |path| open(path, Backend::Pwrite, Some(FlushMode::DrainedFsync)).unwrap(),
+    |path| Box::new(PwriteDisk::buffered(path)),
+];
 
 #[test]
 fn a_log_on_files_comes_back_after_a_kill_and_after_a_close() {
     let directory = tempfile::tempdir_in(".").unwrap();
-    for disk in disks(directory.path()) {
-        let direct = disk.facts().direct;
-        let path = disk.directory().to_owned();
-        let disk = || {
-            if direct {
-                PwriteDisk::new(&path)
-            } else {
-                PwriteDisk::buffered(&path)
-            }
-        };
-        let mut host = Host::open(disk()).unwrap();
+    for (place, disk) in DISKS.into_iter().enumerate() {
+        let path = directory.path().join(place.to_string());
+        let mut host = Host::open(disk(&path)).unwrap();
         let position = host.wal.create_group(&genesis(GROUP)).unwrap();
         host.settle(position);
         host.append(&[Write::HardState(vote(1, 2))]);
@@ -109,7 +116,7 @@ fn a_log_on_files_comes_back_after_a_kill_and_after_a_close() {
         assert_eq!(written.len(), 100);
         drop(host);
         for round in 0..4 {
-            let mut host = Host::open(disk()).unwrap();
+            let mut host = Host::open(disk(&path)).unwrap();
             assert_eq!(host.verdict, Verdict::Clean);
             assert_eq!(host.read_all()[..100], written);
             host.append_entries(2, 1, 10);
@@ -117,18 +124,33 @@ fn a_log_on_files_comes_back_after_a_kill_and_after_a_close() {
                 host.wal.close().unwrap();
             }
         }
-        assert_eq!(Host::open(disk()).unwrap().read_all().len(), 104);
+        assert_eq!(Host::open(disk(&path)).unwrap().read_all().len(), 104);
+    }
+}
+
+#[test]
+fn a_log_on_one_disk_is_a_log_on_every_other() {
+    let directory = tempfile::tempdir_in(".").unwrap();
+    let mut host = Host::open(DISKS[0](directory.path())).unwrap();
+    let position = host.wal.create_group(&genesis(GROUP)).unwrap();
+    host.settle(position);
+    drop(host);
+    for (place, disk) in (1..).zip(DISKS.iter().cycle().take(10)) {
+        let mut host = Host::open(disk(directory.path())).unwrap();
+        host.append_entries(place, 3, 3000);
+        assert_eq!(host.read_all().len() as u64, 3 * place);
     }
 }
 
 #[test]
 fn a_second_process_is_told_who_has_the_directory() {
     let directory = tempfile::tempdir_in(".").unwrap();
-    let _host = Host::open(PwriteDisk::new(directory.path())).unwrap();
-    let second = Host::open(PwriteDisk::new(directory.path())).err().unwrap();
-    assert!(matches!(second, OpenError::Locked { .. }));
-    assert!(
-        second.to_string().contains("in use by another process"),
-        "{second}"
-    );
+    // Each against the next: a refusal takes half a second of patience.
+    for (first, second) in DISKS.iter().zip(DISKS.iter().cycle().skip(1)) {
+        let _host = Host::open(first(directory.path())).unwrap();
+        let second = Host::open(second(directory.path())).err().unwrap();
+        assert!(matches!(second, OpenError::Locked { .. }));
+        let text = second.to_string();
+        assert!(text.contains("in use by another process"), "{text}");
+    }
 }

@@ -24,22 +24,26 @@ impl Pool {
         fallbacks: &mut Vec<String>,
     ) -> Self {
         let mut registered = Vec::new();
+        let mut refused = None;
         for classes in [&CLASSES[..], &SMALL_CLASSES] {
             let mut buffers = buffers_of(classes);
-            let bytes: usize = buffers
-                .iter()
-                .map(|b| b.capacity_blocks() * BLOCK_BYTES)
-                .sum();
             match register(&mut buffers) {
                 Ok(()) => {
                     registered = buffers;
                     break;
                 }
-                Err(error) => fallbacks.push(format!(
-                    "{} KiB of memory could not be registered with io_uring (memlock limit?): {error}",
-                    bytes / 1024
-                )),
+                Err(error) => refused = Some(error),
             }
+        }
+        if let Some(error) = refused {
+            let bytes: usize = registered
+                .iter()
+                .map(|b| b.blocks().len() * BLOCK_BYTES)
+                .sum();
+            fallbacks.push(format!(
+                "{} KiB of memory registered with io_uring, for more is refused (memlock limit): {error}",
+                bytes / 1024
+            ));
         }
         Self {
             registered,
@@ -103,12 +107,13 @@ mod tests {
         };
         let mut pool = Pool::new(refuse_first, &mut fallbacks);
         assert_eq!(fallbacks.len(), 1);
+        assert!(fallbacks[0].starts_with("3136 KiB"), "{fallbacks:?}");
         assert!(pool.take(72).registered().is_some());
         assert!(pool.take(73).registered().is_none());
 
         let refuse = |_: &mut [Buffer]| Err(io::ErrorKind::OutOfMemory.into());
         let mut pool = Pool::new(refuse, &mut fallbacks);
-        assert_eq!(fallbacks.len(), 3);
+        assert_eq!(fallbacks.len(), 2);
         assert!(pool.take(1).registered().is_none());
     }
 

@@ -127,7 +127,8 @@ fn what_was_written_is_read_back_in_either_mode_and_any_size() {
         }
     }
     let facts = disk.facts();
-    assert_eq!((facts.backend, facts.direct), ("io_uring", true));
+    assert_eq!(facts.backend, "io_uring");
+    assert!(facts.direct || !facts.fallbacks.is_empty());
     drop(disk);
 
     let mut disk = opened(directory.path()).unwrap();
@@ -238,7 +239,9 @@ fn a_file_that_cannot_be_made_is_reported_and_not_left_behind() {
     };
     let blocks = u32::MAX;
     let free = rustix::fs::statvfs(directory.path()).unwrap();
-    if u64::from(blocks) * BLOCK_BYTES as u64 <= free.f_bavail * free.f_frsize {
+    let free_bytes = free.f_bavail * free.f_frsize;
+    // In memory nothing is reserved, and there may be no end of space.
+    if free_bytes == 0 || u64::from(blocks) * BLOCK_BYTES as u64 <= free_bytes {
         return;
     }
     disk.submit(OpId(1), Op::Create { slot: SLOT, blocks });

@@ -7,6 +7,7 @@ use logdrive_raft::message::Message;
 use logdrive_raft::wire::{Decode, DecodeError};
 
 use crate::hello::Hello;
+use crate::protocol::{ClientGreeting, Requests, Responses, ServerGreeting};
 
 /// A decoder and its name.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +22,10 @@ pub struct Decoder {
 pub const DECODERS: &[Decoder] = &[
     Decoder::of::<Hello>("hello"),
     Decoder::of::<Message>("message"),
+    Decoder::of::<ClientGreeting>("client greeting"),
+    Decoder::of::<ServerGreeting>("server greeting"),
+    Decoder::of::<Requests>("requests"),
+    Decoder::of::<Responses>("responses"),
 ];
 
 impl Decoder {

@@ -139,6 +139,17 @@ impl Windows {
         windows
     }
 
+    /// The windows for a connection that carries requests up and responses down one stream.
+    pub(crate) fn for_clients(mtu: MtuProfile) -> Self {
+        let windows = Self {
+            streams_uni: 0,
+            streams_bidi: 1,
+            ..Self::with_bulk(mtu, 1)
+        };
+        windows.check(mtu);
+        windows
+    }
+
     fn check(&self, mtu: MtuProfile) {
         // A stalled stream must leave room for control on its connection.
         assert!(self.stream < self.connection);

@@ -3,6 +3,7 @@
 #![deny(missing_docs)]
 
 pub mod ca;
+pub mod clients;
 pub mod codec;
 pub mod decoders;
 pub mod endpoint;
@@ -10,14 +11,21 @@ pub mod error;
 pub mod hello;
 pub mod identity;
 mod limit;
+mod mailbox;
 pub mod peers;
+pub mod protocol;
+pub mod responses;
 pub mod secret;
 pub mod socket;
+mod task;
 pub mod tls;
 
+pub use clients::{ClientEvent, ClientNet, ClientNetConfig, ConnectionId};
 pub use endpoint::{MtuProfile, TransportSettings};
 pub use error::{CloseCode, LinkError, NetError};
 pub use identity::{ClusterName, Identity, Role};
 pub use peers::{PeerEvent, PeerLinkStatus, PeerNet, PeerNetConfig, SendError};
+pub use protocol::{Code, ProposeBatch};
+pub use responses::{ResponseBatch, ResponseQueue};
 pub use secret::NetSecret;
 pub use tls::{Credentials, TlsError};

@@ -28,7 +28,6 @@ use logdrive_raft::{
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Endpoint, TransportConfig};
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 
 use self::inbound::Inbound;
 use self::inbox::Inbox;
@@ -39,6 +38,7 @@ use crate::hello::{Hello, PROTOCOL_MAX, PROTOCOL_MIN, StreamKind};
 use crate::identity::{ClusterName, Role};
 use crate::secret::NetSecret;
 use crate::socket::SocketBuffers;
+use crate::task::Task;
 use crate::tls::Credentials;
 
 /// What a node's peer network is made of.
@@ -437,29 +437,6 @@ impl Shared {
             term: Term(0),
             session: ReplicationSession::default(),
         }
-    }
-}
-
-/// A task that does not outlive its owner.
-#[derive(Debug)]
-pub(crate) struct Task(JoinHandle<()>);
-
-impl Task {
-    pub(crate) fn spawn(future: impl Future<Output = ()> + 'static) -> Self {
-        Self(tokio::task::spawn_local(future))
-    }
-
-    /// Ends it and waits until it has.
-    pub(crate) async fn end(&mut self) {
-        self.0.abort();
-        // It was aborted, or had ended, or panicked: it is gone in each case.
-        let _ = (&mut self.0).await;
-    }
-}
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 

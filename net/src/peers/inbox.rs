@@ -1,39 +1,35 @@
 //! What came from peers and waits for the shard. Bounded in bytes: a reader that finds no room stops
 //! reading, and not reading is the back-pressure.
 
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::cell::Cell;
 use std::task::Waker;
 
 use logdrive_raft::message::{Lane, Message};
 use tokio::sync::Notify;
 
 use super::PeerEvent;
+use crate::mailbox::Mailbox;
 
 /// Events, and how many bytes of them the shard holds.
 #[derive(Debug)]
 pub(super) struct Inbox {
-    events: RefCell<VecDeque<PeerEvent>>,
+    mailbox: Mailbox<PeerEvent>,
     /// Bytes of messages that were put in and have not been released.
     held_bytes: Cell<usize>,
     /// Bytes of control messages and acks that have not been taken out.
     small_bytes: Cell<usize>,
     bytes_max: usize,
     room: Notify,
-    ready: Notify,
-    waker: RefCell<Option<Waker>>,
 }
 
 impl Inbox {
     pub(super) fn new(bytes_max: usize) -> Self {
         Self {
-            events: RefCell::default(),
+            mailbox: Mailbox::new(),
             held_bytes: Cell::new(0),
             small_bytes: Cell::new(0),
             bytes_max,
             room: Notify::new(),
-            ready: Notify::new(),
-            waker: RefCell::default(),
         }
     }
 
@@ -74,16 +70,12 @@ impl Inbox {
 
     /// Puts in what is no message. There are at most a few a connection and backoff interval.
     pub(super) fn push(&self, event: PeerEvent) {
-        self.events.borrow_mut().push_back(event);
-        self.ready.notify_one();
-        if let Some(waker) = &*self.waker.borrow() {
-            waker.wake_by_ref();
-        }
+        self.mailbox.push(event);
     }
 
     /// Takes out everything.
     pub(super) fn take(&self, out: &mut Vec<PeerEvent>) {
-        out.extend(self.events.borrow_mut().drain(..));
+        self.mailbox.take(out);
         if self.small_bytes.replace(0) != 0 {
             self.room.notify_waiters();
         }
@@ -106,21 +98,12 @@ impl Inbox {
     }
 
     pub(super) fn set_waker(&self, waker: Waker) {
-        if !self.events.borrow().is_empty() {
-            waker.wake_by_ref();
-        }
-        *self.waker.borrow_mut() = Some(waker);
+        self.mailbox.set_waker(waker);
     }
 
     /// Waits until there is something to take out.
     pub(super) async fn ready(&self) {
-        loop {
-            let ready = self.ready.notified();
-            if !self.events.borrow().is_empty() {
-                return;
-            }
-            ready.await;
-        }
+        self.mailbox.ready().await;
     }
 }
 

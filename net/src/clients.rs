@@ -426,14 +426,13 @@ impl Served {
         let number = shared.connections_ever.get() + 1;
         shared.connections_ever.set(number);
         let id = ConnectionId(number);
-        shared
-            .connections
-            .borrow_mut()
-            .insert(id, connection.clone());
+        let responses = ResponseQueue::new();
+        let entry = (connection.clone(), responses.clone());
+        shared.connections.borrow_mut().insert(id, entry);
         Self {
             shared: Rc::clone(shared),
             id,
-            responses: ResponseQueue::new(),
+            responses,
         }
     }
 }

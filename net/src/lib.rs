@@ -2,7 +2,9 @@
 
 #![deny(missing_docs)]
 
+mod backoff;
 pub mod ca;
+pub mod client;
 pub mod clients;
 pub mod codec;
 pub mod decoders;
@@ -20,6 +22,10 @@ pub mod socket;
 mod task;
 pub mod tls;
 
+pub use client::{
+    Answer, AnswerSink, Answered, Applied, Batch, Client, ClientOptions, ConnectError,
+    ProposeError, SubmitError,
+};
 pub use clients::{ClientEvent, ClientNet, ClientNetConfig, ConnectionId};
 pub use endpoint::{MtuProfile, TransportSettings};
 pub use error::{CloseCode, LinkError, NetError};

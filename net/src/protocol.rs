@@ -501,6 +501,18 @@ pub struct Outputs<'a> {
     bytes: &'a [u8],
 }
 
+impl<'a> Outputs<'a> {
+    /// `bytes` must have been decoded as so many outputs.
+    pub(crate) fn new(count: u32, bytes: &'a [u8]) -> Self {
+        Self { count, bytes }
+    }
+
+    /// All of them, as they stand in the frame.
+    pub(crate) fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+}
+
 impl<'a> Iterator for Outputs<'a> {
     type Item = &'a [u8];
 

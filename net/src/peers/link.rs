@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout};
 
 use super::outbox::Outbox;
 use super::{PeerEvent, PeerLinkStatus, SendError, Shared};
+use crate::backoff::Backoff;
 use crate::codec::{Keep, MessageReader};
 use crate::endpoint;
 use crate::error::{CloseCode, LinkError, Refusal};
@@ -116,14 +117,14 @@ impl Link {
 
     /// Keeps a connection up for as long as it runs.
     pub(super) async fn run(self: Rc<Self>, shared: Rc<Shared>) {
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::up_to(BACKOFF_MAX);
         loop {
             let error = match self.dial(&shared).await {
                 Ok(dialled) => {
                     let since = Instant::now();
                     let error = self.serve(&shared, dialled).await;
                     if since.elapsed() > BACKOFF_MAX {
-                        backoff = Backoff::new();
+                        backoff = Backoff::up_to(BACKOFF_MAX);
                     }
                     error
                 }
@@ -325,49 +326,8 @@ struct Dialled {
     writers: JoinSet<Result<(), WriteError>>,
 }
 
-/// Waiting times that double up to a bound, each drawn from its upper half, so that nodes which lost each
-/// other at once do not meet again at once.
-#[derive(Debug)]
-pub(crate) struct Backoff {
-    next: Duration,
-    random: fastrand::Rng,
-}
-
-impl Backoff {
-    pub(crate) fn new() -> Self {
-        Self {
-            next: BACKOFF_MIN,
-            random: fastrand::Rng::new(),
-        }
-    }
-
-    pub(crate) fn next(&mut self) -> Duration {
-        let bound = self.next;
-        self.next = (bound * 2).min(BACKOFF_MAX);
-        let micros = u64::try_from(bound.as_micros()).expect("a second at most");
-        Duration::from_micros(self.random.u64(micros / 2..=micros))
-    }
-}
-
-const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 const HANDSHAKE: Duration = Duration::from_secs(1);
 const WELCOME: Duration = Duration::from_secs(1);
 const RESOLVE: Duration = Duration::from_secs(1);
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn backoff_grows_to_a_second_and_differs() {
-        let mut backoff = Backoff::new();
-        assert!(backoff.next() <= BACKOFF_MIN);
-        let later: Vec<Duration> = (0..20).map(|_| backoff.next()).collect();
-        assert!(later.iter().all(|wait| *wait <= BACKOFF_MAX));
-        let last = &later[10..];
-        assert!(last.iter().all(|wait| *wait >= BACKOFF_MAX / 2));
-        assert!(last.iter().any(|wait| *wait != last[0]));
-    }
-}

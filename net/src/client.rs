@@ -1,0 +1,773 @@
+//! The client library: proposals to a cluster, from any node of it to whoever leads.
+//!
+//! Many proposals are on their way at once over one connection, each with a deadline. Refusals that say that
+//! nothing was appended are tried again, here or where the refusal points, until the deadline; what may
+//! have been appended is never sent again.
+//!
+//! Runs on the tokio runtime of whoever calls [`Client::connect`].
+
+mod batch;
+mod ring;
+mod session;
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::{Bytes, BytesMut};
+use logdrive_raft::wire::{Decode, Reader};
+use logdrive_raft::{ClusterId, GroupId, Index, NodeId};
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{Endpoint, TransportConfig};
+use tokio::sync::{Notify, oneshot};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use self::batch::{FutureAnswer, Known, Part, Reply};
+use self::session::{Established, Session};
+use crate::clients::CLIENT_ALPN;
+use crate::codec::{Keep, MessageReader, framed};
+use crate::endpoint::{self, TransportSettings, Windows};
+use crate::error::{CloseCode, LinkError, NetError, Refusal};
+use crate::hello::HELLO_BYTES_MAX;
+use crate::identity::{ClusterName, Role, any_peer_name};
+use crate::protocol::{
+    ClientGreeting, Code, LeaderHint, RESPONSE_FRAME_BYTES_MAX, Response, ServerGreeting,
+    next_response, put_status_request,
+};
+use crate::secret::NetSecret;
+use crate::tls::{Credentials, identity_of};
+
+pub use self::batch::{Answer, AnswerSink, Answered, Batch, BatchError, OutputRun};
+
+/// How a client behaves.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct ClientOptions {
+    /// How long [`Client::propose`] waits.
+    pub timeout: Duration,
+    /// The most proposals on their way at once.
+    pub in_flight_max: usize,
+    /// The most bytes of proposals on their way at once.
+    pub in_flight_bytes_max: usize,
+    /// Packet size, timeouts, socket buffers.
+    pub transport: TransportSettings,
+    /// Where answers to batches go. Needed for [`Client::submit`].
+    pub sink: Option<Arc<dyn AnswerSink>>,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(5),
+            in_flight_max: 1 << 20,
+            in_flight_bytes_max: 256 << 20,
+            transport: TransportSettings::default(),
+            sink: None,
+        }
+    }
+}
+
+impl std::fmt::Debug for ClientOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (timeout, transport) = (&self.timeout, &self.transport);
+        let mut debug = f.debug_struct("ClientOptions");
+        debug
+            .field("timeout", timeout)
+            .field("transport", transport)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A way into a cluster. Clones share it.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+    _tasks: Arc<Tasks>,
+}
+
+/// Where a proposal was applied, and what the state machine answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// The entry.
+    pub index: Index,
+    /// The slot within it.
+    pub slot: u32,
+    /// The answer.
+    pub output: Bytes,
+}
+
+/// Why there is no client.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// There is nowhere to connect to.
+    #[error("no address given")]
+    NoAddress,
+    /// The certificate is not for clients.
+    #[error("certificate is for {found}: issue one with `logdrive tls issue --role client`")]
+    Identity {
+        /// Whom it names.
+        found: String,
+    },
+    /// Networking could not be set up.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// Nobody could be reached.
+    #[error("no server reached: {}", join(errors))]
+    Unreachable {
+        /// Why, address by address.
+        errors: Vec<(String, LinkError)>,
+    },
+}
+
+fn join(errors: &[(String, LinkError)]) -> String {
+    let each: Vec<String> = errors
+        .iter()
+        .map(|(at, error)| format!("{at}: {error}"))
+        .collect();
+    each.join("; ")
+}
+
+/// Why a proposal has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProposeError {
+    /// It is in no log and never will be.
+    #[error(
+        "{code}; the proposal was not appended and will not be{}",
+        because(detail)
+    )]
+    NeverAppended {
+        /// Why.
+        code: Code,
+        /// What went wrong with connections, if that was it.
+        detail: Option<String>,
+    },
+    /// It may be in the log once, or not at all.
+    #[error("{code}; the proposal may have been appended, or not: ask the state machine")]
+    MayYetCommit {
+        /// Why nobody knows.
+        code: Code,
+    },
+}
+
+fn because(detail: &Option<String>) -> String {
+    detail
+        .as_ref()
+        .map_or_else(String::new, |detail| format!(" ({detail})"))
+}
+
+impl ProposeError {
+    /// The reason.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::NeverAppended { code, .. } | Self::MayYetCommit { code } => *code,
+        }
+    }
+}
+
+/// Why a batch was not taken. None of it will be sent.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubmitError {
+    /// As much as may be on its way is on its way.
+    #[error("as many proposals as may be on their way are")]
+    Full(Batch),
+    /// There is nowhere for answers to go.
+    #[error("the client was connected without a sink for answers")]
+    NoSink(Batch),
+}
+
+struct Inner {
+    endpoint: Endpoint,
+    tls: ArcSwap<QuicClientConfig>,
+    transport: Arc<TransportConfig>,
+    cluster_name: ClusterName,
+    client: NodeId,
+    mtu: u16,
+    options: ClientOptions,
+    routes: Mutex<Routes>,
+    delayed: Mutex<BTreeMap<(Instant, u64), Part>>,
+    delayed_ever: AtomicU64,
+    delayed_changed: Notify,
+    in_flight: AtomicUsize,
+    in_flight_bytes: AtomicUsize,
+    room: Notify,
+    tasks: Mutex<Vec<AbortHandle>>,
+}
+
+/// Where proposals of which group go.
+struct Routes {
+    sessions: Vec<Arc<Session>>,
+    by_group: BTreeMap<GroupId, usize>,
+    /// Where those of a group go of which nothing is known.
+    start: usize,
+}
+
+/// A refusal that a part of a batch met.
+struct Refused {
+    code: Code,
+    retry_after: Duration,
+    hint: Option<LeaderHint>,
+}
+
+/// Ends the client's tasks with its last handle.
+struct Tasks(Arc<Inner>);
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        let reason = b"the client is done";
+        self.0.endpoint.close(CloseCode::Shutdown.wire(), reason);
+        for task in lock(&self.0.tasks).drain(..) {
+            task.abort();
+        }
+    }
+}
+
+impl Client {
+    /// Connects to the first of these addresses that answers. The others are for when it no longer does.
+    pub async fn connect(
+        addresses: Vec<String>,
+        credentials: &Credentials,
+        options: ClientOptions,
+    ) -> Result<Self, ConnectError> {
+        if addresses.is_empty() {
+            return Err(ConnectError::NoAddress);
+        }
+        let inner = Arc::new(Inner::new(credentials, options)?);
+        let mut errors = Vec::new();
+        let mut established = None;
+        for (number, address) in addresses.iter().enumerate() {
+            match inner.dial(address).await {
+                Ok(dialled) => {
+                    established = Some((number, dialled));
+                    break;
+                }
+                Err(error) => errors.push((address.clone(), error)),
+            }
+        }
+        let Some((start, dialled)) = established else {
+            return Err(ConnectError::Unreachable { errors });
+        };
+        let mut dialled = Some(dialled);
+        for (number, address) in addresses.into_iter().enumerate() {
+            let established = if number == start {
+                dialled.take()
+            } else {
+                None
+            };
+            inner.add_session(&mut lock(&inner.routes), address, established);
+        }
+        lock(&inner.routes).start = start;
+        inner.spawn(send_delayed(Arc::clone(&inner)));
+        let tasks = Arc::new(Tasks(Arc::clone(&inner)));
+        Ok(Self {
+            inner,
+            _tasks: tasks,
+        })
+    }
+
+    /// Proposes, and waits for the answer until the timeout of the options.
+    pub async fn propose(
+        &self,
+        group: GroupId,
+        payload: impl Into<Bytes>,
+    ) -> Result<Applied, ProposeError> {
+        self.propose_by(group, payload, Instant::now() + self.inner.options.timeout)
+            .await
+    }
+
+    /// Proposes, and waits for the answer until `deadline`.
+    ///
+    /// A future that is dropped leaves its proposal where it is: it may be appended, or not.
+    pub async fn propose_by(
+        &self,
+        group: GroupId,
+        payload: impl Into<Bytes>,
+        deadline: Instant,
+    ) -> Result<Applied, ProposeError> {
+        let payload = payload.into();
+        let never = |code| ProposeError::NeverAppended { code, detail: None };
+        let length = u32::try_from(payload.len()).map_err(|_| never(Code::TOO_LARGE))?;
+        let batch = Batch::new(0, group, deadline, payload, [length])
+            .map_err(|_| never(Code::TOO_LARGE))?;
+        let (sender, receiver) = oneshot::channel();
+        let part = Part::whole(batch, Reply::Future(Mutex::new(Some(sender))));
+        let admitted = async {
+            loop {
+                let room = self.inner.room.notified();
+                if self.inner.admit(&part) {
+                    return;
+                }
+                room.await;
+            }
+        };
+        if tokio::time::timeout_at(deadline, admitted).await.is_err() {
+            return Err(never(Code::BUSY));
+        }
+        self.inner.dispatch(part);
+        match receiver.await {
+            Ok(Ok(applied)) => Ok(applied),
+            Ok(Err((Known::Never, code))) => Err(ProposeError::NeverAppended {
+                code,
+                detail: self.inner.last_error(code),
+            }),
+            Ok(Err((Known::MayYet, code))) => Err(ProposeError::MayYetCommit { code }),
+            // The client's tasks were ended with the proposal somewhere in them.
+            Err(_) => Err(ProposeError::MayYetCommit {
+                code: Code::CONNECTION_LOST,
+            }),
+        }
+    }
+
+    /// Hands in a batch. Never waits. Each proposal of it is answered exactly once, to the sink of the options.
+    pub fn submit(&self, batch: Batch) -> Result<(), SubmitError> {
+        if self.inner.options.sink.is_none() {
+            return Err(SubmitError::NoSink(batch));
+        }
+        let part = Part::whole(batch.clone(), Reply::Sink);
+        if !self.inner.admit(&part) {
+            return Err(SubmitError::Full(batch));
+        }
+        self.inner.dispatch(part);
+        Ok(())
+    }
+
+    /// How many proposals are on their way.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.inner.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Asks the node at `address` for its status, as JSON. Works without a leader, on a connection of its own.
+    pub async fn status(&self, address: &str) -> Result<Bytes, LinkError> {
+        self.inner.status(address).await
+    }
+
+    /// Puts another certificate in place of the one in use, for connections made from now on.
+    pub fn set_credentials(&self, credentials: &Credentials) -> Result<(), ConnectError> {
+        let tls = credentials
+            .client_config(CLIENT_ALPN)
+            .map_err(NetError::from)?;
+        self.inner.tls.store(tls);
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client")
+            .field("in_flight", &self.in_flight())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Asks the node at `address` for its status, as JSON, without a client.
+pub async fn status(
+    address: &str,
+    credentials: &Credentials,
+    options: ClientOptions,
+) -> Result<Bytes, ConnectError> {
+    let inner = Inner::new(credentials, options)?;
+    let status = inner
+        .status(address)
+        .await
+        .map_err(|error| ConnectError::Unreachable {
+            errors: vec![(address.to_owned(), error)],
+        });
+    inner.endpoint.close(CloseCode::Shutdown.wire(), b"");
+    status
+}
+
+impl Inner {
+    fn new(credentials: &Credentials, options: ClientOptions) -> Result<Self, ConnectError> {
+        let identity = credentials.identity();
+        if identity.role == Role::Peer {
+            let found = identity.to_string();
+            return Err(ConnectError::Identity { found });
+        }
+        let tls = credentials
+            .client_config(CLIENT_ALPN)
+            .map_err(NetError::from)?;
+        let mtu = options.transport.mtu;
+        let windows = Windows {
+            streams_bidi: 0,
+            ..Windows::for_clients(mtu)
+        };
+        let transport = endpoint::transport(&options.transport, windows);
+        let bind = |address: SocketAddr| {
+            let secret = NetSecret::random();
+            let bound = secret
+                .and_then(|secret| endpoint::bind(address, &options.transport, &secret, None));
+            bound.map_err(|source| NetError::Bind { address, source })
+        };
+        // A socket for IPv6 also speaks IPv4, where there is IPv6 at all.
+        let bound = bind((Ipv6Addr::UNSPECIFIED, 0).into())
+            .or_else(|_| bind((Ipv4Addr::UNSPECIFIED, 0).into()))?;
+        Ok(Self {
+            endpoint: bound.endpoint,
+            tls: ArcSwap::new(tls),
+            transport,
+            cluster_name: credentials.cluster().clone(),
+            client: identity.id,
+            mtu: mtu.bytes(),
+            options,
+            routes: Mutex::new(Routes {
+                sessions: Vec::new(),
+                by_group: BTreeMap::new(),
+                start: 0,
+            }),
+            delayed: Mutex::default(),
+            delayed_ever: AtomicU64::new(0),
+            delayed_changed: Notify::new(),
+            in_flight: AtomicUsize::new(0),
+            in_flight_bytes: AtomicUsize::new(0),
+            room: Notify::new(),
+            tasks: Mutex::default(),
+        })
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        lock(&self.tasks).push(tokio::spawn(task).abort_handle());
+    }
+
+    /// The session of an address, made if there is none.
+    fn add_session(
+        self: &Arc<Self>,
+        routes: &mut Routes,
+        address: String,
+        established: Option<Established>,
+    ) -> Option<usize> {
+        let known = routes
+            .sessions
+            .iter()
+            .position(|session| session.address == address);
+        if known.is_some() || routes.sessions.len() >= SESSIONS_MAX {
+            return known;
+        }
+        let number = routes.sessions.len();
+        let session = Session::new(address);
+        routes.sessions.push(Arc::clone(&session));
+        self.spawn(session.run(Arc::clone(self), number, established));
+        Some(number)
+    }
+
+    /// Counts a batch as on its way, if there is room for it.
+    fn admit(&self, part: &Part) -> bool {
+        let (count, bytes) = (part.count as usize, part.payload_bytes());
+        let counted = self.in_flight.fetch_add(count, Ordering::AcqRel);
+        let counted_bytes = self.in_flight_bytes.fetch_add(bytes, Ordering::AcqRel);
+        let fits = counted == 0
+            || (counted + count <= self.options.in_flight_max
+                && counted_bytes + bytes <= self.options.in_flight_bytes_max);
+        if !fits {
+            self.in_flight.fetch_sub(count, Ordering::AcqRel);
+            self.in_flight_bytes.fetch_sub(bytes, Ordering::AcqRel);
+        }
+        fits
+    }
+
+    /// Queues a part where its group is thought to be led.
+    fn dispatch(&self, part: Part) {
+        let session = {
+            let routes = lock(&self.routes);
+            let number = routes
+                .by_group
+                .get(&part.group())
+                .copied()
+                .unwrap_or(routes.start);
+            Arc::clone(&routes.sessions[number])
+        };
+        session.push(part);
+    }
+
+    /// Tries a part again, elsewhere or later, or gives it up. It is known that it was not appended.
+    fn refused(self: &Arc<Self>, mut part: Part, by: usize, why: Refused) {
+        part.attempts += 1;
+        let mut delay = why.retry_after.max(backoff(part.attempts));
+        if matches!(why.code, Code::NOT_LEADER | Code::UNREACHABLE) {
+            let mut routes = lock(&self.routes);
+            let current = routes
+                .by_group
+                .get(&part.group())
+                .copied()
+                .unwrap_or(routes.start);
+            // Many parts may be refused for one reason. The first one moves the route.
+            if current == by {
+                let hinted = why.hint.and_then(|hint| {
+                    self.add_session(&mut routes, hint.address, None)
+                        .filter(|hinted| *hinted != by)
+                });
+                let next = hinted.unwrap_or((current + 1) % routes.sessions.len());
+                routes.by_group.insert(part.group(), next);
+                if hinted.is_some() && part.attempts <= HOPS_MAX {
+                    delay = Duration::ZERO;
+                }
+            } else if part.attempts <= HOPS_MAX {
+                delay = Duration::ZERO;
+            }
+        }
+        let now = Instant::now();
+        if now + delay >= part.deadline() {
+            let mut answers = Vec::new();
+            let code = why.code;
+            self.answer(part, Answered::NeverAppended { code }, &mut answers);
+            self.deliver(&mut answers);
+        } else if delay.is_zero() {
+            self.dispatch(part);
+        } else {
+            let number = self.delayed_ever.fetch_add(1, Ordering::Relaxed);
+            lock(&self.delayed).insert((now + delay, number), part);
+            self.delayed_changed.notify_one();
+        }
+    }
+
+    /// Answers a part: whoever waits for it at once, the sink with [`Inner::deliver`].
+    fn answer(&self, part: Part, what: Answered, answers: &mut Vec<Answer>) {
+        self.in_flight
+            .fetch_sub(part.count as usize, Ordering::AcqRel);
+        self.in_flight_bytes
+            .fetch_sub(part.payload_bytes(), Ordering::AcqRel);
+        match &part.whole.reply {
+            Reply::Sink => answers.push(Answer {
+                token: part.token(),
+                first: part.first,
+                count: part.count,
+                what,
+            }),
+            Reply::Future(sender) => {
+                if let Some(sender) = lock(sender).take() {
+                    // Nobody may wait any more.
+                    let _ = sender.send(for_future(what));
+                }
+                self.room.notify_waiters();
+            }
+        }
+    }
+
+    /// Gives gathered answers to the sink.
+    fn deliver(&self, answers: &mut Vec<Answer>) {
+        if answers.is_empty() {
+            return;
+        }
+        if let Some(sink) = &self.options.sink {
+            sink.answered(answers);
+        }
+        answers.clear();
+        self.room.notify_waiters();
+    }
+
+    /// What went wrong with connections, if that is what `code` says.
+    fn last_error(&self, code: Code) -> Option<String> {
+        if code != Code::UNREACHABLE {
+            return None;
+        }
+        let routes = lock(&self.routes);
+        let errors = routes.sessions.iter().filter_map(|session| {
+            session
+                .last_error()
+                .map(|error| format!("{}: {error}", session.address))
+        });
+        Some(errors.collect::<Vec<_>>().join("; "))
+    }
+
+    /// Connects to an address and exchanges greetings.
+    async fn dial(&self, address: &str) -> Result<Established, LinkError> {
+        let unreachable = || LinkError::Unreachable {
+            address: address.to_owned(),
+        };
+        let remote = self.resolve(address).await?;
+        let config = endpoint::client_config(self.tls.load_full(), Arc::clone(&self.transport));
+        let name = any_peer_name(&self.cluster_name);
+        let connecting = self.endpoint.connect_with(config, remote, &name);
+        let connecting = connecting.map_err(|error| LinkError::Transport {
+            what: error.to_string(),
+        })?;
+        let quic = |error: quinn::ConnectionError| LinkError::from_quic(&error, address, false);
+        let connection = timeout(HANDSHAKE, connecting)
+            .await
+            .map_err(|_| unreachable())?
+            .map_err(quic)?;
+        // TLS has checked that it is a peer of this cluster; its certificate says which.
+        match identity_of(&connection) {
+            Ok(found) if found.role == Role::Peer && found.cluster == self.cluster_name => {}
+            found => {
+                let what = match found {
+                    Ok(found) => {
+                        format!("at {address} answers {found}, which is no server of ours")
+                    }
+                    Err(error) => error.to_string(),
+                };
+                let refusal = Refusal::new(CloseCode::WrongId, what);
+                refusal.close(&connection);
+                return Err(refusal.into());
+            }
+        }
+        let greeting = ClientGreeting {
+            compatible: 0,
+            cluster: ClusterId(0),
+            client: self.client,
+        };
+        let exchange = async {
+            let lost = |_| match connection.close_reason() {
+                Some(error) => LinkError::from_quic(&error, address, false),
+                None => LinkError::Lost,
+            };
+            let (mut send, receive) = connection.open_bi().await.map_err(quic)?;
+            send.write_chunk(framed(&greeting))
+                .await
+                .map_err(|error| lost(error.to_string()))?;
+            let mut reader = MessageReader::new(receive, self.mtu);
+            let answer = reader.next(HELLO_BYTES_MAX, Keep::Briefly).await;
+            let answer = answer.map_err(|error| lost(error.to_string()))?;
+            let answer = answer.ok_or_else(|| lost(String::new()))?;
+            ServerGreeting::from_bytes(&answer).map_err(|error| {
+                let refusal = Refusal::new(CloseCode::Version, error.to_string());
+                refusal.close(&connection);
+                LinkError::from(refusal)
+            })?;
+            Ok::<_, LinkError>((send, reader))
+        };
+        let (send, reader) = timeout(HANDSHAKE, exchange)
+            .await
+            .map_err(|_| unreachable())??;
+        Ok(Established {
+            connection,
+            send,
+            reader,
+        })
+    }
+
+    async fn resolve(&self, address: &str) -> Result<SocketAddr, LinkError> {
+        if let Ok(address) = address.parse() {
+            return Ok(address);
+        }
+        let failed = |what: String| LinkError::Resolve {
+            address: address.to_owned(),
+            what,
+        };
+        let found = timeout(RESOLVE, tokio::net::lookup_host(address))
+            .await
+            .map_err(|_| failed("no answer within a second".to_owned()))?
+            .map_err(|error| failed(error.to_string()))?;
+        let ipv4_only = self
+            .endpoint
+            .local_addr()
+            .is_ok_and(|local| local.is_ipv4());
+        let mut usable = found.filter(|address| address.is_ipv4() || !ipv4_only);
+        usable
+            .next()
+            .ok_or_else(|| failed("no address of a kind that this machine has".to_owned()))
+    }
+
+    async fn status(&self, address: &str) -> Result<Bytes, LinkError> {
+        let Established {
+            connection,
+            mut send,
+            mut reader,
+        } = self.dial(address).await?;
+        let lost = || match connection.close_reason() {
+            Some(error) => LinkError::from_quic(&error, address, true),
+            None => LinkError::Lost,
+        };
+        let mut request = BytesMut::new();
+        put_status_request(&mut request, 0);
+        let exchange = async {
+            send.write_chunk(request.freeze())
+                .await
+                .map_err(|_| lost())?;
+            let frame = reader.next(RESPONSE_FRAME_BYTES_MAX, Keep::Briefly).await;
+            let frame = frame.map_err(|_| lost())?.ok_or_else(lost)?;
+            match next_response(&mut Reader::new(&frame)) {
+                Ok(Response::Status { json, .. }) => Ok(Bytes::copy_from_slice(json)),
+                other => {
+                    let what = format!("asked for a status, got {other:?}");
+                    Err(LinkError::Refused(Refusal::new(CloseCode::Malformed, what)))
+                }
+            }
+        };
+        let status = timeout(STATUS, exchange)
+            .await
+            .map_err(|_| LinkError::Unreachable {
+                address: address.to_owned(),
+            })?;
+        connection.close(CloseCode::Shutdown.wire(), b"");
+        status
+    }
+}
+
+/// Sends parts again once their time has come.
+async fn send_delayed(inner: Arc<Inner>) {
+    loop {
+        let now = Instant::now();
+        let mut next = None;
+        loop {
+            let mut delayed = lock(&inner.delayed);
+            let Some(first) = delayed.first_entry() else {
+                break;
+            };
+            if first.key().0 > now {
+                next = Some(first.key().0);
+                break;
+            }
+            let part = first.remove();
+            drop(delayed);
+            inner.dispatch(part);
+        }
+        match next {
+            None => inner.delayed_changed.notified().await,
+            Some(at) => tokio::select! {
+                () = sleep_until(at) => {}
+                () = inner.delayed_changed.notified() => {}
+            },
+        }
+    }
+}
+
+fn for_future(what: Answered) -> FutureAnswer {
+    match what {
+        Answered::Applied {
+            index,
+            first_slot,
+            outputs,
+        } => Ok(Applied {
+            index,
+            slot: first_slot,
+            output: outputs
+                .iter()
+                .next()
+                .map(Bytes::copy_from_slice)
+                .unwrap_or_default(),
+        }),
+        Answered::NeverAppended { code } => Err((Known::Never, code)),
+        Answered::MayYetCommit { code } => Err((Known::MayYet, code)),
+    }
+}
+
+/// How long to wait before another try: doubling, and drawn from the upper half so that not all come at once.
+fn backoff(attempts: u32) -> Duration {
+    let bound_us = (RETRY_MIN_US << attempts.min(16)).min(RETRY_MAX_US);
+    Duration::from_micros(fastrand::u64(bound_us / 2..=bound_us))
+}
+
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing here panics between two states that belong together.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The most addresses a client talks to, those that leaders were said to be at included.
+const SESSIONS_MAX: usize = 64;
+
+/// How often a part follows a hint without waiting.
+const HOPS_MAX: u32 = 3;
+
+const RETRY_MIN_US: u64 = 1_000;
+const RETRY_MAX_US: u64 = 50_000;
+const HANDSHAKE: Duration = Duration::from_secs(1);
+const RESOLVE: Duration = Duration::from_secs(1);
+const STATUS: Duration = Duration::from_secs(5);

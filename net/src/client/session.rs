@@ -1,0 +1,410 @@
+//! The client's connection to one address: dialled when there is something to say, and again when it broke.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use logdrive_raft::GroupId;
+use logdrive_raft::limits::ENTRY_PAYLOAD_BYTES_MAX;
+use logdrive_raft::wire::Reader;
+use quinn::{Connection, SendStream};
+use tokio::sync::Notify;
+use tokio::time::{Instant, interval, sleep};
+
+use super::batch::{Answer, Answered, OutputCursor, Part};
+use super::ring::Ring;
+use super::{Inner, Refused};
+use crate::backoff::Backoff;
+use crate::codec::{Keep, MessageReader, ReadFailure};
+use crate::error::{CloseCode, LinkError, Refusal};
+use crate::protocol::{
+    Code, FRAME_PROPOSALS_MAX, RESPONSE_FRAME_BYTES_MAX, Response, next_response, put_proposals,
+};
+
+/// One address and what waits to be sent there.
+pub(super) struct Session {
+    pub(super) address: String,
+    queue: Mutex<VecDeque<Part>>,
+    /// Something waits, or has come to wait.
+    changed: Notify,
+    last_error: Mutex<Option<LinkError>>,
+}
+
+/// A connection whose server has answered the greeting.
+pub(super) struct Established {
+    pub(super) connection: Connection,
+    pub(super) send: SendStream,
+    pub(super) reader: MessageReader,
+}
+
+impl Session {
+    pub(super) fn new(address: String) -> Arc<Self> {
+        Arc::new(Self {
+            address,
+            queue: Mutex::default(),
+            changed: Notify::new(),
+            last_error: Mutex::default(),
+        })
+    }
+
+    pub(super) fn push(&self, part: Part) {
+        let mut queue = self.queue();
+        let was_empty = queue.is_empty();
+        queue.push_back(part);
+        drop(queue);
+        if was_empty {
+            self.changed.notify_one();
+        }
+    }
+
+    pub(super) fn last_error(&self) -> Option<String> {
+        let error = self
+            .last_error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        error.as_ref().map(ToString::to_string)
+    }
+
+    /// Serves the address for as long as the client lives. `number` is that of the session.
+    pub(super) async fn run(
+        self: Arc<Self>,
+        inner: Arc<Inner>,
+        number: usize,
+        mut established: Option<Established>,
+    ) {
+        let mut backoff = Backoff::up_to(REDIAL_MAX);
+        loop {
+            let connected = match established.take() {
+                Some(established) => Ok(established),
+                None => {
+                    self.something_waits().await;
+                    tokio::select! {
+                        dialled = inner.dial(&self.address) => dialled,
+                        // Never ends, so dialling is never cancelled.
+                        () = self.expire_queued(&inner) => continue,
+                    }
+                }
+            };
+            let error = match connected {
+                Ok(established) => {
+                    backoff = Backoff::up_to(REDIAL_MAX);
+                    self.serve(&inner, number, established).await
+                }
+                Err(error) => error,
+            };
+            tracing::debug!(
+                name: "net.client.disconnected",
+                code = error.code(),
+                "connection to {}: {error}",
+                self.address
+            );
+            *self
+                .last_error
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = Some(error);
+            let waiting = std::mem::take(&mut *self.queue());
+            for part in waiting {
+                inner.refused(part, number, Refused::because(Code::UNREACHABLE));
+            }
+            sleep(backoff.next()).await;
+        }
+    }
+
+    /// Talks until the connection breaks.
+    async fn serve(
+        &self,
+        inner: &Arc<Inner>,
+        number: usize,
+        established: Established,
+    ) -> LinkError {
+        let Established {
+            connection,
+            send,
+            reader,
+        } = established;
+        let ring = Mutex::new(Ring::default());
+        // Each ends only with the connection, so none is cancelled to be called again.
+        let refusal = tokio::select! {
+            refusal = self.write(&ring, send) => refusal,
+            refusal = read(inner, number, &ring, reader) => refusal,
+            () = self.expire(inner, &ring) => None,
+        };
+        if let Some(refusal) = &refusal {
+            refusal.close(&connection);
+        }
+        let mut answers = Vec::new();
+        for part in lock(&ring).drain() {
+            let code = Code::CONNECTION_LOST;
+            inner.answer(part, Answered::MayYetCommit { code }, &mut answers);
+        }
+        inner.deliver(&mut answers);
+        match (refusal, connection.close_reason()) {
+            (Some(refusal), _) => refusal.into(),
+            (None, Some(error)) => LinkError::from_quic(&error, &self.address, true),
+            (None, None) => {
+                connection.close(CloseCode::Shutdown.wire(), b"");
+                LinkError::Lost
+            }
+        }
+    }
+
+    /// Sends what waits.
+    async fn write(&self, ring: &Mutex<Ring>, mut send: SendStream) -> Option<Refusal> {
+        loop {
+            self.something_waits().await;
+            while let Some(bytes) = self.take_frames(ring) {
+                if send.write_chunk(bytes).await.is_err() {
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Puts what waits into frames, up to a size, and remembers it as sent.
+    fn take_frames(&self, ring: &Mutex<Ring>) -> Option<Bytes> {
+        let mut queue = self.queue();
+        let mut ring = lock(ring);
+        let now = Instant::now();
+        let mut out = BytesMut::new();
+        while out.len() < WRITE_BYTES_MAX && !queue.is_empty() {
+            let parts = take_frame(&mut queue);
+            let Some(first) = parts.first() else {
+                break;
+            };
+            let latest = parts.iter().map(Part::deadline).max().unwrap_or(now);
+            let left = latest.saturating_duration_since(now).as_millis();
+            let deadline_ms = u32::try_from(left).unwrap_or(u32::MAX).max(1);
+            let payloads: Vec<&[u8]> = parts.iter().flat_map(Part::payloads).collect();
+            out.reserve(
+                64 + 4 * payloads.len() + parts.iter().map(Part::payload_bytes).sum::<usize>(),
+            );
+            let first_id = ring.next_id();
+            put_proposals(
+                &mut out,
+                first_id,
+                first.group(),
+                deadline_ms,
+                payloads.into_iter(),
+            );
+            for part in parts {
+                ring.push(part);
+            }
+        }
+        (!out.is_empty()).then(|| out.freeze())
+    }
+
+    /// Answers what was not answered in time.
+    async fn expire(&self, inner: &Arc<Inner>, ring: &Mutex<Ring>) {
+        let mut ticks = interval(TICK);
+        let mut answers = Vec::new();
+        loop {
+            ticks.tick().await;
+            let now = Instant::now();
+            lock(ring).expire(now, |part| {
+                let code = Code::DEADLINE;
+                inner.answer(part, Answered::MayYetCommit { code }, &mut answers);
+            });
+            self.take_expired(inner, now, &mut answers);
+            inner.deliver(&mut answers);
+        }
+    }
+
+    /// Answers what could not be sent in time.
+    async fn expire_queued(&self, inner: &Arc<Inner>) {
+        let mut ticks = interval(TICK);
+        let mut answers = Vec::new();
+        loop {
+            ticks.tick().await;
+            self.take_expired(inner, Instant::now(), &mut answers);
+            inner.deliver(&mut answers);
+        }
+    }
+
+    fn take_expired(&self, inner: &Arc<Inner>, now: Instant, answers: &mut Vec<Answer>) {
+        self.queue().retain(|part| {
+            let waits = part.deadline() > now;
+            if !waits {
+                let code = Code::DEADLINE;
+                inner.answer(part.clone(), Answered::NeverAppended { code }, answers);
+            }
+            waits
+        });
+    }
+
+    async fn something_waits(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if !self.queue().is_empty() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, VecDeque<Part>> {
+        lock(&self.queue)
+    }
+}
+
+/// Takes the parts for one frame: of one group, and as many as fit into it.
+fn take_frame(queue: &mut VecDeque<Part>) -> Vec<Part> {
+    let mut parts: Vec<Part> = Vec::new();
+    let mut group: Option<GroupId> = None;
+    let (mut count, mut bytes) = (0, 0);
+    while let Some(part) = queue.front_mut() {
+        if group.is_some_and(|group| group != part.group()) {
+            break;
+        }
+        group = Some(part.group());
+        let mut fitting = 0;
+        let (mut count_after, mut bytes_after) = (count, bytes);
+        for payload in part.payloads() {
+            // A large payload travels alone.
+            let first = count_after == 0;
+            let fits =
+                count_after < FRAME_PROPOSALS_MAX && bytes_after + payload.len() <= WRITE_BYTES_MAX;
+            if !first && !fits {
+                break;
+            }
+            count_after += 1;
+            bytes_after += payload.len();
+            fitting += 1;
+        }
+        (count, bytes) = (count_after, bytes_after);
+        if fitting == 0 {
+            break;
+        }
+        if fitting == part.count {
+            parts.extend(queue.pop_front());
+        } else {
+            parts.push(part.split_front(fitting));
+            break;
+        }
+    }
+    parts
+}
+
+/// Reads answers until the stream ends.
+async fn read(
+    inner: &Arc<Inner>,
+    number: usize,
+    ring: &Mutex<Ring>,
+    mut reader: MessageReader,
+) -> Option<Refusal> {
+    let mut answers = Vec::new();
+    let mut refused = Vec::new();
+    loop {
+        // Who gets the outputs may keep them for a while.
+        let frame = match reader.next(RESPONSE_FRAME_BYTES_MAX, Keep::Long).await {
+            Ok(Some(frame)) => frame,
+            Ok(None) | Err(ReadFailure::Stream(_)) => return None,
+            Err(error) => return Some(Refusal::new(CloseCode::Malformed, error.to_string())),
+        };
+        let mut input = Reader::new(&frame);
+        while input.left() > 0 {
+            let response = match next_response(&mut input) {
+                Ok(response) => response,
+                Err(error) => {
+                    return Some(Refusal::new(
+                        CloseCode::Malformed,
+                        format!("response: {error}"),
+                    ));
+                }
+            };
+            match response {
+                Response::Applied {
+                    first_id,
+                    index,
+                    first_slot,
+                    outputs,
+                } => {
+                    let count = u32::try_from(outputs.len()).expect("a count on the wire is u32");
+                    let mut outputs = OutputCursor::new(&frame, outputs);
+                    lock(ring).take(first_id, count, |part, behind| {
+                        let what = Answered::Applied {
+                            index,
+                            first_slot: first_slot + behind,
+                            outputs: outputs.part(behind, part.count),
+                        };
+                        inner.answer(part, what, &mut answers);
+                    });
+                }
+                Response::NeverAppended {
+                    first_id,
+                    count,
+                    code,
+                    retry_after_ms,
+                    hint,
+                } => lock(ring).take(first_id, count, |part, _| {
+                    if is_worth_another_try(code) {
+                        refused.push((
+                            part,
+                            Refused {
+                                code,
+                                retry_after: Duration::from_millis(u64::from(retry_after_ms)),
+                                hint: hint.clone(),
+                            },
+                        ));
+                    } else {
+                        inner.answer(part, Answered::NeverAppended { code }, &mut answers);
+                    }
+                }),
+                Response::MayYetCommit {
+                    first_id,
+                    count,
+                    code,
+                } => lock(ring).take(first_id, count, |part, _| {
+                    inner.answer(part, Answered::MayYetCommit { code }, &mut answers);
+                }),
+                // Nobody asks for it on this connection.
+                Response::Status { .. } => {}
+            }
+        }
+        for (part, why) in refused.drain(..) {
+            inner.refused(part, number, why);
+        }
+        inner.deliver(&mut answers);
+    }
+}
+
+/// Whether the same proposal may be taken a little later, here or elsewhere.
+fn is_worth_another_try(code: Code) -> bool {
+    matches!(code, Code::NOT_LEADER | Code::BUSY | Code::STORAGE_FULL)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing here panics between two states that belong together.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // What waits is dropped, and with it the ends that somebody may wait at.
+        self.queue().clear();
+    }
+}
+
+impl Refused {
+    pub(super) fn because(code: Code) -> Self {
+        Self {
+            code,
+            retry_after: Duration::ZERO,
+            hint: None,
+        }
+    }
+}
+
+/// About how much is handed to QUIC at once. One proposal may be larger.
+const WRITE_BYTES_MAX: usize = 256 << 10;
+
+/// How exact deadlines are.
+const TICK: Duration = Duration::from_millis(10);
+
+/// The longest wait between two attempts to reach an address.
+const REDIAL_MAX: Duration = Duration::from_millis(500);
+
+const _: () = {
+    // What is put into one frame fits into it, also a payload of the largest size, alone.
+    assert!(WRITE_BYTES_MAX <= ENTRY_PAYLOAD_BYTES_MAX);
+};

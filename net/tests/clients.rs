@@ -1,0 +1,506 @@
+//! Clients and servers over real sockets; what the servers answer is up to each test.
+#![allow(clippy::unwrap_used, reason = "a test program")]
+
+mod common;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::*;
+use logdrive_net::ca::Authority;
+use logdrive_net::client::BatchError;
+use logdrive_net::{
+    Answer, AnswerSink, Answered, Batch, Client, ClientEvent, ClientNet, ClientNetConfig,
+    ClientOptions, Code, ConnectError, MtuProfile, NetSecret, ProposeBatch, ProposeError,
+    ResponseQueue, Role, SubmitError,
+};
+use logdrive_raft::{GroupId, Index, NodeId};
+use tokio::time::Instant;
+
+const GROUP: GroupId = GroupId(1);
+
+fn server_config(authority: &Authority, node: u64) -> ClientNetConfig {
+    let mut config = ClientNetConfig::new(
+        NodeId(node),
+        CLUSTER,
+        localhost(),
+        credentials(authority, Role::Peer, node),
+        NetSecret::random().unwrap(),
+    );
+    config.transport.mtu = MtuProfile::Loopback;
+    config
+}
+
+fn options() -> ClientOptions {
+    let mut options = ClientOptions::default();
+    options.transport.mtu = MtuProfile::Loopback;
+    options
+}
+
+/// A server that hands each batch to a closure, in a task of its own.
+struct Server {
+    address: String,
+    net: Rc<RefCell<Option<ClientNet>>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Server {
+    async fn start(
+        config: ClientNetConfig,
+        handle: impl FnMut(ProposeBatch, ResponseQueue) + 'static,
+    ) -> Self {
+        let net = ClientNet::start(config).await.unwrap();
+        let address = net.local_addr().to_string();
+        let mut handle = handle;
+        let net = Rc::new(RefCell::new(Some(net)));
+        let serve = Rc::clone(&net);
+        let task = tokio::task::spawn_local(async move {
+            let mut events = Vec::new();
+            let notify = Arc::new(tokio::sync::Notify::new());
+            if let Some(net) = &*serve.borrow() {
+                net.set_waker(waker(&notify));
+            }
+            loop {
+                if let Some(net) = &*serve.borrow() {
+                    net.poll_events(&mut events);
+                }
+                for event in events.drain(..) {
+                    match event {
+                        ClientEvent::Propose {
+                            responses, batch, ..
+                        } => handle(batch, responses),
+                        ClientEvent::Status { responses, id, .. } => {
+                            responses.batch().status(id, br#"{"role":"leader"}"#);
+                        }
+                        ClientEvent::Opened { .. } | ClientEvent::Closed { .. } => {}
+                    }
+                }
+                notify.notified().await;
+            }
+        });
+        Self { address, net, task }
+    }
+
+    async fn stop(self) {
+        self.task.abort();
+        let net = self.net.borrow_mut().take().unwrap();
+        net.shutdown().await;
+    }
+}
+
+/// A waker that notifies.
+fn waker(notify: &Arc<tokio::sync::Notify>) -> std::task::Waker {
+    struct Wake(Arc<tokio::sync::Notify>);
+    impl std::task::Wake for Wake {
+        fn wake(self: Arc<Self>) {
+            self.0.notify_one();
+        }
+    }
+    Arc::new(Wake(Arc::clone(notify))).into()
+}
+
+/// Applies everything: the entry counts batches, the output repeats the payload.
+fn echo() -> impl FnMut(ProposeBatch, ResponseQueue) {
+    let mut index = 0;
+    move |batch, responses| {
+        index += 1;
+        let mut answers = responses.batch();
+        for (slot, (id, payload)) in (0..).zip(batch.payloads()) {
+            answers.applied(id, Index(index), slot, payload);
+        }
+    }
+}
+
+/// Answers of a client, as they come.
+#[derive(Clone, Default)]
+struct Collected(
+    Arc<Mutex<Vec<(u64, u32, String)>>>,
+    Arc<tokio::sync::Notify>,
+);
+
+impl AnswerSink for Collected {
+    fn answered(&self, answers: &mut Vec<Answer>) {
+        let mut collected = self.0.lock().unwrap();
+        for answer in answers.drain(..) {
+            match answer.what {
+                Answered::Applied { outputs, .. } => {
+                    assert_eq!(outputs.iter().len(), answer.count as usize);
+                    for (at, output) in (answer.first..).zip(outputs.iter()) {
+                        let output = String::from_utf8_lossy(output).into_owned();
+                        collected.push((answer.token, at, output));
+                    }
+                }
+                Answered::NeverAppended { code } => {
+                    for at in answer.first..answer.first + answer.count {
+                        collected.push((answer.token, at, format!("never {code}")));
+                    }
+                }
+                Answered::MayYetCommit { code } => {
+                    for at in answer.first..answer.first + answer.count {
+                        collected.push((answer.token, at, format!("may yet {code}")));
+                    }
+                }
+            }
+        }
+        self.1.notify_one();
+    }
+}
+
+impl Collected {
+    async fn until(&self, count: usize) -> Vec<(u64, u32, String)> {
+        loop {
+            let more = self.1.notified();
+            {
+                let collected = self.0.lock().unwrap();
+                if collected.len() >= count {
+                    return collected.clone();
+                }
+            }
+            tokio::time::timeout(PATIENCE, more)
+                .await
+                .expect("answers are missing");
+        }
+    }
+}
+
+#[test]
+fn a_proposal_is_answered() {
+    run(async {
+        let authority = authority("blue");
+        let server = Server::start(server_config(&authority, 1), echo()).await;
+        let who = credentials(&authority, Role::Client, 1);
+        let client = Client::connect(vec![server.address.clone()], &who, options())
+            .await
+            .unwrap();
+        let applied = client.propose(GROUP, &b"hello"[..]).await.unwrap();
+        assert_eq!((applied.index, applied.slot), (Index(1), 0));
+        assert_eq!(applied.output, &b"hello"[..]);
+        let large = vec![7; 1 << 20];
+        assert_eq!(
+            client.propose(GROUP, large.clone()).await.unwrap().output,
+            large
+        );
+        let error = client
+            .propose(GROUP, vec![7; (1 << 20) + 1])
+            .await
+            .unwrap_err();
+        assert_eq!(error.code(), Code::TOO_LARGE);
+        assert_eq!(
+            client
+                .propose(GROUP, Bytes::new())
+                .await
+                .unwrap()
+                .output
+                .len(),
+            0
+        );
+        let status = client.status(&server.address).await.unwrap();
+        assert_eq!(status, &br#"{"role":"leader"}"#[..]);
+        assert_eq!(client.in_flight(), 0);
+        server.stop().await;
+    });
+}
+
+#[test]
+fn every_proposal_of_many_batches_is_answered_once() {
+    run(async {
+        let authority = authority("blue");
+        let mut config = server_config(&authority, 1);
+        config.inbox_bytes_max = 64 << 10;
+        config.unanswered_max = 5_000;
+        let server = Server::start(config, echo()).await;
+        let who = credentials(&authority, Role::Client, 1);
+        let collected = Collected::default();
+        let mut options = options();
+        options.sink = Some(Arc::new(collected.clone()));
+        options.in_flight_max = 20_000;
+        let client = Client::connect(vec![server.address.clone()], &who, options)
+            .await
+            .unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        let mut wanted = Vec::new();
+        for token in 0..200_u64 {
+            let count = 1 + (token * 37) % 1_000;
+            let payloads: Vec<String> = (0..count).map(|at| format!("{token}.{at}")).collect();
+            let slices = payloads.iter().map(String::as_bytes);
+            let mut batch = Batch::of(token, GROUP, deadline, slices).unwrap();
+            loop {
+                match client.submit(batch) {
+                    Ok(()) => break,
+                    Err(SubmitError::Full(back)) => batch = back,
+                    Err(error) => panic!("{error}"),
+                }
+                tokio::task::yield_now().await;
+            }
+            wanted.extend(
+                (0..)
+                    .zip(payloads)
+                    .map(|(at, payload)| (token, at, payload)),
+            );
+        }
+        let mut got = collected.until(wanted.len()).await;
+        got.sort();
+        assert!(got == wanted);
+        assert_eq!(client.in_flight(), 0);
+    });
+}
+
+#[test]
+fn the_hint_is_followed_and_the_next_proposal_goes_straight_there() {
+    run(async {
+        let authority = authority("blue");
+        let leader = Server::start(server_config(&authority, 2), echo()).await;
+        let hint = leader.address.clone();
+        let refused = Rc::new(RefCell::new(0));
+        let count = Rc::clone(&refused);
+        let follower = Server::start(server_config(&authority, 1), move |batch, responses| {
+            *count.borrow_mut() += batch.len();
+            let hint = Some((NodeId(2), hint.as_str()));
+            let many = u32::try_from(batch.len()).unwrap();
+            let mut answers = responses.batch();
+            answers.never_appended(batch.first_id(), many, Code::NOT_LEADER, 0, hint);
+        })
+        .await;
+        let who = credentials(&authority, Role::Admin, 1);
+        let client = Client::connect(vec![follower.address.clone()], &who, options())
+            .await
+            .unwrap();
+        assert_eq!(
+            client.propose(GROUP, &b"a"[..]).await.unwrap().output,
+            &b"a"[..]
+        );
+        assert_eq!(
+            client.propose(GROUP, &b"b"[..]).await.unwrap().output,
+            &b"b"[..]
+        );
+        assert_eq!(*refused.borrow(), 1);
+    });
+}
+
+#[test]
+fn without_a_hint_the_other_addresses_are_tried() {
+    run(async {
+        let authority = authority("blue");
+        let leader = Server::start(server_config(&authority, 2), echo()).await;
+        let follower = Server::start(server_config(&authority, 1), |batch, responses| {
+            let many = u32::try_from(batch.len()).unwrap();
+            let mut answers = responses.batch();
+            answers.never_appended(batch.first_id(), many, Code::NOT_LEADER, 0, None);
+        })
+        .await;
+        let who = credentials(&authority, Role::Client, 1);
+        // Nobody listens at the discard port, which is found out when it is tried.
+        let addresses = vec![
+            follower.address.clone(),
+            "127.0.0.1:9".to_owned(),
+            leader.address.clone(),
+        ];
+        let client = Client::connect(addresses, &who, options()).await.unwrap();
+        assert_eq!(
+            client.propose(GROUP, &b"a"[..]).await.unwrap().output,
+            &b"a"[..]
+        );
+    });
+}
+
+#[test]
+fn busy_is_tried_again_and_what_may_have_been_appended_is_not() {
+    run(async {
+        let authority = authority("blue");
+        let seen = Rc::new(RefCell::new(Vec::new()));
+        let log = Rc::clone(&seen);
+        let mut echo = echo();
+        let server = Server::start(server_config(&authority, 1), move |batch, responses| {
+            let (id, payload) = batch.payloads().next().unwrap();
+            log.borrow_mut().push(payload.to_vec());
+            let times = log.borrow().iter().filter(|seen| *seen == payload).count();
+            match payload {
+                b"busy" | b"full" if times < 4 => {
+                    let code = if payload == b"busy" {
+                        Code::BUSY
+                    } else {
+                        Code::STORAGE_FULL
+                    };
+                    responses.batch().never_appended(id, 1, code, 1, None);
+                }
+                b"halted" => responses
+                    .batch()
+                    .never_appended(id, 1, Code::HALTED, 0, None),
+                b"lost" => responses
+                    .batch()
+                    .may_yet_commit(id, 1, Code::LEADERSHIP_LOST),
+                b"silence" => {}
+                b"always busy" => responses.batch().never_appended(id, 1, Code::BUSY, 0, None),
+                _ => echo(batch, responses),
+            }
+        })
+        .await;
+        let who = credentials(&authority, Role::Client, 1);
+        let client = Client::connect(vec![server.address.clone()], &who, options())
+            .await
+            .unwrap();
+        client.propose(GROUP, &b"busy"[..]).await.unwrap();
+        client.propose(GROUP, &b"full"[..]).await.unwrap();
+        let never = |code| ProposeError::NeverAppended { code, detail: None };
+        let halted = client.propose(GROUP, &b"halted"[..]).await.unwrap_err();
+        assert_eq!(halted, never(Code::HALTED));
+        let lost = client.propose(GROUP, &b"lost"[..]).await.unwrap_err();
+        assert_eq!(
+            lost,
+            ProposeError::MayYetCommit {
+                code: Code::LEADERSHIP_LOST
+            }
+        );
+        let soon = || Instant::now() + Duration::from_millis(100);
+        let silence = client
+            .propose_by(GROUP, &b"silence"[..], soon())
+            .await
+            .unwrap_err();
+        assert_eq!(
+            silence,
+            ProposeError::MayYetCommit {
+                code: Code::DEADLINE
+            }
+        );
+        let busy = client
+            .propose_by(GROUP, &b"always busy"[..], soon())
+            .await
+            .unwrap_err();
+        assert_eq!(busy, never(Code::BUSY));
+        let count = |payload: &[u8]| seen.borrow().iter().filter(|seen| *seen == payload).count();
+        assert_eq!((count(b"busy"), count(b"full")), (4, 4));
+        assert_eq!(
+            (count(b"halted"), count(b"lost"), count(b"silence")),
+            (1, 1, 1)
+        );
+        assert!(count(b"always busy") > 1);
+        assert_eq!(client.in_flight(), 0);
+    });
+}
+
+#[test]
+fn a_server_that_goes_leaves_what_it_had_unknown_and_the_rest_goes_elsewhere() {
+    run(async {
+        let authority = authority("blue");
+        let first = Server::start(server_config(&authority, 1), |_, _| {}).await;
+        let second = Server::start(server_config(&authority, 2), echo()).await;
+        let who = credentials(&authority, Role::Client, 1);
+        let addresses = vec![first.address.clone(), second.address.clone()];
+        let client = Client::connect(addresses, &who, options()).await.unwrap();
+        let other = client.clone();
+        let waiting =
+            tokio::task::spawn_local(async move { other.propose(GROUP, &b"a"[..]).await });
+        while client.in_flight() == 0 {
+            tokio::task::yield_now().await;
+        }
+        first.stop().await;
+        let lost = waiting.await.unwrap();
+        // Shutting down, the first server may have closed before it read the proposal.
+        assert!(
+            matches!(
+                &lost,
+                Err(ProposeError::MayYetCommit {
+                    code: Code::CONNECTION_LOST
+                })
+            ) || matches!(&lost, Ok(applied) if applied.output == b"a"[..]),
+            "{lost:?}"
+        );
+        assert_eq!(
+            client.propose(GROUP, &b"b"[..]).await.unwrap().output,
+            &b"b"[..]
+        );
+        second.stop().await;
+        let soon = Instant::now() + Duration::from_millis(300);
+        let gone = client.propose_by(GROUP, &b"c"[..], soon).await.unwrap_err();
+        let known = [Code::UNREACHABLE, Code::DEADLINE, Code::CONNECTION_LOST];
+        assert!(known.contains(&gone.code()), "{gone}");
+    });
+}
+
+#[test]
+fn answers_given_before_the_end_arrive() {
+    run(async {
+        let authority = authority("blue");
+        let server = Server::start(server_config(&authority, 1), |batch, responses| {
+            let many = u32::try_from(batch.len()).unwrap();
+            responses
+                .batch()
+                .never_appended(batch.first_id(), many, Code::HALTED, 0, None);
+        })
+        .await;
+        let who = credentials(&authority, Role::Client, 1);
+        let client = Client::connect(vec![server.address.clone()], &who, options())
+            .await
+            .unwrap();
+        let proposal = client.propose(GROUP, &b"a"[..]);
+        let (answer, ()) = tokio::join!(proposal, async {
+            // The proposal is answered, and the answer not written, when the server begins to go.
+            while client.in_flight() == 0 {
+                tokio::task::yield_now().await;
+            }
+        });
+        assert_eq!(answer.unwrap_err().code(), Code::HALTED);
+        server.stop().await;
+    });
+}
+
+#[test]
+fn who_may_not_speak_is_told_why() {
+    run(async {
+        let (blue, green) = (authority("blue"), authority("green"));
+        let server = Server::start(server_config(&blue, 1), echo()).await;
+        let at = || vec![server.address.clone()];
+        let peer = credentials(&blue, Role::Peer, 7);
+        let error = Client::connect(at(), &peer, options()).await.unwrap_err();
+        assert!(matches!(error, ConnectError::Identity { .. }), "{error}");
+        let stranger = credentials(&green, Role::Client, 1);
+        let error = Client::connect(at(), &stranger, options())
+            .await
+            .unwrap_err();
+        assert!(
+            error.to_string().contains("from another authority"),
+            "{error}"
+        );
+        // The other way round: a client at the peer port.
+        let net = logdrive_net::PeerNet::start(config(&blue, 2))
+            .await
+            .unwrap();
+        let client = credentials(&blue, Role::Client, 1);
+        let error = Client::connect(vec![net.local_addr().to_string()], &client, options()).await;
+        let error = error.unwrap_err().to_string();
+        assert!(
+            error.contains("peers dial listen.peer, clients dial listen.client"),
+            "{error}"
+        );
+        let error = Client::connect(vec!["nowhere.invalid:1".to_owned()], &client, options()).await;
+        assert!(
+            error
+                .unwrap_err()
+                .to_string()
+                .contains("cannot be resolved")
+        );
+        let error = Client::connect(Vec::new(), &client, options())
+            .await
+            .unwrap_err();
+        assert!(matches!(error, ConnectError::NoAddress));
+    });
+}
+
+#[test]
+fn a_batch_without_a_sink_is_given_back() {
+    run(async {
+        let authority = authority("blue");
+        let server = Server::start(server_config(&authority, 1), echo()).await;
+        let who = credentials(&authority, Role::Client, 1);
+        let client = Client::connect(vec![server.address.clone()], &who, options())
+            .await
+            .unwrap();
+        let batch = Batch::of(1, GROUP, Instant::now(), [&b"a"[..]]).unwrap();
+        assert!(matches!(client.submit(batch), Err(SubmitError::NoSink(_))));
+        let empty = Batch::of(1, GROUP, Instant::now(), []);
+        assert_eq!(empty.unwrap_err(), BatchError::Empty);
+    });
+}

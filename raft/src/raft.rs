@@ -135,7 +135,7 @@ impl Raft {
             },
             halted: None,
             now,
-            random: fastrand::Rng::with_seed(config.seed),
+            random: fastrand::Rng::with_seed(own_seed(&config)),
             log,
             config,
         };
@@ -440,6 +440,15 @@ fn membership_in(entry: &Entry) -> Result<Option<Membership>, HaltReason> {
             source,
         }),
     }
+}
+
+/// Replicas that are given one seed must still time out at different times.
+fn own_seed(config: &Config) -> u64 {
+    let mut seed = fastrand::Rng::with_seed(config.seed);
+    for part in [config.replica.id.0, config.group.0, config.boot.0] {
+        seed = fastrand::Rng::with_seed(seed.u64(..) ^ part);
+    }
+    seed.u64(..)
 }
 
 fn check_config(config: &Config) {

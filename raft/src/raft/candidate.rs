@@ -23,6 +23,10 @@ impl Votes {
 impl Raft {
     pub(super) fn on_election_timeout(&mut self) {
         self.reset_election_timer();
+        if matches!(self.role, RoleState::Candidate(_)) && !self.outbox.hard_state_is_durable() {
+            // Nobody has been asked yet. Another term would only have to wait for the same disk.
+            return;
+        }
         let sits_out = std::mem::take(&mut self.sits_out);
         let may_campaign =
             self.configurations.quorum().counts(self.config.replica) && !self.never_votes;
@@ -77,6 +81,8 @@ impl Raft {
     /// The own vote counts once it can no longer be forgotten, also when it is the only one.
     pub(super) fn count_own_vote(&mut self) {
         if self.outbox.hard_state_is_durable() {
+            // The requests leave now, and deserve a whole timeout.
+            self.reset_election_timer();
             self.on_vote(self.config.replica);
         }
     }

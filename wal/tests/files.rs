@@ -91,8 +91,10 @@ impl Host {
     }
 }
 
+type MakeDisk = fn(&Path) -> Box<dyn Disk>;
+
 /// Every way in which a log lies on files.
-const DISKS: [fn(&Path) -> Box<dyn Disk>; 5] = [
+const DISKS: [MakeDisk; 5] = [
     |path| open(path, Backend::Auto, Some(FlushMode::Dsync)).unwrap(),
     |path| open(path, Backend::Auto, Some(FlushMode::DrainedFsync)).unwrap(),
     |path| open(path, Backend::Pwrite, Some(FlushMode::Dsync)).unwrap(),

@@ -211,6 +211,12 @@ impl<D: Disk> Wal<D> {
         Some(Index(log.base.index.0 + durable as u64))
     }
 
+    /// Bytes of frames that wait for a flush group.
+    #[must_use]
+    pub fn queued_bytes(&self) -> usize {
+        self.queue.bytes()
+    }
+
     /// The largest frame this log takes.
     #[must_use]
     pub fn frame_bytes_max(&self) -> usize {

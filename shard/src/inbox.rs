@@ -6,7 +6,9 @@
 use std::collections::VecDeque;
 use std::task::Waker;
 
-use logdrive_raft::limits::{ENTRY_PAYLOAD_BYTES_MAX, ENTRY_PROPOSALS_MAX};
+use logdrive_raft::limits::{
+    ENTRY_HEADER_BYTES, ENTRY_PAYLOAD_BYTES_MAX, ENTRY_PROPOSALS_MAX, TABLE_LENGTH_BYTES,
+};
 use logdrive_raft::{EntryBuilder, NodeId, UnsealedEntry};
 
 use crate::permits::{Permit, Permits};
@@ -34,6 +36,8 @@ impl<O> std::fmt::Debug for Inbox<O> {
 
 struct Shared<O> {
     permits: Permits,
+    /// The largest frame that the log takes.
+    frame_bytes_max: usize,
     state: Mutex<State<O>>,
     /// Whether an entry is waiting: lets a turn pass by without the lock.
     waiting: AtomicBool,
@@ -116,9 +120,10 @@ impl Door {
 }
 
 impl<O> Inbox<O> {
-    /// A door that is shut until somebody leads, with a budget of bytes. `waker` wakes the shard.
+    /// A door that is shut until somebody leads, with a budget of bytes, for entries whose frames are at
+    /// most so large. `waker` wakes the shard.
     #[must_use]
-    pub fn new(bytes_max: usize, waker: Waker) -> Self {
+    pub fn new(bytes_max: usize, frame_bytes_max: usize, waker: Waker) -> Self {
         let state = State {
             door: Door::NotLeader(None),
             entries: VecDeque::new(),
@@ -127,6 +132,7 @@ impl<O> Inbox<O> {
         };
         let shared = Shared {
             permits: Permits::new(bytes_max),
+            frame_bytes_max,
             state: Mutex::new(state),
             waiting: AtomicBool::new(false),
             waker,
@@ -152,7 +158,7 @@ impl<O> Inbox<O> {
     ) -> Result<(), Refused> {
         let mut bytes = 0;
         for payload in payloads {
-            check_size(payload.as_ref().len())?;
+            self.check_size(payload.as_ref().len())?;
             bytes += payload.as_ref().len();
         }
         let Some(permit) = self
@@ -179,14 +185,15 @@ impl<O> Inbox<O> {
         token: u64,
     ) -> Result<(), Refused> {
         for payload in payloads {
-            check_size(payload.as_ref().len())?;
+            self.check_size(payload.as_ref().len())?;
         }
         let was_waiting = {
             let mut state = lock(&self.shared.state);
             state.door.check()?;
             let mut first = 0;
             while first < payloads.len() {
-                first = state.fill(payloads, first, &mut permit, sink, token);
+                let frame_bytes_max = self.shared.frame_bytes_max;
+                first = state.fill(payloads, first, frame_bytes_max, &mut permit, sink, token);
             }
             self.shared
                 .waiting
@@ -198,13 +205,30 @@ impl<O> Inbox<O> {
         Ok(())
     }
 
+    /// The largest proposal that passes the door.
+    #[must_use]
+    pub fn payload_bytes_max(&self) -> usize {
+        let one = ENTRY_HEADER_BYTES + TABLE_LENGTH_BYTES;
+        ENTRY_PAYLOAD_BYTES_MAX.min(self.shared.frame_bytes_max.saturating_sub(one))
+    }
+
+    fn check_size(&self, size_bytes: usize) -> Result<(), Refused> {
+        let bytes_max = self.payload_bytes_max();
+        if size_bytes > bytes_max {
+            return Err(Refused::TooLarge {
+                size_bytes,
+                bytes_max,
+            });
+        }
+        Ok(())
+    }
+
     /// Opens or shuts the door. What waits behind a door that shuts was never appended, and is told so.
     pub fn set_door(&self, door: Door) {
         let refused: Vec<Building<O>> = {
             let mut state = lock(&self.shared.state);
             state.door = door;
-            // A full log refuses newcomers; who is inside waits for room.
-            if matches!(door, Door::Open | Door::StorageFull) {
+            if door == Door::Open {
                 return;
             }
             self.shared.waiting.store(false, Ordering::Release);
@@ -224,14 +248,14 @@ impl<O> Inbox<O> {
         self.shared.waiting.load(Ordering::Acquire)
     }
 
-    /// Bytes of payload in the entry that waits longest; 0 if none does.
+    /// Bytes of the frame of the entry that waits longest; 0 if none does.
     #[must_use]
     pub fn next_bytes(&self) -> usize {
         let state = lock(&self.shared.state);
         state
             .entries
             .front()
-            .map_or(0, |building| building.builder.payload_bytes())
+            .map_or(0, |building| building.builder.frame_bytes())
     }
 
     /// Takes the entry that waits longest.
@@ -260,6 +284,7 @@ impl<O> State<O> {
         &mut self,
         payloads: &[P],
         first: usize,
+        frame_bytes_max: usize,
         permit: &mut Permit,
         sink: &Arc<dyn ReplySink<O>>,
         token: u64,
@@ -268,7 +293,7 @@ impl<O> State<O> {
         let fits = self
             .entries
             .back()
-            .is_some_and(|last| last.builder.fits(next_bytes));
+            .is_some_and(|last| last.fits(next_bytes, frame_bytes_max));
         if !fits {
             let proposals = self.room_proposals.min(ENTRY_PROPOSALS_MAX);
             let bytes = self.room_bytes.max(next_bytes).min(ENTRY_PAYLOAD_BYTES_MAX);
@@ -285,7 +310,7 @@ impl<O> State<O> {
         let mut end = first;
         let mut slot = None;
         let mut bytes = 0;
-        while end < payloads.len() && last.builder.fits(payloads[end].as_ref().len()) {
+        while end < payloads.len() && last.fits(payloads[end].as_ref().len(), frame_bytes_max) {
             let payload = payloads[end].as_ref();
             let at = last.builder.push(payload);
             slot.get_or_insert(at);
@@ -313,20 +338,18 @@ impl<O> State<O> {
     }
 }
 
-fn check_size(size_bytes: usize) -> Result<(), Refused> {
-    if size_bytes > ENTRY_PAYLOAD_BYTES_MAX {
-        return Err(Refused::TooLarge {
-            size_bytes,
-            bytes_max: ENTRY_PAYLOAD_BYTES_MAX,
-        });
+impl<O> Building<O> {
+    fn fits(&self, payload_bytes: usize, frame_bytes_max: usize) -> bool {
+        let grown = self.builder.frame_bytes() + TABLE_LENGTH_BYTES + payload_bytes;
+        self.builder.fits(payload_bytes) && (grown <= frame_bytes_max || self.builder.is_empty())
     }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use std::vec::Drain;
 
+    use logdrive_raft::limits::FRAME_BYTES_MAX;
     use logdrive_raft::{Chain, GroupId, Index, LogPosition, Term};
 
     use super::*;
@@ -357,7 +380,7 @@ mod tests {
     }
 
     fn open_inbox(bytes_max: usize) -> (Inbox<u32>, Arc<Heard>) {
-        let inbox = Inbox::new(bytes_max, Waker::noop().clone());
+        let inbox = Inbox::new(bytes_max, FRAME_BYTES_MAX, Waker::noop().clone());
         inbox.set_door(Door::Open);
         (inbox, Arc::default())
     }

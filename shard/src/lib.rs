@@ -6,11 +6,23 @@
 
 #![deny(missing_docs)]
 
+pub mod apply;
+mod group;
 pub mod inbox;
 pub mod kv;
 pub mod machine;
 pub mod permits;
+pub mod ports;
+pub mod shard;
+pub mod status;
 mod sync;
 pub mod ticket;
 
+pub use apply::{Applier, ApplyBatch, Fenced};
+pub use inbox::{Door, Inbox, Refused};
 pub use machine::{Batch, Durable, Fatal, StateMachine};
+pub use permits::{Permit, Permits};
+pub use ports::{Notice, Ports};
+pub use shard::{CoreSettings, GroupSetup, Opened, PeerInput, Shard, StartError};
+pub use status::{GroupState, GroupStatus, ShardStatus};
+pub use ticket::{Failure, Outcome, ReplySink};

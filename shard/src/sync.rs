@@ -1,15 +1,8 @@
 //! Everything that threads share goes through here, so that a model checker can take its place.
 
-#[cfg(not(loom))]
 pub(crate) use std::sync::{
     Arc, Mutex, MutexGuard,
     atomic::{AtomicBool, AtomicUsize, Ordering},
-};
-
-#[cfg(loom)]
-pub(crate) use loom::sync::{
-    Arc, Mutex, MutexGuard,
-    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
 /// Locks a mutex whose holders do not panic while they change what it guards.

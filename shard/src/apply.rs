@@ -1,0 +1,257 @@
+//! What happens to committed entries: the user's machines, one a group, and the answers to whoever waits.
+//!
+//! An [`Applier`] is a value. The engine runs it on a thread of its own, the simulator in line.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use logdrive_raft::{Entry, EntryKind, GroupId, Index, LogPosition, Micros};
+
+use crate::machine::{Batch, Fatal, StateMachine};
+use crate::ticket::{Failure, Runs};
+
+/// Committed entries of one group on their way to its machine, and who waits for their outputs.
+#[derive(Debug)]
+pub struct ApplyBatch<O> {
+    /// The group.
+    pub group: GroupId,
+    /// Entries in log order, without gaps from the last batch of the group.
+    pub entries: Vec<(Entry, Runs<O>)>,
+    /// Bytes of all frames, for the bound of the queue to the applier.
+    pub bytes: usize,
+    /// When the first of them was appended, if this node did that.
+    pub appended: Option<Micros>,
+}
+
+/// The machine of a group has failed. Its effects end before `index`, and nothing more is applied here.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the state machine of group {group} failed at entry {index}: {what}")]
+pub struct Fenced {
+    /// The group.
+    pub group: GroupId,
+    /// The entry it failed at.
+    pub index: Index,
+    /// What it said.
+    pub what: String,
+}
+
+/// All machines of a shard.
+#[derive(Debug)]
+pub struct Applier<S: StateMachine> {
+    machines: BTreeMap<GroupId, Slot<S>>,
+    outputs: Vec<S::Output>,
+}
+
+struct Slot<S> {
+    machine: S,
+    applied: LogPosition,
+    fenced: Option<Fenced>,
+}
+
+impl<S> std::fmt::Debug for Slot<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Slot(applied {})", self.applied)
+    }
+}
+
+impl<S: StateMachine> Default for Applier<S> {
+    fn default() -> Self {
+        Self {
+            machines: BTreeMap::new(),
+            outputs: Vec::new(),
+        }
+    }
+}
+
+impl<S: StateMachine> Applier<S> {
+    /// Opens the machine of a group and says how far it reaches.
+    pub fn open(&mut self, group: GroupId, mut machine: S) -> Result<LogPosition, Fatal> {
+        let durable = guarded(|| machine.open())?;
+        let applied = LogPosition::from(durable);
+        self.machines.insert(
+            group,
+            Slot {
+                machine,
+                applied,
+                fenced: None,
+            },
+        );
+        Ok(applied)
+    }
+
+    /// A handle for reads of a group's machine.
+    #[must_use]
+    pub fn reader(&self, group: GroupId) -> Option<S::Reader> {
+        self.machines.get(&group).map(|slot| slot.machine.reader())
+    }
+
+    /// How far a group's machine is.
+    #[must_use]
+    pub fn applied(&self, group: GroupId) -> Option<LogPosition> {
+        self.machines.get(&group).map(|slot| slot.applied)
+    }
+
+    /// Applies a batch and answers whoever waits for it. Returns how far the machine is then.
+    ///
+    /// # Panics
+    ///
+    /// If the batch is for a group without a machine or leaves a gap: that would be our error, and the
+    /// machine must not see it.
+    pub fn apply(&mut self, batch: ApplyBatch<S::Output>) -> Result<LogPosition, Fenced> {
+        let slot = self
+            .machines
+            .get_mut(&batch.group)
+            .expect("machines open before their groups");
+        for (entry, runs) in batch.entries {
+            if slot.fenced.is_some() {
+                fail_all(runs, entry.index());
+                continue;
+            }
+            // A machine with storage of its own may be ahead of what the log hands out after a restart.
+            if entry.index() <= slot.applied.index {
+                assert!(runs.is_empty());
+                continue;
+            }
+            assert!(entry.index() == slot.applied.index.next());
+            if let Err(fatal) = slot.apply_entry(&entry, &mut self.outputs) {
+                let fenced = Fenced {
+                    group: batch.group,
+                    index: entry.index(),
+                    what: fatal.what,
+                };
+                slot.fenced = Some(fenced);
+                self.outputs.clear();
+                fail_all(runs, entry.index());
+                continue;
+            }
+            slot.applied = entry.position();
+            for run in runs {
+                run.answer(entry.position(), &mut self.outputs);
+            }
+            self.outputs.clear();
+        }
+        match &slot.fenced {
+            Some(fenced) => Err(fenced.clone()),
+            None => Ok(slot.applied),
+        }
+    }
+}
+
+impl<S: StateMachine> Slot<S> {
+    fn apply_entry(&mut self, entry: &Entry, outputs: &mut Vec<S::Output>) -> Result<(), Fatal> {
+        match entry.header().kind {
+            EntryKind::Noop | EntryKind::Configuration => return Ok(()),
+            EntryKind::Proposals => {}
+        }
+        // Skipping what this build does not know would make replicas of different builds differ.
+        if let Some(row) = entry.rows().find(|row| row.kind != 0) {
+            return Err(Fatal::new(format!(
+                "proposal kind {} is not known to this build: upgrade logdrive",
+                row.kind
+            )));
+        }
+        guarded(|| self.machine.apply(Batch::new(entry), outputs))?;
+        let (expected, got) = (entry.header().count as usize, outputs.len());
+        if expected != got {
+            return Err(Fatal::new(format!(
+                "{got} outputs for {expected} proposals"
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// Runs the user's code. A panic is an error like any other; the machine is not used again after one.
+fn guarded<T>(run: impl FnOnce() -> Result<T, Fatal>) -> Result<T, Fatal> {
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(result) => result,
+        Err(panic) => {
+            let text = panic
+                .downcast_ref::<&str>()
+                .map(|text| (*text).to_owned())
+                .or_else(|| panic.downcast_ref::<String>().cloned())
+                .unwrap_or_else(|| "no message".to_owned());
+            Err(Fatal::new(format!("panicked: {text}")))
+        }
+    }
+}
+
+fn fail_all<O>(runs: Runs<O>, index: Index) {
+    for run in runs {
+        run.fail(Failure::HaltedBeforeApply { index });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use logdrive_raft::{Chain, EntryBuilder, Term};
+
+    use super::*;
+    use crate::machine::Durable;
+
+    /// Sums the lengths it sees; panics at a proposal that says so.
+    #[derive(Default)]
+    struct Lengths {
+        sum: usize,
+    }
+
+    impl StateMachine for Lengths {
+        type Output = usize;
+        type Reader = ();
+
+        fn open(&mut self) -> Result<Durable, Fatal> {
+            Ok(Durable::default())
+        }
+
+        fn apply(&mut self, batch: Batch<'_>, outputs: &mut Vec<usize>) -> Result<(), Fatal> {
+            for (_, payload) in batch.proposals() {
+                assert!(payload != b"panic", "asked to");
+                if payload != b"mute" {
+                    self.sum += payload.len();
+                    outputs.push(self.sum);
+                }
+            }
+            Ok(())
+        }
+
+        fn reader(&self) {}
+    }
+
+    fn batch(index: u64, payloads: &[&str]) -> ApplyBatch<usize> {
+        let mut builder = EntryBuilder::with_room(4, 64);
+        for payload in payloads {
+            builder.push(payload.as_bytes());
+        }
+        let entry = builder
+            .finish()
+            .seal(GroupId(1), Term(1), Index(index), Chain(0));
+        let bytes = entry.frame().len();
+        let entries = vec![(entry, Vec::new())];
+        ApplyBatch {
+            group: GroupId(1),
+            entries,
+            bytes,
+            appended: None,
+        }
+    }
+
+    #[test]
+    fn a_machine_that_panics_is_fenced_with_the_index_and_never_called_again() {
+        let mut applier = Applier::default();
+        applier.open(GroupId(1), Lengths::default()).unwrap();
+        assert_eq!(applier.apply(batch(1, &["ab"])).unwrap().index, Index(1));
+        let fenced = applier.apply(batch(2, &["ab", "panic"])).unwrap_err();
+        let expected = "the state machine of group 1 failed at entry 2: panicked: asked to";
+        assert_eq!(fenced.to_string(), expected);
+        assert_eq!(applier.apply(batch(3, &["ab"])).unwrap_err(), fenced);
+        assert_eq!(applier.applied(GroupId(1)).unwrap().index, Index(1));
+    }
+
+    #[test]
+    fn a_machine_that_leaves_out_an_output_is_fenced() {
+        let mut applier = Applier::default();
+        applier.open(GroupId(1), Lengths::default()).unwrap();
+        let fenced = applier.apply(batch(1, &["ab", "mute"])).unwrap_err();
+        assert_eq!(fenced.what, "1 outputs for 2 proposals");
+    }
+}

@@ -1,0 +1,249 @@
+//! One group on its shard: its core, its door, and what waits for the disk or the applier.
+
+use std::collections::VecDeque;
+
+use logdrive_raft::bootstrap::Bootstrap;
+use logdrive_raft::io::{HaltReason, Input, PersistId, Role};
+use logdrive_raft::message::Body;
+use logdrive_raft::{Entry, Genesis, GroupId, Index, LogPosition, Message, Micros, Raft, Term};
+use logdrive_wal::Position;
+
+use crate::inbox::{Door, Inbox};
+use crate::ticket::{Failure, Runs};
+
+/// One group as its shard holds it.
+#[derive(Debug)]
+pub(crate) struct Group<O> {
+    pub(crate) id: GroupId,
+    pub(crate) inbox: Inbox<O>,
+    pub(crate) phase: Phase,
+    /// What the group began with, once that is durable here or about to be.
+    pub(crate) genesis: Option<Genesis>,
+    /// Writes handed to the log, in order, and what leaves when they are durable.
+    pub(crate) persisting: VecDeque<Persisting>,
+    /// Who waits for entries that this node appended as leader, in log order.
+    pub(crate) tickets: VecDeque<Ticket<O>>,
+    /// Who waits for proposals that the core has been given and not yet answered for.
+    pub(crate) proposing: VecDeque<Runs<O>>,
+    /// The last entry handed to the applier.
+    pub(crate) handed: Index,
+    /// A read for the applier is under way.
+    pub(crate) reading: bool,
+    /// Entries read back for the applier, in log order from the one after `handed`.
+    pub(crate) read_back: VecDeque<Entry>,
+}
+
+/// What a group is, from an empty directory on.
+#[derive(Debug)]
+pub(crate) enum Phase {
+    /// No genesis yet: neither votes, nor campaigns, nor accepts entries. A stranger stays here.
+    Forming(Box<Bootstrap>),
+    /// The genesis is on its way to the disk; it counts once it is durable.
+    Founding { position: Position },
+    /// A replica.
+    Running(Box<Raft>),
+    /// Stopped for good in this process. The core is kept for status.
+    Halted { core: Option<Box<Raft>>, why: Halt },
+}
+
+/// Why a group stands still.
+#[derive(Clone, Debug)]
+pub(crate) enum Halt {
+    Core(HaltReason),
+    Poisoned,
+    Machine(String),
+}
+
+#[derive(Debug)]
+pub(crate) struct Persisting {
+    pub(crate) id: PersistId,
+    pub(crate) position: Position,
+    pub(crate) echoed: bool,
+    pub(crate) then: Vec<Message>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Ticket<O> {
+    pub(crate) index: Index,
+    pub(crate) term: Term,
+    pub(crate) appended: Micros,
+    pub(crate) runs: Runs<O>,
+}
+
+impl<O> Group<O> {
+    pub(crate) fn new(
+        id: GroupId,
+        inbox: Inbox<O>,
+        phase: Phase,
+        genesis: Option<Genesis>,
+        handed: Index,
+    ) -> Self {
+        Self {
+            id,
+            inbox,
+            phase,
+            genesis,
+            persisting: VecDeque::new(),
+            tickets: VecDeque::new(),
+            proposing: VecDeque::new(),
+            handed,
+            reading: false,
+            read_back: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn raft(&self) -> Option<&Raft> {
+        match &self.phase {
+            Phase::Running(raft) => Some(raft),
+            Phase::Halted { core, .. } => core.as_deref(),
+            Phase::Forming(_) | Phase::Founding { .. } => None,
+        }
+    }
+
+    /// When the group wants its next tick.
+    pub(crate) fn next_deadline(&self) -> Option<Micros> {
+        match &self.phase {
+            Phase::Forming(bootstrap) => Some(bootstrap.next_deadline()),
+            Phase::Running(raft) => Some(raft.next_deadline()),
+            Phase::Founding { .. } | Phase::Halted { .. } => None,
+        }
+    }
+
+    pub(crate) fn step(&mut self, now: Micros, input: Input) {
+        match &mut self.phase {
+            Phase::Forming(bootstrap) => bootstrap.step(now, input),
+            Phase::Running(raft) => raft.step(now, input),
+            Phase::Founding { .. } | Phase::Halted { .. } => {}
+        }
+    }
+
+    /// Tells the core how far the disk is, and takes out what may leave for that.
+    ///
+    /// Acks are cumulative, so of several to one leader the last one says it all.
+    pub(crate) fn release(
+        &mut self,
+        now: Micros,
+        durable: Position,
+        echoed: Position,
+    ) -> Vec<Message> {
+        let mut through = None;
+        let mut leaving: Vec<Message> = Vec::new();
+        while let Some(front) = self.persisting.front() {
+            let reached = if front.echoed { echoed } else { durable };
+            if reached < front.position {
+                break;
+            }
+            let front = self.persisting.pop_front().expect("looked at above");
+            through = Some(front.id);
+            for message in front.then {
+                match leaving.last_mut() {
+                    Some(last) if supersedes(&message, last) => *last = message,
+                    _ => leaving.push(message),
+                }
+            }
+        }
+        let Some(through) = through else {
+            return leaving;
+        };
+        self.step(now, Input::Durable(through));
+        // An ack of a term that has passed may speak of entries that are no longer this log.
+        let term = self.raft().map(Raft::term);
+        leaving.retain(|message| Some(message.term) == term);
+        leaving
+    }
+
+    /// Takes an entry that waits at the door, if the core takes it now and the log has room.
+    pub(crate) fn next_proposal(
+        &self,
+        has_room: impl FnOnce(usize) -> bool,
+    ) -> Option<Proposal<O>> {
+        let Phase::Running(raft) = &self.phase else {
+            return None;
+        };
+        if !self.inbox.is_waiting() || raft.role() != Role::Leader {
+            return None;
+        }
+        let bytes = self.inbox.next_bytes();
+        if !raft.can_accept(bytes) {
+            return None;
+        }
+        if !has_room(bytes) {
+            return Some(Proposal::NoRoom { bytes });
+        }
+        self.inbox.take().map(|sealed| Proposal::Entry {
+            entry: sealed.entry,
+            runs: sealed.runs,
+        })
+    }
+
+    /// Who waits for `entry`, if this node appended it.
+    pub(crate) fn ticket_of(&mut self, entry: &Entry) -> Option<Ticket<O>> {
+        let front = self.tickets.front()?;
+        if front.index != entry.index() {
+            assert!(entry.index() < front.index);
+            return None;
+        }
+        // A ticket whose entry was replaced has been answered when the log was cut.
+        assert!(front.term == entry.term());
+        self.tickets.pop_front()
+    }
+
+    /// Answers whoever waits for entries from `from` on: they are no longer in this log.
+    pub(crate) fn fail_tickets_from(&mut self, from: Index, why: impl Fn(Index) -> Failure) {
+        while let Some(last) = self.tickets.back() {
+            if last.index < from {
+                break;
+            }
+            let ticket = self.tickets.pop_back().expect("looked at above");
+            for run in ticket.runs {
+                run.fail(why(ticket.index));
+            }
+        }
+    }
+
+    /// Stops the group for good.
+    pub(crate) fn halt(&mut self, why: Halt) {
+        self.persisting.clear();
+        self.inbox.set_door(Door::Halted);
+        for run in self.proposing.drain(..).flatten() {
+            run.fail(Failure::Halted);
+        }
+        self.fail_tickets_from(Index(0), |index| Failure::HaltedBeforeApply { index });
+        let placeholder = Phase::Halted {
+            core: None,
+            why: why.clone(),
+        };
+        let core = match std::mem::replace(&mut self.phase, placeholder) {
+            Phase::Running(raft) => Some(raft),
+            Phase::Halted { core, .. } => core,
+            Phase::Forming(_) | Phase::Founding { .. } => None,
+        };
+        self.phase = Phase::Halted { core, why };
+    }
+
+    /// How far the log is committed here.
+    pub(crate) fn commit(&self) -> Option<LogPosition> {
+        self.raft().map(Raft::commit)
+    }
+}
+
+/// What waits at the door.
+pub(crate) enum Proposal<O> {
+    Entry {
+        entry: logdrive_raft::UnsealedEntry,
+        runs: Runs<O>,
+    },
+    NoRoom {
+        bytes: usize,
+    },
+}
+
+fn supersedes(new: &Message, old: &Message) -> bool {
+    let (Body::Ack(new_ack), Body::Ack(old_ack)) = (&new.body, &old.body) else {
+        return false;
+    };
+    new.to == old.to
+        && new.term == old.term
+        && new_ack.session == old_ack.session
+        && old_ack.index <= new_ack.index
+}

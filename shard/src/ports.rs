@@ -1,0 +1,92 @@
+//! What a shard needs of the world besides a disk.
+
+use logdrive_raft::io::{HaltReason, RoleChange};
+use logdrive_raft::{GroupId, Index, Message, NodeId};
+use logdrive_wal::Finding;
+
+use crate::apply::ApplyBatch;
+
+/// The way out of a shard: the network and the applier. Nothing here may block.
+pub trait Ports {
+    /// What proposals are answered with.
+    type Output: Send + 'static;
+
+    /// Hands a message to the network, which may lose it.
+    fn send(&mut self, message: Message);
+
+    /// Bytes of frames that the applier takes now.
+    fn apply_room_bytes(&self) -> usize;
+
+    /// Hands committed entries to the applier. Asked only while there is room; one batch may exceed it.
+    fn apply(&mut self, batch: ApplyBatch<Self::Output>);
+
+    /// Says what an operator or an embedder wants to know.
+    fn notice(&mut self, notice: Notice);
+}
+
+/// Something worth telling.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Notice {
+    /// Role, term or leader of a group have changed.
+    Role {
+        /// The group.
+        group: GroupId,
+        /// What they are now.
+        change: RoleChange,
+    },
+    /// A group got its genesis.
+    Formed {
+        /// The group.
+        group: GroupId,
+    },
+    /// A peer has a genesis that does not name this directory.
+    Stranger {
+        /// The group.
+        group: GroupId,
+        /// Who said so.
+        peer: NodeId,
+        /// What the operator should know.
+        text: String,
+    },
+    /// A peer's configuration lists other voters, so the group does not form.
+    Mismatch {
+        /// The group.
+        group: GroupId,
+        /// Whose configuration.
+        peer: NodeId,
+        /// The voters it lists.
+        voters: Vec<NodeId>,
+    },
+    /// A group has stopped for good in this process.
+    Halted {
+        /// The group.
+        group: GroupId,
+        /// Why.
+        reason: HaltReason,
+    },
+    /// The log refuses every further write.
+    Poisoned {
+        /// Why.
+        reason: String,
+    },
+    /// The log has no room for proposals, or has some again.
+    StorageFull {
+        /// Whether it is full now.
+        full: bool,
+    },
+    /// Committed entries could not be read back from the log.
+    ReadFailed {
+        /// The group.
+        group: GroupId,
+        /// The first entry wanted.
+        from: Index,
+        /// Why not.
+        reason: String,
+    },
+    /// What recovery found.
+    Recovered {
+        /// Findings that did not keep the log from opening.
+        findings: Vec<Finding>,
+    },
+}

@@ -1,0 +1,839 @@
+//! Raft groups, the log they share, and the turn that moves them.
+
+use std::collections::BTreeMap;
+
+use logdrive_raft::bootstrap::{self, Bootstrap, BootstrapReady, Outcome};
+use logdrive_raft::io::{Config, Input, Persist, ReadLog, Ready, RejectReason, Restored, Role};
+use logdrive_raft::message::Body;
+use logdrive_raft::{
+    Boot, ClusterId, Genesis, GroupId, Incarnation, Index, LogPosition, Message, Micros, NodeId,
+    Raft, Replica,
+};
+use logdrive_wal::disk::Disk;
+use logdrive_wal::{OpenError, ReadDone, ReadRequest, RecoveredGroup, Wal};
+
+use crate::apply::ApplyBatch;
+use crate::group::{Group, Halt, Persisting, Phase, Proposal, Ticket};
+use crate::inbox::{Door, Inbox};
+use crate::ports::{Notice, Ports};
+use crate::status::{self, ShardStatus};
+use crate::ticket::{Failure, Runs};
+
+/// Entries handed to the applier at once are cut here, so that its queue moves evenly.
+const APPLY_BATCH_BYTES_MAX: usize = 1 << 20;
+
+/// A log that has been opened, before its groups run.
+#[derive(Debug)]
+pub struct Opened<D: Disk> {
+    wal: Wal<D>,
+    replica: Replica,
+    boot: Boot,
+    cluster: ClusterId,
+    recovered: BTreeMap<GroupId, RecoveredGroup>,
+    findings: Vec<logdrive_wal::Finding>,
+}
+
+/// How a group of this shard is set up.
+#[derive(Debug)]
+pub struct GroupSetup<O> {
+    /// The group.
+    pub group: GroupId,
+    /// Its door.
+    pub inbox: Inbox<O>,
+    /// The voters that the configuration lists, with their addresses. Counts only until a genesis exists.
+    pub voters: Vec<(NodeId, String)>,
+    /// How far the group's machine reaches by itself.
+    pub applied: LogPosition,
+}
+
+/// How the cores of a shard behave; see [`Config`] for each.
+pub type CoreSettings = Config;
+
+/// A group cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The machine holds another history than the log.
+    #[error(
+        "the state machine of group {group} is at {machine} with another chain than the log has \
+         there: it belongs to another log or another life of this one; restore the machine that \
+         goes with this directory, or start with an empty one"
+    )]
+    MachineDiffers {
+        /// The group.
+        group: GroupId,
+        /// Where the machine says it is.
+        machine: LogPosition,
+    },
+    /// The machine is older than what the log still holds.
+    #[error(
+        "the state machine of group {group} is at {machine}, and the log begins at {base}: what \
+         lies between is in neither; restore a machine that reaches {base}"
+    )]
+    MachineTooOld {
+        /// The group.
+        group: GroupId,
+        /// Where the machine says it is.
+        machine: LogPosition,
+        /// Where the log begins.
+        base: LogPosition,
+    },
+    /// A group is set up twice, or one of the log's groups is not set up.
+    #[error("group {group} is in the log and has no machine: configure it")]
+    NotSetUp {
+        /// The group.
+        group: GroupId,
+    },
+}
+
+/// What a peer or the way to it did.
+#[derive(Debug)]
+pub enum PeerInput {
+    /// It said something.
+    Message(Message),
+    /// A new connection to it is up.
+    Connected(NodeId),
+    /// The connection to it is gone.
+    Disconnected(NodeId),
+}
+
+/// One thread's worth of engine.
+#[derive(Debug)]
+pub struct Shard<D: Disk, P: Ports> {
+    wal: Wal<D>,
+    ports: P,
+    replica: Replica,
+    boot: Boot,
+    groups: BTreeMap<GroupId, Group<P::Output>>,
+    core: CoreSettings,
+    reads: BTreeMap<u64, ReadFor>,
+    next_read: u64,
+    /// The doors say that the log is full: it had no room for so many bytes.
+    full_for_bytes: Option<usize>,
+    poisoned: bool,
+}
+
+/// Who wanted entries from the log.
+#[derive(Clone, Copy, Debug)]
+enum ReadFor {
+    Peer {
+        group: GroupId,
+        peer: NodeId,
+        from: Index,
+    },
+    Apply {
+        group: GroupId,
+        from: Index,
+    },
+}
+
+impl<D: Disk> Opened<D> {
+    /// Opens the log: takes its lock, recovers, begins a new boot. Blocks.
+    pub fn open(disk: D, options: logdrive_wal::Options) -> Result<Self, OpenError> {
+        let identity = options.identity;
+        let (wal, recovery) = Wal::open(disk, options)?;
+        Ok(Self {
+            wal,
+            replica: Replica {
+                id: identity.node,
+                incarnation: recovery.incarnation,
+            },
+            boot: recovery.boot,
+            cluster: identity.cluster,
+            recovered: recovery.groups,
+            findings: recovery.findings,
+        })
+    }
+
+    /// Which life of a directory this is.
+    #[must_use]
+    pub fn incarnation(&self) -> Incarnation {
+        self.replica.incarnation
+    }
+
+    /// Who this replica is.
+    #[must_use]
+    pub fn replica(&self) -> Replica {
+        self.replica
+    }
+
+    /// The boot that has begun.
+    #[must_use]
+    pub fn boot(&self) -> Boot {
+        self.boot
+    }
+
+    /// The groups that the log holds. Each needs a machine.
+    pub fn groups(&self) -> impl Iterator<Item = GroupId> + '_ {
+        self.recovered.keys().copied()
+    }
+
+    /// Starts the groups. `core` is the pattern for each; who it is and which group are filled in.
+    pub fn start<P: Ports>(
+        mut self,
+        setups: Vec<GroupSetup<P::Output>>,
+        core: CoreSettings,
+        mut ports: P,
+        now: Micros,
+    ) -> Result<Shard<D, P>, StartError> {
+        let mut groups = BTreeMap::new();
+        for setup in setups {
+            let config = core_config(&core, self.replica, self.boot, setup.group);
+            let (phase, genesis) = match self.recovered.remove(&setup.group) {
+                Some(found) => {
+                    check_machine(setup.group, setup.applied, &found.restored)?;
+                    let raft = Raft::new(config, found.restored, now);
+                    (Phase::Running(Box::new(raft)), Some(found.genesis))
+                }
+                None => {
+                    let bootstrap = Bootstrap::new(
+                        self.replica,
+                        self.boot,
+                        self.cluster,
+                        setup.group,
+                        setup.voters,
+                        now,
+                    );
+                    (Phase::Forming(Box::new(bootstrap)), None)
+                }
+            };
+            let group = Group::new(
+                setup.group,
+                setup.inbox,
+                phase,
+                genesis,
+                setup.applied.index,
+            );
+            groups.insert(setup.group, group);
+        }
+        if let Some(group) = self.recovered.into_keys().next() {
+            return Err(StartError::NotSetUp { group });
+        }
+        if !self.findings.is_empty() {
+            ports.notice(Notice::Recovered {
+                findings: self.findings,
+            });
+        }
+        Ok(Shard {
+            wal: self.wal,
+            ports,
+            replica: self.replica,
+            boot: self.boot,
+            groups,
+            core,
+            reads: BTreeMap::new(),
+            next_read: 0,
+            full_for_bytes: None,
+            poisoned: false,
+        })
+    }
+}
+
+impl<D: Disk, P: Ports> Shard<D, P> {
+    /// Moves everything as far as it goes now. Decides nothing.
+    ///
+    /// `inputs` are taken out. Call it again when a disk operation completes, a message comes, a door has
+    /// something waiting, the applier has room again, or [`Shard::next_deadline`] has come.
+    pub fn turn(&mut self, now: Micros, inputs: &mut Vec<PeerInput>) {
+        self.wal.poll(now);
+        self.take_reads(now);
+        self.release(now);
+        // Time is an input like any other, and a full inbox must not keep it out.
+        self.tick(now);
+        for input in inputs.drain(..) {
+            self.step(now, input);
+        }
+        self.propose(now);
+        self.carry_out(now);
+        self.wal.submit(now);
+        self.hand_to_applier();
+        self.check_log();
+    }
+
+    /// When the next turn is due if nothing else asks for one.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Micros> {
+        let groups = self.groups.values().filter_map(Group::next_deadline).min();
+        groups.into_iter().chain(self.wal.next_deadline()).min()
+    }
+
+    /// A copy of how everything stands.
+    #[must_use]
+    pub fn status(&self) -> ShardStatus {
+        let own = self.replica;
+        let groups = self
+            .groups
+            .values()
+            .map(|group| status::of_group(group, own))
+            .collect();
+        ShardStatus {
+            replica: self.replica,
+            boot: self.boot,
+            groups,
+            wal: self.wal.status(),
+            storage_full: self.full_for_bytes.is_some(),
+        }
+    }
+
+    /// The way out, for whoever drives the shard.
+    pub fn ports(&mut self) -> &mut P {
+        &mut self.ports
+    }
+
+    /// The log, for whoever drives the shard.
+    pub fn wal(&self) -> &Wal<D> {
+        &self.wal
+    }
+
+    /// The log's disk, for whoever drives the shard: to be woken by it, or to simulate it.
+    pub fn disk_mut(&mut self) -> &mut D {
+        self.wal.disk_mut()
+    }
+
+    /// The core of a group, for tests and oracles.
+    #[must_use]
+    pub fn core(&self, group: GroupId) -> Option<&Raft> {
+        self.groups.get(&group)?.raft()
+    }
+
+    /// Stops a group whose machine has failed.
+    pub fn fence(&mut self, group: GroupId, why: String) {
+        if let Some(group) = self.groups.get_mut(&group) {
+            group.halt(Halt::Machine(why));
+        }
+    }
+
+    /// Shuts all doors. What is appended goes on; what waits at a door is told that it was not.
+    pub fn shut_doors(&mut self) {
+        for group in self.groups.values() {
+            group.inbox.set_door(Door::ShuttingDown);
+        }
+    }
+
+    /// Whether anybody still waits for an entry to be handed to the applier.
+    #[must_use]
+    pub fn has_tickets(&self) -> bool {
+        self.groups.values().any(|group| !group.tickets.is_empty())
+    }
+
+    /// Ends the shard. Whoever still waits is told so; the log is closed in order. Blocks.
+    pub fn close(mut self) -> Result<(), logdrive_wal::PoisonReason> {
+        self.shut_doors();
+        for group in self.groups.values_mut() {
+            group.fail_tickets_from(Index(0), |index| Failure::ShutDownBeforeApply { index });
+        }
+        self.wal.close()
+    }
+
+    fn tick(&mut self, now: Micros) {
+        for group in self.groups.values_mut() {
+            if group
+                .next_deadline()
+                .is_some_and(|deadline| deadline <= now)
+            {
+                group.step(now, Input::Tick);
+            }
+        }
+    }
+
+    fn step(&mut self, now: Micros, input: PeerInput) {
+        match input {
+            PeerInput::Message(message) => self.on_message(now, message),
+            PeerInput::Connected(peer) => {
+                for group in self.groups.values_mut() {
+                    group.step(now, Input::PeerConnected(peer));
+                }
+            }
+            PeerInput::Disconnected(peer) => {
+                for group in self.groups.values_mut() {
+                    group.step(now, Input::PeerDisconnected(peer));
+                }
+            }
+        }
+    }
+
+    fn on_message(&mut self, now: Micros, message: Message) {
+        // A peer's message never creates a group.
+        let Some(group) = self.groups.get_mut(&message.group) else {
+            return;
+        };
+        if message.to != self.replica.id {
+            return;
+        }
+        if let Body::Append(append) = &message.body {
+            let bytes = append.entries.iter().map(|entry| entry.frame().len()).sum();
+            // As if lost on the way: the leader sends it again when there may be room.
+            if bytes > 0 && !self.wal.has_room(bytes) {
+                return;
+            }
+        }
+        if let (Phase::Running(_), Some(genesis)) = (&group.phase, &group.genesis)
+            && let Some(answer) = bootstrap::answer(genesis, self.replica, self.boot, &message)
+        {
+            self.ports.send(answer);
+            return;
+        }
+        group.step(now, Input::Message(message));
+    }
+
+    /// Tells the cores what has become durable, and sends what waited for it.
+    fn release(&mut self, now: Micros) {
+        let (durable, echoed) = (self.wal.durable(), self.wal.echoed());
+        for group in self.groups.values_mut() {
+            for message in group.release(now, durable, echoed) {
+                self.ports.send(message);
+            }
+            let Phase::Founding { position } = group.phase else {
+                continue;
+            };
+            if position <= durable {
+                let genesis = group
+                    .genesis
+                    .as_ref()
+                    .expect("set when it was handed to the log");
+                let config = core_config(&self.core, self.replica, self.boot, group.id);
+                let raft = Raft::new(config, restored_from(genesis), now);
+                group.phase = Phase::Running(Box::new(raft));
+                if bootstrap::founds(genesis, self.replica) {
+                    for offer in bootstrap::offers(genesis, self.replica, self.boot) {
+                        self.ports.send(offer);
+                    }
+                }
+                self.ports.notice(Notice::Formed { group: group.id });
+            }
+        }
+    }
+
+    /// Gives each leading core the entries that wait at its door, as far as it takes them.
+    fn propose(&mut self, now: Micros) {
+        if let Some(bytes) = self.full_for_bytes
+            && self.wal.has_room(bytes)
+        {
+            self.set_storage_full(None);
+        }
+        let mut full = None;
+        for group in self.groups.values_mut() {
+            while let Some(proposal) = group.next_proposal(|bytes| self.wal.has_room(bytes)) {
+                match proposal {
+                    Proposal::Entry { entry, runs } => {
+                        group.proposing.push_back(runs);
+                        group.step(now, Input::Propose(entry));
+                    }
+                    Proposal::NoRoom { bytes } => {
+                        full = full.max(Some(bytes));
+                        break;
+                    }
+                }
+            }
+        }
+        if full.is_some() {
+            self.set_storage_full(full);
+        }
+    }
+
+    /// Takes what each core owes the world, and sees to it.
+    fn carry_out(&mut self, now: Micros) {
+        let ids: Vec<GroupId> = self.groups.keys().copied().collect();
+        for id in ids {
+            self.carry_out_group(now, id);
+        }
+    }
+
+    fn carry_out_group(&mut self, now: Micros, id: GroupId) {
+        let group = self.groups.get_mut(&id).expect("listed by the caller");
+        let ready = match &mut group.phase {
+            Phase::Running(raft) => raft.take_ready(),
+            Phase::Forming(bootstrap) => {
+                let ready = bootstrap.take_ready();
+                self.carry_out_formation(id, ready);
+                return;
+            }
+            Phase::Founding { .. } | Phase::Halted { .. } => return,
+        };
+        // No `..`: a new kind of output must not compile until somebody carries it out.
+        let Ready {
+            persist,
+            messages,
+            reads,
+            accepted,
+            rejected,
+            truncated_from,
+            commit,
+            role,
+            halted,
+        } = ready;
+        if let Some(from) = truncated_from {
+            group.fail_tickets_from(from, |index| Failure::LeadershipLost { index });
+        }
+        for accepted in accepted {
+            let runs = group.proposing.pop_front().expect("one for each proposal");
+            let at = accepted.position;
+            let ticket = Ticket {
+                index: at.index,
+                term: at.term,
+                appended: now,
+                runs,
+            };
+            group.tickets.push_back(ticket);
+        }
+        for (_, reason) in rejected {
+            let runs = group.proposing.pop_front().expect("one for each proposal");
+            reject(runs, reason);
+        }
+        // To the followers first: their disks and ours work at the same time.
+        for message in messages {
+            self.ports.send(message);
+        }
+        for write in persist {
+            if !self.persist(id, write) {
+                return;
+            }
+        }
+        for read in reads {
+            self.read_for_peer(now, id, read);
+        }
+        let group = self.groups.get_mut(&id).expect("groups stay");
+        if let Some(change) = role {
+            let door = match change.role {
+                Role::Leader if self.full_for_bytes.is_some() => Door::StorageFull,
+                Role::Leader => Door::Open,
+                Role::Follower | Role::PreCandidate | Role::Candidate => {
+                    Door::NotLeader(change.leader)
+                }
+            };
+            group.inbox.set_door(door);
+            self.ports.notice(Notice::Role { group: id, change });
+        }
+        // What is committed is handed on after the turn's writes are under way.
+        let _ = commit;
+        if let Some(reason) = halted {
+            group.halt(Halt::Core(reason.clone()));
+            self.ports.notice(Notice::Halted { group: id, reason });
+        }
+    }
+
+    fn carry_out_formation(&mut self, id: GroupId, ready: BootstrapReady) {
+        let BootstrapReady {
+            messages,
+            outcome,
+            mismatch,
+        } = ready;
+        for message in messages {
+            self.ports.send(message);
+        }
+        if let Some(mismatch) = mismatch {
+            let bootstrap::Mismatch { peer, voters } = mismatch;
+            self.ports.notice(Notice::Mismatch {
+                group: id,
+                peer: peer.id,
+                voters,
+            });
+        }
+        match outcome {
+            None => {}
+            Some(Outcome::Formed(genesis)) => {
+                let created = self.wal.create_group(&genesis);
+                let group = self.groups.get_mut(&id).expect("groups stay");
+                group.genesis = Some(genesis);
+                match created {
+                    Ok(position) => group.phase = Phase::Founding { position },
+                    // A log that cannot take its first record has failed; what it says is the reason.
+                    Err(_) => group.halt(Halt::Poisoned),
+                }
+            }
+            Some(Outcome::Stranger { genesis, evidence }) => {
+                let text = stranger_text(self.replica, evidence, &genesis);
+                self.ports.notice(Notice::Stranger {
+                    group: id,
+                    peer: evidence.id,
+                    text,
+                });
+            }
+        }
+    }
+
+    /// Hands a write to the log. Says whether the log took it.
+    fn persist(&mut self, id: GroupId, persist: Persist) -> bool {
+        let group = self.groups.get_mut(&id).expect("groups stay");
+        let position = match self.wal.append(id, &persist.writes) {
+            Ok(position) => position,
+            Err(_) => {
+                // Room was checked before the core was asked, so this log has failed.
+                group.halt(Halt::Poisoned);
+                return false;
+            }
+        };
+        if persist.echoed {
+            self.wal.want_echo(position);
+        }
+        group.persisting.push_back(Persisting {
+            id: persist.id,
+            position,
+            echoed: persist.echoed,
+            then: persist.then,
+        });
+        true
+    }
+
+    fn read_for_peer(&mut self, now: Micros, id: GroupId, read: ReadLog) {
+        let request = ReadRequest {
+            id: self.next_read,
+            group: id,
+            from: read.from,
+            through: read.through,
+            bytes_max: read.bytes_max,
+        };
+        if self.wal.read(request).is_ok() {
+            let wanted = ReadFor::Peer {
+                group: id,
+                peer: read.peer,
+                from: read.from,
+            };
+            self.reads.insert(self.next_read, wanted);
+            self.next_read += 1;
+            return;
+        }
+        let group = self.groups.get_mut(&id).expect("groups stay");
+        let nothing = Input::Read {
+            peer: read.peer,
+            from: read.from,
+            entries: Vec::new(),
+        };
+        group.step(now, nothing);
+    }
+
+    fn take_reads(&mut self, now: Micros) {
+        for ReadDone { id, result } in self.wal.take_reads() {
+            let wanted = self.reads.remove(&id).expect("every read has an owner");
+            match wanted {
+                ReadFor::Peer { group, peer, from } => {
+                    let entries = result.unwrap_or_default();
+                    if let Some(group) = self.groups.get_mut(&group) {
+                        group.step(
+                            now,
+                            Input::Read {
+                                peer,
+                                from,
+                                entries,
+                            },
+                        );
+                    }
+                }
+                ReadFor::Apply { group: id, from } => {
+                    let Some(group) = self.groups.get_mut(&id) else {
+                        continue;
+                    };
+                    group.reading = false;
+                    match result {
+                        Ok(entries) if from == group.handed.next() => {
+                            group.read_back.extend(entries);
+                        }
+                        Ok(_) => {}
+                        Err(error) => {
+                            let reason = error.to_string();
+                            self.ports.notice(Notice::ReadFailed {
+                                group: id,
+                                from,
+                                reason,
+                            });
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Hands what is committed to the applier, from memory or read back from the log.
+    fn hand_to_applier(&mut self) {
+        for group in self.groups.values_mut() {
+            let Some(commit) = group.commit() else {
+                continue;
+            };
+            while group.handed < commit.index && self.ports.apply_room_bytes() > 0 {
+                let batch = next_batch(group, commit.index);
+                if batch.entries.is_empty() {
+                    break;
+                }
+                self.ports.apply(batch);
+            }
+            let behind = group.handed < commit.index && self.ports.apply_room_bytes() > 0;
+            if !behind || group.reading {
+                continue;
+            }
+            let from = group.handed.next();
+            let request = ReadRequest {
+                id: self.next_read,
+                group: group.id,
+                from,
+                through: commit.index,
+                bytes_max: APPLY_BATCH_BYTES_MAX,
+            };
+            if self.wal.read(request).is_ok() {
+                self.reads.insert(
+                    self.next_read,
+                    ReadFor::Apply {
+                        group: group.id,
+                        from,
+                    },
+                );
+                self.next_read += 1;
+                group.reading = true;
+            }
+        }
+    }
+
+    /// A log that has failed stops every group: nothing of it can be acknowledged any more.
+    fn check_log(&mut self) {
+        let Some(reason) = self.wal.poisoned() else {
+            return;
+        };
+        if self.poisoned {
+            return;
+        }
+        self.poisoned = true;
+        let reason = reason.to_string();
+        for group in self.groups.values_mut() {
+            group.halt(Halt::Poisoned);
+        }
+        self.ports.notice(Notice::Poisoned { reason });
+    }
+
+    /// Shuts or opens the doors. What waits behind a door that shuts was never appended, and is told so.
+    fn set_storage_full(&mut self, full_for_bytes: Option<usize>) {
+        let (was_full, full) = (self.full_for_bytes.is_some(), full_for_bytes.is_some());
+        self.full_for_bytes = full_for_bytes;
+        for group in self.groups.values() {
+            if group.raft().is_some_and(|raft| raft.role() == Role::Leader) {
+                group
+                    .inbox
+                    .set_door(if full { Door::StorageFull } else { Door::Open });
+            }
+        }
+        if was_full != full {
+            self.ports.notice(Notice::StorageFull { full });
+        }
+    }
+}
+
+/// The next committed entries of a group that are at hand, at most so many bytes of them.
+fn next_batch<O>(group: &mut Group<O>, through: Index) -> ApplyBatch<O> {
+    let mut batch = ApplyBatch {
+        group: group.id,
+        entries: Vec::new(),
+        bytes: 0,
+        appended: None,
+    };
+    while group.handed < through && batch.bytes < APPLY_BATCH_BYTES_MAX {
+        let index = group.handed.next();
+        let cached = group.raft().and_then(|raft| raft.entry(index)).cloned();
+        // What was read back may have been overtaken by what is in memory.
+        while group
+            .read_back
+            .front()
+            .is_some_and(|entry| entry.index() < index)
+        {
+            group.read_back.pop_front();
+        }
+        let read_back = group
+            .read_back
+            .front()
+            .filter(|entry| entry.index() == index)
+            .cloned();
+        let Some(entry) = cached.or(read_back) else {
+            break;
+        };
+        let ticket = group.ticket_of(&entry);
+        batch.appended = batch
+            .appended
+            .or(ticket.as_ref().map(|ticket| ticket.appended));
+        batch.bytes += entry.frame().len();
+        batch
+            .entries
+            .push((entry, ticket.map_or_else(Runs::new, |ticket| ticket.runs)));
+        group.handed = index;
+    }
+    batch
+}
+
+fn reject<O>(runs: Runs<O>, reason: RejectReason) {
+    let failure = match reason {
+        RejectReason::NotLeader { leader } => Failure::NotLeader { leader },
+        // The window was asked before; it cannot have filled in between.
+        RejectReason::WindowFull => Failure::NotLeader { leader: None },
+        RejectReason::Halted => Failure::Halted,
+        // Clients propose commands, never memberships.
+        RejectReason::ChangeRefused => Failure::NotLeader { leader: None },
+    };
+    for run in runs {
+        run.fail(failure.clone());
+    }
+}
+
+/// What an operator should know about a directory that is not part of its group.
+pub(crate) fn stranger_text(own: Replica, evidence: Replica, genesis: &Genesis) -> String {
+    let listed = genesis
+        .voters
+        .iter()
+        .find(|voter| voter.replica.id == own.id);
+    let known = match listed {
+        Some(voter) => format!("names node {} as {}", own.id, voter.replica),
+        None => format!("does not name node {}", own.id),
+    };
+    format!(
+        "this directory is {own}, and the genesis of group {} that node {} holds {known}: this \
+         directory is empty and not part of the group, so it does not vote; nothing of the group is \
+         lost by that",
+        genesis.group, evidence.id
+    )
+}
+
+fn core_config(core: &CoreSettings, replica: Replica, boot: Boot, group: GroupId) -> Config {
+    // Every core of every node draws its timeouts from a stream of its own.
+    let seed = core.seed ^ replica.id.0.rotate_left(17) ^ group.0.rotate_left(34) ^ boot.0;
+    Config {
+        replica,
+        boot,
+        group,
+        seed,
+        ..core.clone()
+    }
+}
+
+fn restored_from(genesis: &Genesis) -> Restored {
+    Restored {
+        hard_state: Default::default(),
+        never_votes: false,
+        base: genesis.origin(),
+        entries: Vec::new(),
+        membership: genesis.membership(),
+        configurations: Vec::new(),
+    }
+}
+
+/// Whether a machine and a log can go on together.
+fn check_machine(group: GroupId, machine: LogPosition, log: &Restored) -> Result<(), StartError> {
+    if machine.index < log.base.index {
+        return Err(StartError::MachineTooOld {
+            group,
+            machine,
+            base: log.base,
+        });
+    }
+    let chain = if machine.index == log.base.index {
+        Some(log.base.chain)
+    } else {
+        let above = machine.index.0 - log.base.index.0 - 1;
+        usize::try_from(above)
+            .ok()
+            .and_then(|at| log.entries.get(at))
+            .map(|entry| entry.chain)
+    };
+    // Index 0 is before the first entry: an empty machine belongs to any log. An index above the log's end
+    // is legal too: the commit ran ahead of this disk.
+    match chain {
+        Some(chain) if machine.index.0 > 0 && chain != machine.chain => {
+            Err(StartError::MachineDiffers { group, machine })
+        }
+        _ => Ok(()),
+    }
+}

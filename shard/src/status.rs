@@ -1,0 +1,111 @@
+//! How a shard stands, as a copy.
+
+use logdrive_raft::bootstrap::Outcome;
+use logdrive_raft::io::{PeerStatus, Role};
+use logdrive_raft::{Boot, GroupId, LogPosition, Membership, NodeId, Replica, Term};
+use logdrive_wal::WalStatus;
+
+use crate::group::{Group, Halt, Phase};
+use crate::shard::stranger_text;
+
+/// How a shard stands.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ShardStatus {
+    /// Who this replica is.
+    pub replica: Replica,
+    /// The boot it runs in.
+    pub boot: Boot,
+    /// Its groups, by number.
+    pub groups: Vec<GroupStatus>,
+    /// Its log.
+    pub wal: WalStatus,
+    /// Proposals are refused because the log has no room.
+    pub storage_full: bool,
+}
+
+/// How a group stands on this node.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct GroupStatus {
+    /// The group.
+    pub group: GroupId,
+    /// Where it is in its life.
+    pub state: GroupState,
+    /// The current term.
+    pub term: Term,
+    /// The leader of that term, if known.
+    pub leader: Option<NodeId>,
+    /// How far the log is committed.
+    pub commit: LogPosition,
+    /// Where the log begins.
+    pub base: LogPosition,
+    /// Where the log ends.
+    pub last: LogPosition,
+    /// How far the log is durable here.
+    pub durable: u64,
+    /// How far entries have been handed to the machine.
+    pub handed: u64,
+    /// Who belongs to it.
+    pub membership: Membership,
+    /// Its followers, if this node leads.
+    pub peers: Vec<PeerStatus>,
+    /// Bytes of proposals between door and answer.
+    pub proposals_bytes: usize,
+    /// The bound of those.
+    pub proposals_bytes_max: usize,
+    /// Bytes of frames in memory.
+    pub cache_bytes: usize,
+}
+
+/// Where a group is in its life on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum GroupState {
+    /// There is no genesis yet.
+    Forming,
+    /// A peer has a genesis that does not name this directory; says what to do.
+    Stranger(String),
+    /// A replica in this role.
+    Running(Role),
+    /// Stopped for good in this process, and why.
+    Halted(String),
+}
+
+pub(crate) fn of_group<O>(group: &Group<O>, own: Replica) -> GroupStatus {
+    let state = match &group.phase {
+        Phase::Forming(bootstrap) => match bootstrap.outcome() {
+            Some(Outcome::Stranger { genesis, evidence }) => {
+                GroupState::Stranger(stranger_text(own, *evidence, genesis))
+            }
+            _ => GroupState::Forming,
+        },
+        Phase::Founding { .. } => GroupState::Forming,
+        Phase::Running(raft) => GroupState::Running(raft.role()),
+        Phase::Halted { why, .. } => GroupState::Halted(match why {
+            Halt::Core(reason) => reason.to_string(),
+            Halt::Poisoned => "the log refuses every further write".to_owned(),
+            Halt::Machine(text) => text.clone(),
+        }),
+    };
+    let raft = group.raft();
+    let permits = group.inbox.permits();
+    GroupStatus {
+        group: group.id,
+        state,
+        term: raft.map_or(Term(0), |raft| raft.term()),
+        leader: raft.and_then(|raft| raft.leader()),
+        commit: raft.map_or_else(LogPosition::default, |raft| raft.commit()),
+        base: raft.map_or_else(LogPosition::default, |raft| raft.base()),
+        last: raft.map_or_else(LogPosition::default, |raft| raft.last()),
+        durable: raft.map_or(0, |raft| raft.durable_index().0),
+        handed: group.handed.0,
+        membership: raft
+            .map(|raft| raft.membership().clone())
+            .unwrap_or_default(),
+        peers: raft.map(|raft| raft.peers()).unwrap_or_default(),
+        proposals_bytes: permits.held(),
+        proposals_bytes_max: permits.bytes_max(),
+        cache_bytes: raft.map_or(0, |raft| raft.cache_bytes()),
+    }
+}

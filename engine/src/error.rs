@@ -1,0 +1,222 @@
+//! What went wrong, what happened to the write, and what to do.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use logdrive_raft::{GroupId, NodeId};
+use logdrive_shard::{Failure, Outcome, Refused};
+
+/// A proposal that has no output.
+///
+/// [`ProposeError::outcome`] says what happened to the write, [`ProposeError::advice`] what to do, and
+/// [`ProposeError::code`] names the error for programs and for `docs/errors.md`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProposeError {
+    /// The door is full, or the proposal can never pass it.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// It was taken in and not answered with an output.
+    #[error(transparent)]
+    Failed(#[from] Failure),
+    /// This node does not hold the group.
+    #[error("this node does not hold group {0}")]
+    UnknownGroup(GroupId),
+}
+
+impl ProposeError {
+    /// What is known about the write.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Refused(_) | Self::UnknownGroup(_) => Outcome::NeverAppended,
+            Self::Failed(failure) => failure.outcome(),
+        }
+    }
+
+    /// The stable name of the error.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Refused(Refused::Busy { .. }) => Code::Busy,
+            Self::Refused(Refused::TooLarge { .. }) => Code::TooLarge,
+            Self::Refused(Refused::Closed(failure)) | Self::Failed(failure) => {
+                failure_code(failure)
+            }
+            Self::Refused(_) => Code::Abandoned,
+            Self::UnknownGroup(_) => Code::UnknownGroup,
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn advice(&self) -> &'static str {
+        self.code().advice()
+    }
+
+    /// Who leads the group, if this error knows.
+    #[must_use]
+    pub fn leader(&self) -> Option<NodeId> {
+        match self {
+            Self::Refused(Refused::Closed(Failure::NotLeader { leader }))
+            | Self::Failed(Failure::NotLeader { leader }) => *leader,
+            _ => None,
+        }
+    }
+}
+
+fn failure_code(failure: &Failure) -> Code {
+    match failure {
+        Failure::NotLeader { .. } => Code::NotLeader,
+        Failure::LeadershipLost { .. } => Code::LeadershipLost,
+        Failure::ShuttingDown => Code::ShuttingDown,
+        Failure::ShutDownBeforeApply { .. } => Code::ShutDownBeforeApply,
+        Failure::Halted => Code::Halted,
+        Failure::HaltedBeforeApply { .. } => Code::HaltedBeforeApply,
+        Failure::StorageFull => Code::StorageFull,
+        _ => Code::Abandoned,
+    }
+}
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $number:literal, $text:literal, $outcome:ident, $advice:literal;)*) => {
+        /// The stable names and numbers of errors. `docs/errors.md` has a paragraph for each.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[non_exhaustive]
+        #[repr(u16)]
+        pub enum Code {
+            $($(#[$doc])* $name = $number,)*
+        }
+
+        impl Code {
+            /// All of them.
+            pub const ALL: &[Code] = &[$(Code::$name),*];
+
+            /// The name, as metrics, logs and `docs/errors.md` spell it.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Code::$name => $text,)* }
+            }
+
+            /// What is known about a write that ended with it.
+            #[must_use]
+            pub fn outcome(self) -> Outcome {
+                match self { $(Code::$name => Outcome::$outcome,)* }
+            }
+
+            /// What to do about it.
+            #[must_use]
+            pub fn advice(self) -> &'static str {
+                match self { $(Code::$name => $advice,)* }
+            }
+
+            /// The code with this number.
+            #[must_use]
+            pub fn from_number(number: u16) -> Option<Self> {
+                match number { $($number => Some(Code::$name),)* _ => None }
+            }
+        }
+    };
+}
+
+codes! {
+    /// Another node leads the group, or none.
+    NotLeader = 1, "not_leader", NeverAppended,
+        "send it to the leader that the error names; if it names none, try again after a moment, and \
+         look at `logdrive status` if this lasts";
+    /// As many bytes of proposals wait for answers as may.
+    Busy = 2, "busy", NeverAppended,
+        "wait for answers before sending more, or raise limits.proposals_bytes_max if memory allows";
+    /// The proposal is larger than an entry may be.
+    TooLarge = 3, "too_large", NeverAppended,
+        "split it; an entry carries at most 1 MiB";
+    /// The log has no room for proposals.
+    StorageFull = 4, "storage_full", NeverAppended,
+        "give the log more room (wal.bytes_max); reads, votes and heartbeats go on";
+    /// The node is shutting down.
+    ShuttingDown = 5, "shutting_down", NeverAppended,
+        "send it to another node";
+    /// The group has halted on this node.
+    Halted = 6, "halted", NeverAppended,
+        "send it to another node; `logdrive status` of this one says why it halted";
+    /// This node does not hold the group.
+    UnknownGroup = 7, "unknown_group", NeverAppended,
+        "check the group number against the cluster's configuration";
+    /// The request could not be read.
+    BadRequest = 8, "bad_request", NeverAppended,
+        "the client speaks another protocol version: upgrade the older of the two";
+    /// The entry was replaced before it was applied.
+    LeadershipLost = 16, "leadership_lost", MayYetCommit,
+        "read back whether the write took effect before sending it again";
+    /// The node shut down before the entry was applied.
+    ShutDownBeforeApply = 17, "shut_down_before_apply", MayYetCommit,
+        "read back from another node whether the write took effect before sending it again";
+    /// The group halted before the entry was applied.
+    HaltedBeforeApply = 18, "halted_before_apply", MayYetCommit,
+        "read back from another node whether the write took effect before sending it again";
+    /// The engine ended without an answer.
+    Abandoned = 19, "abandoned", MayYetCommit,
+        "read back whether the write took effect before sending it again";
+    /// The deadline passed before an answer came.
+    DeadlinePassed = 20, "deadline_passed", MayYetCommit,
+        "read back whether the write took effect before sending it again";
+    /// The connection was lost before an answer came.
+    ConnectionLost = 21, "connection_lost", MayYetCommit,
+        "read back whether the write took effect before sending it again";
+}
+
+impl std::fmt::Display for Code {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A node that did not start. Nothing runs, and nothing was changed that the next start would not redo.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A setting is missing or impossible.
+    #[error("{0}")]
+    Configuration(String),
+    /// The data directory could not be made.
+    #[error("create {}", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The log did not open.
+    #[error("open the log in {}", path.display())]
+    Log {
+        /// The directory of the log.
+        path: PathBuf,
+        /// Why not, and what to do.
+        source: Box<logdrive_wal::OpenError>,
+    },
+    /// A group did not start.
+    #[error(transparent)]
+    Group(#[from] logdrive_shard::StartError),
+    /// A state machine did not open.
+    #[error("the state machine of group {group} did not open: {what}")]
+    Machine {
+        /// The group.
+        group: GroupId,
+        /// What it said.
+        what: String,
+    },
+    /// A port could not be listened on.
+    #[error("listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A thread could not be started.
+    #[error("start a thread")]
+    Thread(#[source] std::io::Error),
+    /// The thread ended before it had started.
+    #[error("the engine's thread ended before it had started: {0}")]
+    Died(String),
+}

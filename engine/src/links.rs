@@ -1,0 +1,165 @@
+//! The way to peers and clients, as the shard's thread uses it.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use logdrive_net::{
+    MtuProfile, NetError, NetSecret, PeerEvent, PeerNet, PeerNetConfig, TransportSettings,
+};
+use logdrive_raft::{Boot, ClusterId, GroupId, Message, NodeId, Replica};
+use logdrive_shard::{Inbox, PeerInput, StateMachine};
+
+use crate::error::StartError;
+use crate::settings::Limits;
+use crate::shared::Shared;
+use crate::status::LinkStatus;
+use crate::tls::Tls;
+
+/// Turns an output into the bytes that a client gets.
+pub(crate) type Encoder<O> = fn(O) -> Bytes;
+
+/// What the links of a node are made of.
+pub(crate) struct LinksSetup<S: StateMachine> {
+    pub(crate) dir: PathBuf,
+    pub(crate) cluster: ClusterId,
+    pub(crate) members: Vec<(NodeId, String)>,
+    pub(crate) listen_peer: Option<SocketAddr>,
+    pub(crate) listen_client: Option<(SocketAddr, Encoder<S::Output>)>,
+    pub(crate) tls: Option<Tls>,
+    pub(crate) mtu: MtuProfile,
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// The links of a running node. Lives on the shard's thread.
+pub(crate) struct Links {
+    peers: Option<PeerNet>,
+    queue_bytes_max: usize,
+    client_address: Option<SocketAddr>,
+    /// Bytes of messages that the shard has stepped and whose entries still wait for the disk.
+    unreleased: Cell<usize>,
+    unreleased_max: usize,
+    events: Cell<Vec<PeerEvent>>,
+}
+
+impl<S: StateMachine> LinksSetup<S> {
+    /// Binds the ports and begins to dial.
+    pub(crate) async fn start(
+        self,
+        replica: Replica,
+        boot: Boot,
+        groups: &BTreeMap<GroupId, (Inbox<S::Output>, S::Reader)>,
+        limits: &Limits,
+    ) -> Result<Links, StartError> {
+        let mut transport = TransportSettings::default();
+        transport.mtu = self.mtu;
+        let peers = match (&self.tls, self.listen_peer) {
+            (Some(tls), Some(address)) => {
+                let listen = |source: NetError| StartError::Listen {
+                    address,
+                    source: Box::new(source),
+                };
+                let path = self.dir.join("net.secret");
+                let secret = NetSecret::load_or_create(&path)
+                    .map_err(|source| StartError::Directory { path, source })?;
+                let mut config = PeerNetConfig::new(
+                    replica,
+                    boot,
+                    self.cluster,
+                    address,
+                    tls.credentials.clone(),
+                    secret,
+                );
+                config.transport = transport;
+                config.groups_max = u32::try_from(groups.len()).unwrap_or(u32::MAX).max(1);
+                config.queue_bytes_max = limits.peer_queue_bytes_max;
+                config.inbox_bytes_max = limits.inbox_bytes_max;
+                let mut peers = PeerNet::start(config).await.map_err(listen)?;
+                peers.set_waker(self.shared.waker());
+                peers.set_peers(self.members);
+                Some(peers)
+            }
+            _ => None,
+        };
+        Ok(Links {
+            peers,
+            queue_bytes_max: limits.peer_queue_bytes_max,
+            client_address: None,
+            unreleased: Cell::new(0),
+            unreleased_max: limits.inbox_bytes_max,
+            events: Cell::default(),
+        })
+    }
+}
+
+impl Links {
+    pub(crate) fn peer_address(&self) -> Option<SocketAddr> {
+        self.peers.as_ref().map(PeerNet::local_addr)
+    }
+
+    pub(crate) fn client_address(&self) -> Option<SocketAddr> {
+        self.client_address
+    }
+
+    /// Hands a message to the network. What does not fit is lost, as on any network: windows keep appends
+    /// below the queue's bound, and everything else is said again.
+    pub(crate) fn send(&self, message: Message) {
+        if let Some(peers) = &self.peers {
+            let _ = peers.try_send(message);
+        }
+    }
+
+    /// Takes what has come.
+    pub(crate) fn poll(&self, inputs: &mut Vec<PeerInput>) {
+        let Some(peers) = &self.peers else {
+            return;
+        };
+        let mut events = self.events.take();
+        peers.poll_events(&mut events);
+        let mut taken = 0;
+        inputs.extend(events.drain(..).map(|event| match event {
+            PeerEvent::Message(message) => {
+                taken += message.cost_bytes();
+                PeerInput::Message(message)
+            }
+            PeerEvent::Connected { peer, .. } => PeerInput::Connected(peer),
+            PeerEvent::Disconnected { peer } => PeerInput::Disconnected(peer),
+        }));
+        self.unreleased.set(self.unreleased.get() + taken);
+        self.events.set(events);
+    }
+
+    /// Lets peers send more, unless entries wait for the disk: not reading is the back-pressure.
+    pub(crate) fn release(&self, waiting_for_disk_bytes: usize) {
+        if let Some(peers) = &self.peers
+            && self.unreleased.get() > 0
+            && waiting_for_disk_bytes < self.unreleased_max
+        {
+            peers.release(self.unreleased.take());
+        }
+    }
+
+    pub(crate) fn status(&self) -> Vec<LinkStatus> {
+        let Some(peers) = &self.peers else {
+            return Vec::new();
+        };
+        let line = |link: logdrive_net::PeerLinkStatus| LinkStatus {
+            node: link.peer,
+            connected: link.connected,
+            rtt_us: link.connected.then_some(link.rtt_us),
+            queued_bytes: link.queued_bytes,
+            queue_bytes_max: self.queue_bytes_max,
+            last_error: link.last_error,
+        };
+        peers.status().into_iter().map(line).collect()
+    }
+
+    pub(crate) async fn shutdown(self) {
+        if let Some(peers) = self.peers {
+            peers.shutdown().await;
+        }
+    }
+}

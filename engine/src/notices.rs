@@ -1,0 +1,205 @@
+//! What a shard says, as log events with stable names and fields, and as alarms in the status.
+
+use std::any::Any;
+
+use logdrive_raft::io::Role;
+use logdrive_shard::{Fenced, Notice};
+
+use crate::shared::Shared;
+use crate::status::Alarm;
+
+/// Tells the world.
+pub(crate) fn carry(shared: &Shared, notice: Notice) {
+    match notice {
+        Notice::Role { group, change } => {
+            shared.set_leader(group, change.leader);
+            let leader = change.leader.map(|leader| leader.0);
+            let role = match change.role {
+                Role::Leader => "leader",
+                Role::Follower => "follower",
+                Role::PreCandidate => "pre_candidate",
+                Role::Candidate => "candidate",
+            };
+            tracing::info!(
+                event = "role",
+                group = group.0,
+                term = change.term.0,
+                role,
+                leader,
+                "role, term or leader changed"
+            );
+        }
+        Notice::Formed { group } => {
+            tracing::info!(
+                event = "formed",
+                group = group.0,
+                "the group has its genesis"
+            );
+        }
+        Notice::Stranger { group, peer, text } => {
+            tracing::error!(
+                event = "stranger",
+                group = group.0,
+                peer = peer.0,
+                code = "stranger",
+                "{text}"
+            );
+            raise(
+                shared,
+                "stranger",
+                Some(group.0),
+                text,
+                "if this node's disk was replaced or wiped, add it to the cluster as a new member; \
+                 if it was started with the wrong directory, start it with the right one",
+            );
+        }
+        Notice::Mismatch {
+            group,
+            peer,
+            voters,
+        } => {
+            let listed: Vec<String> = voters.iter().map(ToString::to_string).collect();
+            let text = format!(
+                "node {peer} lists other voters ({}) than this node, so group {group} does not form",
+                listed.join(", ")
+            );
+            tracing::error!(
+                event = "mismatch",
+                group = group.0,
+                peer = peer.0,
+                code = "mismatch",
+                "{text}"
+            );
+            raise(
+                shared,
+                "mismatch",
+                Some(group.0),
+                text,
+                "give every node the same cluster.members and restart the one that differs",
+            );
+        }
+        Notice::Halted { group, reason } => {
+            tracing::error!(
+                event = "halted",
+                group = group.0,
+                code = "halted",
+                "{reason}"
+            );
+            raise(
+                shared,
+                "halted",
+                Some(group.0),
+                format!("{reason}; the log is untouched and nothing more is acknowledged here"),
+                "keep the data directories of all replicas as they are and compare their logs with \
+                 `logdrive wal verify` before restarting this node",
+            );
+        }
+        Notice::Poisoned { reason } => {
+            tracing::error!(event = "log_failed", code = "log_failed", "{reason}");
+            raise(
+                shared,
+                "log_failed",
+                None,
+                format!(
+                    "the log's disk failed: {reason}; what was acknowledged is on a majority, and \
+                     nothing more is acknowledged here"
+                ),
+                "replace the disk or mend what it reports, then restart this node: it checks its log \
+                 before it votes",
+            );
+        }
+        Notice::StorageFull { full: true } => {
+            tracing::error!(
+                event = "storage_full",
+                code = "storage_full",
+                "the log is full"
+            );
+            raise(
+                shared,
+                "storage_full",
+                None,
+                "the log has no room: proposals are refused, votes and heartbeats go on".to_owned(),
+                "raise wal.bytes_max if the disk has room",
+            );
+        }
+        Notice::StorageFull { full: false } => {
+            tracing::info!(event = "storage_full_over", "the log has room again");
+            shared.clear("storage_full");
+        }
+        Notice::ReadFailed {
+            group,
+            from,
+            reason,
+        } => {
+            tracing::error!(
+                event = "log_read_failed",
+                group = group.0,
+                index = from.0,
+                code = "log_read_failed",
+                "{reason}"
+            );
+            raise(
+                shared,
+                "log_read_failed",
+                Some(group.0),
+                format!("entry {from} could not be read back: {reason}; it is on a majority"),
+                "run `logdrive wal verify` on this node's directory",
+            );
+        }
+        Notice::Recovered { findings } => {
+            for finding in findings {
+                tracing::warn!(event = "recovered", code = "recovered", "{finding}");
+            }
+        }
+        other => tracing::warn!(event = "notice", "{other:?}"),
+    }
+}
+
+/// A state machine has failed.
+pub(crate) fn fenced(shared: &Shared, fenced: &Fenced) {
+    raise(
+        shared,
+        "halted",
+        Some(fenced.group.0),
+        format!("{fenced}; the log is untouched, other nodes go on"),
+        "mend the machine and restart this node: it applies the log from where its machine ends",
+    );
+}
+
+/// The shard's thread has panicked.
+pub(crate) fn panicked(shared: &Shared, panic: &(dyn Any + Send)) {
+    let text = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned());
+    tracing::error!(
+        event = "panicked",
+        code = "panicked",
+        "the shard's thread panicked: {text}"
+    );
+    raise(
+        shared,
+        "panicked",
+        None,
+        format!("the engine's thread panicked: {text}; nothing more is acknowledged here"),
+        "restart this node: it checks its log before it votes; report this with the log lines before",
+    );
+}
+
+fn raise(
+    shared: &Shared,
+    code: &'static str,
+    group: Option<u64>,
+    text: String,
+    advice: &'static str,
+) {
+    let since = shared.uptime_s();
+    shared.raise(Alarm {
+        code,
+        group,
+        since,
+        text,
+        advice: advice.to_owned(),
+    });
+}

@@ -1,0 +1,155 @@
+//! What an embedder may set. Every bound is in bytes or microseconds and has a default that works.
+
+use std::time::Duration;
+
+use logdrive_raft::io::Config;
+use logdrive_raft::{Boot, GroupId, Replica};
+
+/// Bounds of memory and of what waits.
+///
+/// Together they bound what a node holds; ARCHITECTURE.md has the formula.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Bytes of proposals between the door and the answer, a group.
+    pub proposals_bytes_max: usize,
+    /// Bytes of entries that wait for a quorum, a group.
+    pub uncommitted_bytes_max: usize,
+    /// Entries that wait for a quorum, a group.
+    pub uncommitted_entries_max: usize,
+    /// Bytes of entries on their way to one follower, a group.
+    pub inflight_bytes_max: usize,
+    /// Bytes of entries in one append message.
+    pub append_bytes_max: usize,
+    /// Bytes of entries kept in memory to feed followers and the machine, a group.
+    pub cache_bytes_max: usize,
+    /// Bytes of committed entries that wait for the machines.
+    pub apply_bytes_max: usize,
+    /// Bytes of messages that wait for one peer.
+    pub peer_queue_bytes_max: usize,
+    /// Bytes of messages from peers that wait for the shard.
+    pub inbox_bytes_max: usize,
+    /// Bytes of requests and answers of one client connection.
+    pub client_bytes_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            proposals_bytes_max: 64 << 20,
+            uncommitted_bytes_max: 8 << 20,
+            uncommitted_entries_max: 8,
+            inflight_bytes_max: 8 << 20,
+            append_bytes_max: 1 << 20,
+            cache_bytes_max: 32 << 20,
+            apply_bytes_max: 16 << 20,
+            peer_queue_bytes_max: 16 << 20,
+            inbox_bytes_max: 16 << 20,
+            client_bytes_max: 8 << 20,
+        }
+    }
+}
+
+impl Limits {
+    /// All byte bounds divided by `by`, as far as one largest entry still fits: for small machines and
+    /// for tests of the bounds.
+    #[must_use]
+    pub fn divided(&self, by: usize) -> Self {
+        let entry = logdrive_raft::limits::FRAME_BYTES_MAX;
+        let part = |bytes: usize| (bytes / by).max(entry);
+        Self {
+            proposals_bytes_max: part(self.proposals_bytes_max),
+            uncommitted_bytes_max: part(self.uncommitted_bytes_max),
+            uncommitted_entries_max: self.uncommitted_entries_max,
+            inflight_bytes_max: part(self.inflight_bytes_max),
+            append_bytes_max: (self.append_bytes_max / by).max(64 << 10),
+            cache_bytes_max: part(self.cache_bytes_max),
+            apply_bytes_max: part(self.apply_bytes_max),
+            peer_queue_bytes_max: part(self.peer_queue_bytes_max),
+            inbox_bytes_max: part(self.inbox_bytes_max),
+            client_bytes_max: part(self.client_bytes_max),
+        }
+    }
+}
+
+/// Timings of elections.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RaftSettings {
+    /// The shortest election timeout.
+    pub election_timeout_min: Duration,
+    /// The longest election timeout.
+    pub election_timeout_max: Duration,
+    /// How often an idle follower hears of its leader.
+    pub heartbeat_interval: Duration,
+    /// How long a leader's own disk may trail a follower's before it gives up leading.
+    pub disk_lag_max: Duration,
+}
+
+impl Default for RaftSettings {
+    fn default() -> Self {
+        Self {
+            election_timeout_min: Duration::from_millis(150),
+            election_timeout_max: Duration::from_millis(300),
+            heartbeat_interval: Duration::from_millis(50),
+            disk_lag_max: Duration::from_secs(1),
+        }
+    }
+}
+
+/// The log on disk.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct WalSettings {
+    /// Bytes of one segment file.
+    pub slot_bytes: u64,
+    /// Bytes that all segment files together may take.
+    pub bytes_max: u64,
+    /// How the log reaches the disk.
+    pub backend: WalBackend,
+}
+
+impl Default for WalSettings {
+    fn default() -> Self {
+        Self {
+            slot_bytes: 64 << 20,
+            bytes_max: 8 << 30,
+            backend: WalBackend::Auto,
+        }
+    }
+}
+
+/// How the log reaches the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WalBackend {
+    /// io_uring where it works, else plain writes; status says which.
+    #[default]
+    Auto,
+    /// io_uring, or the node does not start.
+    IoUring,
+    /// Plain writes on a thread.
+    Pwrite,
+}
+
+pub(crate) fn core_settings(limits: &Limits, raft: &RaftSettings, seed: u64) -> Config {
+    let us = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    Config {
+        // Who and where are filled in by the shard.
+        replica: Replica::default(),
+        boot: Boot(0),
+        group: GroupId(0),
+        election_timeout_min_us: us(raft.election_timeout_min),
+        election_timeout_max_us: us(raft.election_timeout_max),
+        heartbeat_interval_us: us(raft.heartbeat_interval),
+        inflight_bytes_max: limits.inflight_bytes_max,
+        inflight_entries_max: 1024,
+        append_bytes_max: limits.append_bytes_max,
+        uncommitted_bytes_max: limits.uncommitted_bytes_max,
+        uncommitted_entries_max: limits.uncommitted_entries_max,
+        cache_bytes_max: limits.cache_bytes_max,
+        disk_lag_us_max: us(raft.disk_lag_max),
+        disk_lag_bytes_max: limits.uncommitted_bytes_max,
+        seed,
+    }
+}

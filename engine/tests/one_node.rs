@@ -1,0 +1,138 @@
+//! One node on a real disk, from its first start through restarts.
+
+use std::path::Path;
+use std::time::Duration;
+
+use logdrive::{
+    Batch, Code, Durable, Fatal, Node, Outcome, StartError, StateMachine, WalBackend, WalSettings,
+    wait,
+};
+
+/// Remembers every command.
+#[derive(Default)]
+struct Journal {
+    lines: Vec<String>,
+}
+
+impl StateMachine for Journal {
+    type Output = usize;
+    type Reader = ();
+
+    fn open(&mut self) -> Result<Durable, Fatal> {
+        Ok(Durable::default())
+    }
+
+    fn apply(&mut self, batch: Batch<'_>, outputs: &mut Vec<usize>) -> Result<(), Fatal> {
+        for (_, payload) in batch.proposals() {
+            if payload == b"fail" {
+                return Err(Fatal::new("asked to"));
+            }
+            self.lines
+                .push(String::from_utf8_lossy(payload).into_owned());
+            outputs.push(self.lines.len());
+        }
+        Ok(())
+    }
+
+    fn reader(&self) {}
+}
+
+fn start(dir: &Path, backend: WalBackend) -> Result<Node<Journal>, StartError> {
+    let mut wal = WalSettings::default();
+    wal.slot_bytes = 16 << 20;
+    wal.bytes_max = 128 << 20;
+    wal.backend = backend;
+    Node::builder(dir, |_| Journal::default()).wal(wal).start()
+}
+
+fn lead(node: &Node<Journal>) {
+    assert!(wait(node.leader_known()).is_some());
+}
+
+fn survives_restarts(backend: WalBackend) {
+    let dir = tempfile::tempdir().unwrap();
+    for round in 0..3_usize {
+        let node = start(dir.path(), backend).unwrap();
+        lead(&node);
+        let first = wait(node.propose("one")).unwrap();
+        assert_eq!(first.output, round * 102 + 1);
+        let many: Vec<String> = (0..100).map(|number| format!("line {number}")).collect();
+        let group = node.groups().next().unwrap();
+        let answers = wait(group.propose_many(&many).unwrap());
+        assert_eq!(answers.len(), 100);
+        for (place, answer) in answers.into_iter().enumerate() {
+            assert_eq!(answer.unwrap().output, round * 102 + 2 + place);
+        }
+        let reserved = wait(group.reserve(10));
+        assert_eq!(
+            wait(reserved.propose("reserved")).unwrap().output,
+            round * 102 + 102
+        );
+        let status = node.status();
+        assert_eq!(status.boot, round as u64 + 1);
+        node.shutdown(Duration::from_secs(5));
+    }
+}
+
+#[test]
+fn what_was_acknowledged_is_there_after_restarts_with_plain_writes() {
+    survives_restarts(WalBackend::Pwrite);
+}
+
+#[test]
+fn what_was_acknowledged_is_there_after_restarts_with_what_the_machine_offers() {
+    survives_restarts(WalBackend::Auto);
+}
+
+#[test]
+fn a_machine_that_fails_fences_its_group_and_the_process_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = start(dir.path(), WalBackend::Pwrite).unwrap();
+    lead(&node);
+    assert!(wait(node.propose("fine")).is_ok());
+    let error = wait(node.propose("fail")).unwrap_err();
+    assert_eq!(error.code(), Code::HaltedBeforeApply);
+    assert_eq!(error.outcome(), Outcome::MayYetCommit);
+    // The shard hears of it a moment later and shuts the door.
+    let error = loop {
+        match wait(node.propose("more")) {
+            Err(error) if error.code() == Code::Halted => break error,
+            Err(error) => assert_eq!(error.code(), Code::HaltedBeforeApply),
+            Ok(done) => panic!("applied by a failed machine: {done:?}"),
+        }
+    };
+    assert_eq!(error.outcome(), Outcome::NeverAppended);
+}
+
+#[test]
+fn a_second_process_on_a_directory_is_told_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let _node = start(dir.path(), WalBackend::Auto).unwrap();
+    let error = start(dir.path(), WalBackend::Auto).unwrap_err();
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(inner) = source {
+        text = format!("{text}: {inner}");
+        source = inner.source();
+    }
+    assert!(text.contains("in use by another process"), "{text}");
+}
+
+#[test]
+fn shutting_down_answers_everybody() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = start(dir.path(), WalBackend::Pwrite).unwrap();
+    lead(&node);
+    let proposals: Vec<_> = (0..1000)
+        .map(|number| node.propose(format!("{number}")))
+        .collect();
+    drop(node);
+    let mut applied = 0;
+    for proposal in proposals {
+        match wait(proposal) {
+            Ok(_) => applied += 1,
+            Err(error) => assert!(!error.advice().is_empty(), "{error}"),
+        }
+    }
+    assert!(applied <= 1000);
+}

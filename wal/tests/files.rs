@@ -31,7 +31,7 @@ impl Host {
             let _ = wake.send(());
         })) {
             WakeBy::Callback => Box::new(move || woken.recv().unwrap()),
-            #[cfg(target_os = "linux")]
+            #[cfg(all(target_os = "linux", not(logdrive_portable)))]
             WakeBy::EventFd(eventfd) => Box::new(move || {
                 use rustix::event::{PollFd, PollFlags, poll};
                 poll(&mut [PollFd::new(&eventfd, PollFlags::IN)], None).unwrap();

@@ -13,10 +13,11 @@ use logdrive_shard::StateMachine;
 use logdrive_wal::{FreshIds, Identity};
 
 use crate::apply::ApplyOn;
+use crate::clients::Encoder;
 use crate::clock::Clock;
 use crate::disk;
 use crate::error::StartError;
-use crate::links::{Encoder, LinksSetup};
+use crate::links::LinksSetup;
 use crate::metrics::Metrics;
 use crate::node::{Group, Node};
 use crate::settings::{Limits, RaftSettings, WalSettings, core_settings};

@@ -127,41 +127,47 @@ codes! {
     /// As many bytes of proposals wait for answers as may.
     Busy = 2, "busy", NeverAppended,
         "wait for answers before sending more, or raise limits.proposals_bytes_max if memory allows";
-    /// The proposal is larger than an entry may be.
-    TooLarge = 3, "too_large", NeverAppended,
-        "split it; an entry carries at most 1 MiB";
     /// The log has no room for proposals.
-    StorageFull = 4, "storage_full", NeverAppended,
+    StorageFull = 3, "storage_full", NeverAppended,
         "give the log more room (wal.bytes_max); reads, votes and heartbeats go on";
-    /// The node is shutting down.
-    ShuttingDown = 5, "shutting_down", NeverAppended,
-        "send it to another node";
+    /// The proposal is larger than an entry may be.
+    TooLarge = 4, "too_large", NeverAppended,
+        "split it; an entry carries at most 1 MiB";
+    /// This node does not hold the group.
+    UnknownGroup = 5, "unknown_group", NeverAppended,
+        "check the group number against the cluster's configuration";
     /// The group has halted on this node.
     Halted = 6, "halted", NeverAppended,
         "send it to another node; `logdrive status` of this one says why it halted";
-    /// This node does not hold the group.
-    UnknownGroup = 7, "unknown_group", NeverAppended,
-        "check the group number against the cluster's configuration";
-    /// The request could not be read.
-    BadRequest = 8, "bad_request", NeverAppended,
-        "the client speaks another protocol version: upgrade the older of the two";
-    /// The entry was replaced before it was applied.
-    LeadershipLost = 16, "leadership_lost", MayYetCommit,
-        "read back whether the write took effect before sending it again";
-    /// The node shut down before the entry was applied.
-    ShutDownBeforeApply = 17, "shut_down_before_apply", MayYetCommit,
-        "read back from another node whether the write took effect before sending it again";
-    /// The group halted before the entry was applied.
-    HaltedBeforeApply = 18, "halted_before_apply", MayYetCommit,
-        "read back from another node whether the write took effect before sending it again";
-    /// The engine ended without an answer.
-    Abandoned = 19, "abandoned", MayYetCommit,
-        "read back whether the write took effect before sending it again";
+    /// The node is shutting down.
+    ShuttingDown = 7, "shutting_down", NeverAppended,
+        "send it to another node";
     /// The deadline passed before an answer came.
-    DeadlinePassed = 20, "deadline_passed", MayYetCommit,
+    DeadlinePassed = 8, "deadline", MayYetCommit,
         "read back whether the write took effect before sending it again";
     /// The connection was lost before an answer came.
-    ConnectionLost = 21, "connection_lost", MayYetCommit,
+    ConnectionLost = 9, "connection_lost", MayYetCommit,
+        "read back whether the write took effect before sending it again";
+    /// The entry was replaced before it was applied.
+    LeadershipLost = 10, "leadership_lost", MayYetCommit,
+        "read back whether the write took effect before sending it again";
+    /// No node could be reached.
+    Unreachable = 11, "unreachable", NeverAppended,
+        "check the addresses, the certificates and whether the nodes run";
+    /// The certificate does not allow it.
+    Forbidden = 12, "forbidden", NeverAppended,
+        "use a certificate whose role allows it: `logdrive tls issue --role client`";
+    /// The machine's answer is larger than an answer may be. The write took effect.
+    OutputTooLarge = 13, "output_too_large", MayYetCommit,
+        "the write took effect; have the machine answer with less";
+    /// The node shut down before the entry was applied.
+    ShutDownBeforeApply = 14, "shut_down_before_apply", MayYetCommit,
+        "read back from another node whether the write took effect before sending it again";
+    /// The group halted before the entry was applied.
+    HaltedBeforeApply = 15, "halted_before_apply", MayYetCommit,
+        "read back from another node whether the write took effect before sending it again";
+    /// The engine ended without an answer.
+    Abandoned = 16, "abandoned", MayYetCommit,
         "read back whether the write took effect before sending it again";
 }
 

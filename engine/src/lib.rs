@@ -8,6 +8,7 @@
 
 mod apply;
 mod builder;
+mod clients;
 mod clock;
 mod disk;
 pub mod error;

@@ -6,21 +6,19 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use logdrive_net::{
-    MtuProfile, NetError, NetSecret, PeerEvent, PeerNet, PeerNetConfig, TransportSettings,
+    ClientNet, ClientNetConfig, MtuProfile, NetError, NetSecret, PeerEvent, PeerNet, PeerNetConfig,
+    TransportSettings,
 };
 use logdrive_raft::{Boot, ClusterId, GroupId, Message, NodeId, Replica};
 use logdrive_shard::{Inbox, PeerInput, StateMachine};
 
+use crate::clients::{Clients, Encoder};
 use crate::error::StartError;
 use crate::settings::Limits;
 use crate::shared::Shared;
 use crate::status::LinkStatus;
 use crate::tls::Tls;
-
-/// Turns an output into the bytes that a client gets.
-pub(crate) type Encoder<O> = fn(O) -> Bytes;
 
 /// What the links of a node are made of.
 pub(crate) struct LinksSetup<S: StateMachine> {
@@ -35,10 +33,10 @@ pub(crate) struct LinksSetup<S: StateMachine> {
 }
 
 /// The links of a running node. Lives on the shard's thread.
-pub(crate) struct Links {
+pub(crate) struct Links<O> {
     peers: Option<PeerNet>,
     queue_bytes_max: usize,
-    client_address: Option<SocketAddr>,
+    clients: Option<Clients<O>>,
     /// Bytes of messages that the shard has stepped and whose entries still wait for the disk.
     unreleased: Cell<usize>,
     unreleased_max: usize,
@@ -53,41 +51,62 @@ impl<S: StateMachine> LinksSetup<S> {
         boot: Boot,
         groups: &BTreeMap<GroupId, (Inbox<S::Output>, S::Reader)>,
         limits: &Limits,
-    ) -> Result<Links, StartError> {
+    ) -> Result<Links<S::Output>, StartError> {
         let mut transport = TransportSettings::default();
         transport.mtu = self.mtu;
+        let listen = |address| {
+            move |source: NetError| StartError::Listen {
+                address,
+                source: Box::new(source),
+            }
+        };
+        let path = self.dir.join("net.secret");
+        let secret = NetSecret::load_or_create(&path)
+            .map_err(|source| StartError::Directory { path, source })?;
         let peers = match (&self.tls, self.listen_peer) {
             (Some(tls), Some(address)) => {
-                let listen = |source: NetError| StartError::Listen {
-                    address,
-                    source: Box::new(source),
-                };
-                let path = self.dir.join("net.secret");
-                let secret = NetSecret::load_or_create(&path)
-                    .map_err(|source| StartError::Directory { path, source })?;
+                let credentials = tls.credentials.clone();
                 let mut config = PeerNetConfig::new(
                     replica,
                     boot,
                     self.cluster,
                     address,
-                    tls.credentials.clone(),
-                    secret,
+                    credentials,
+                    secret.clone(),
                 );
                 config.transport = transport;
                 config.groups_max = u32::try_from(groups.len()).unwrap_or(u32::MAX).max(1);
                 config.queue_bytes_max = limits.peer_queue_bytes_max;
                 config.inbox_bytes_max = limits.inbox_bytes_max;
-                let mut peers = PeerNet::start(config).await.map_err(listen)?;
+                let mut peers = PeerNet::start(config).await.map_err(listen(address))?;
                 peers.set_waker(self.shared.waker());
                 peers.set_peers(self.members);
                 Some(peers)
             }
             _ => None,
         };
+        let clients = match (&self.tls, self.listen_client) {
+            (Some(tls), Some((address, encode))) => {
+                let credentials = tls.credentials.clone();
+                let mut config =
+                    ClientNetConfig::new(replica.id, self.cluster, address, credentials, secret);
+                config.transport = transport;
+                config.inbox_bytes_max = limits.client_bytes_max;
+                config.responses_bytes_max = limits.client_bytes_max;
+                let net = ClientNet::start(config).await.map_err(listen(address))?;
+                net.set_waker(self.shared.waker());
+                let inboxes = groups
+                    .iter()
+                    .map(|(group, (inbox, _))| (*group, inbox.clone()))
+                    .collect();
+                Some(Clients::new(net, encode, inboxes))
+            }
+            _ => None,
+        };
         Ok(Links {
             peers,
             queue_bytes_max: limits.peer_queue_bytes_max,
-            client_address: None,
+            clients,
             unreleased: Cell::new(0),
             unreleased_max: limits.inbox_bytes_max,
             events: Cell::default(),
@@ -95,13 +114,13 @@ impl<S: StateMachine> LinksSetup<S> {
     }
 }
 
-impl Links {
+impl<O: Send + 'static> Links<O> {
     pub(crate) fn peer_address(&self) -> Option<SocketAddr> {
         self.peers.as_ref().map(PeerNet::local_addr)
     }
 
     pub(crate) fn client_address(&self) -> Option<SocketAddr> {
-        self.client_address
+        self.clients.as_ref().map(Clients::address)
     }
 
     /// Hands a message to the network. What does not fit is lost, as on any network: windows keep appends
@@ -112,8 +131,11 @@ impl Links {
         }
     }
 
-    /// Takes what has come.
-    pub(crate) fn poll(&self, inputs: &mut Vec<PeerInput>) {
+    /// Takes what has come: messages for the shard, and proposals to their doors.
+    pub(crate) fn poll(&self, inputs: &mut Vec<PeerInput>, status: impl Fn() -> String) {
+        if let Some(clients) = &self.clients {
+            clients.poll(status);
+        }
         let Some(peers) = &self.peers else {
             return;
         };
@@ -158,6 +180,9 @@ impl Links {
     }
 
     pub(crate) async fn shutdown(self) {
+        if let Some(clients) = self.clients {
+            clients.shutdown().await;
+        }
         if let Some(peers) = self.peers {
             peers.shutdown().await;
         }

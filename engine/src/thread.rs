@@ -145,7 +145,7 @@ impl<O: Send + 'static> Drop for Doors<O> {
 
 struct Driver<S: StateMachine> {
     shard: Shard<Box<dyn Disk>, EnginePorts<S>>,
-    links: Rc<Links>,
+    links: Rc<Links<S::Output>>,
     apply: Arc<ApplyQueue<S::Output>>,
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
@@ -307,7 +307,10 @@ impl<S: StateMachine> Driver<S> {
                 self.shard.fence(fenced.group, fenced.to_string());
                 self.dirty = true;
             }
-            self.links.poll(&mut inputs);
+            self.links.poll(&mut inputs, || {
+                let applied = |group| self.apply.applied(group);
+                self.shared.status(applied, self.apply.bytes()).to_json()
+            });
             self.shard.turn(self.clock.now(), &mut inputs);
             // What the shard has stepped is in the log's queue now; only what has left that queue makes
             // room for more.
@@ -373,7 +376,7 @@ fn earlier(one: Option<Instant>, other: Instant) -> Option<Instant> {
 }
 
 struct EnginePorts<S: StateMachine> {
-    links: Rc<Links>,
+    links: Rc<Links<S::Output>>,
     apply: Arc<ApplyQueue<S::Output>>,
     /// The machines themselves, if they run on this thread.
     inline: Option<Inline<S>>,

@@ -107,6 +107,12 @@ codes! {
     FORBIDDEN = 12, "forbidden";
     /// The state machine's answer is larger than one may be.
     OUTPUT_TOO_LARGE = 13, "output_too_large";
+    /// The node shut down before the proposal was applied.
+    SHUT_DOWN_BEFORE_APPLY = 14, "shut_down_before_apply";
+    /// The group halted before the proposal was applied.
+    HALTED_BEFORE_APPLY = 15, "halted_before_apply";
+    /// The engine ended without an answer.
+    ABANDONED = 16, "abandoned";
 }
 
 impl std::fmt::Display for Code {

@@ -1,5 +1,7 @@
 //! Three nodes in one thread, on disks that lose what was not flushed and over a network that is a list.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use logdrive_sim::cluster::{Cluster, Plan, Summary};
 
 fn run(seed: u64, groups: u64) -> Summary {

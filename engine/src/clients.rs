@@ -1,0 +1,151 @@
+//! What clients ask for over the network, on its way to the doors and back.
+//!
+//! A client's frame becomes one batch at one door, and its answers are encoded where they are made, into the
+//! connection's own buffer: one wake-up a batch.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::vec::Drain;
+
+use bytes::Bytes;
+use logdrive_net::{ClientEvent, ClientNet, ProposeBatch, ResponseQueue};
+use logdrive_raft::{GroupId, LogPosition};
+use logdrive_shard::{Failure, Inbox, Outcome, Refused, ReplySink};
+
+use crate::error::{Code, ProposeError};
+
+/// Turns an output into the bytes that a client gets.
+pub(crate) type Encoder<O> = fn(O) -> Bytes;
+
+/// After how long a client that found the door full or nobody leading had better ask again.
+const RETRY_AFTER_MS: u32 = 10;
+
+/// The client port of a running node.
+pub(crate) struct Clients<O> {
+    net: ClientNet,
+    encode: Encoder<O>,
+    inboxes: BTreeMap<GroupId, Inbox<O>>,
+    events: Cell<Vec<ClientEvent>>,
+}
+
+impl<O: Send + 'static> Clients<O> {
+    pub(crate) fn new(
+        net: ClientNet,
+        encode: Encoder<O>,
+        inboxes: BTreeMap<GroupId, Inbox<O>>,
+    ) -> Self {
+        Self {
+            net,
+            encode,
+            inboxes,
+            events: Cell::default(),
+        }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.net.local_addr()
+    }
+
+    /// Takes what clients ask for to the doors. `status` makes the JSON for those who ask how the node
+    /// stands.
+    pub(crate) fn poll(&self, status: impl Fn() -> String) {
+        let mut events = self.events.take();
+        self.net.poll_events(&mut events);
+        for event in events.drain(..) {
+            match event {
+                ClientEvent::Propose {
+                    responses, batch, ..
+                } => self.propose(responses, &batch),
+                ClientEvent::Status { responses, id, .. } => {
+                    responses.batch().status(id, status().as_bytes());
+                }
+                ClientEvent::Opened { .. } | ClientEvent::Closed { .. } => {}
+            }
+        }
+        self.events.set(events);
+    }
+
+    fn propose(&self, responses: ResponseQueue, batch: &ProposeBatch) {
+        let (first_id, group) = (batch.first_id(), batch.group());
+        let count = u32::try_from(batch.len()).expect("a frame of requests is far smaller");
+        let Some(inbox) = self.inboxes.get(&group) else {
+            let error = ProposeError::UnknownGroup(group);
+            never_appended(&responses, first_id, count, &error);
+            return;
+        };
+        let payloads: Vec<&[u8]> = batch.payloads().map(|(_, payload)| payload).collect();
+        let answers = Answers {
+            responses: responses.clone(),
+            encode: self.encode,
+        };
+        let sink: Arc<dyn ReplySink<O>> = Arc::new(answers);
+        if let Err(refused) = inbox.submit(&payloads, &sink, first_id) {
+            never_appended(&responses, first_id, count, &refused.into());
+        }
+    }
+
+    pub(crate) async fn shutdown(self) {
+        self.net.shutdown().await;
+    }
+}
+
+fn never_appended(responses: &ResponseQueue, first_id: u64, count: u32, error: &ProposeError) {
+    let code = error.code();
+    let retry_after_ms = match error {
+        ProposeError::Refused(Refused::Busy { .. } | Refused::Closed(_)) => RETRY_AFTER_MS,
+        _ => 0,
+    };
+    responses
+        .batch()
+        .never_appended(first_id, count, wire(code), retry_after_ms, None);
+}
+
+fn wire(code: Code) -> logdrive_net::Code {
+    logdrive_net::Code(code as u16)
+}
+
+/// The way back of one frame of proposals.
+struct Answers<O> {
+    responses: ResponseQueue,
+    encode: Encoder<O>,
+}
+
+impl<O: Send + 'static> ReplySink<O> for Answers<O> {
+    fn applied(&self, token: u64, first: u32, at: LogPosition, slot: u32, outputs: Drain<'_, O>) {
+        let mut batch = self.responses.batch();
+        let (mut id, mut slot) = (token + u64::from(first), slot);
+        for output in outputs {
+            batch.applied(id, at.index, slot, &(self.encode)(output));
+            id += 1;
+            slot += 1;
+        }
+    }
+
+    fn failed(&self, token: u64, first: u32, count: u32, failure: Failure) {
+        let id = token + u64::from(first);
+        let error = ProposeError::Failed(failure);
+        match error.outcome() {
+            Outcome::NeverAppended => never_appended(&self.responses, id, count, &error),
+            Outcome::MayYetCommit => {
+                self.responses
+                    .batch()
+                    .may_yet_commit(id, count, wire(error.code()));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_has_one_number_and_one_name_on_both_sides_of_the_wire() {
+        for code in Code::ALL {
+            assert_eq!(wire(*code).name(), code.as_str());
+            assert_eq!(Code::from_number(*code as u16), Some(*code));
+        }
+    }
+}

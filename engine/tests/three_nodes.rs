@@ -117,7 +117,7 @@ fn eventually(what: &str, mut check: impl FnMut() -> bool) {
     }
 }
 
-fn leader<'a>(nodes: &'a [Node<Digest>], group: u64) -> Option<&'a Node<Digest>> {
+fn leader(nodes: &[Node<Digest>], group: u64) -> Option<&Node<Digest>> {
     nodes.iter().find(|node| {
         node.status()
             .groups

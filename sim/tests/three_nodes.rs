@@ -1,5 +1,9 @@
 //! Three nodes in one thread, on disks that lose what was not flushed and over a network that is a list.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "seeds run side by side; each stays on one thread"
+)]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use logdrive_sim::cluster::{Cluster, Plan, Summary};

@@ -73,7 +73,8 @@ fi
 peers=$root/bench/peers/etcd
 cargo build --release --locked --manifest-path "$peers/Cargo.toml" --target-dir "$peers/target"
 load=$peers/target/release/etcd-load compare=$peers/target/release/etcd-compare
-loadgen=${LOADGEN:-$root/target/release/loadgen}
+# LOADGEN names another build of it, to compare two.
+loadgen=${LOADGEN:-${CARGO_TARGET_DIR:-$root/target}/release/loadgen}
 if [ -n "$ours_in_flight" ] && [ -z "${LOADGEN:-}" ]; then
   (cd "$root" && cargo build --release --locked -p loadgen)
 fi

@@ -45,9 +45,11 @@ seconds=${duration%s}
 out=$root/bench/reports/$name
 [ ! -e "$out" ] || fail 2 "$out exists: remove it or choose another name"
 
-(cd "$root" && cargo build --release --locked -p loadgen -p logdrive-bench --bin loadgen --bin bench-report)
 target=${CARGO_TARGET_DIR:-$root/target}
-loadgen=$target/release/loadgen report=$target/release/bench-report
+# LOADGEN names another build of it, to compare two.
+loadgen=${LOADGEN:-$target/release/loadgen} report=$target/release/bench-report
+(cd "$root" && cargo build --release --locked -p logdrive-bench --bin bench-report)
+[ -n "${LOADGEN:-}" ] || (cd "$root" && cargo build --release --locked -p loadgen)
 
 mkdir -p "$out" "$dir"
 trap 'rm -rf "$dir/data"; rmdir "$dir" 2>/dev/null || true' EXIT
@@ -133,7 +135,10 @@ fi
 if [ -n "$etcd" ]; then
   status=0
   LOADGEN=$loadgen "$root/bench/peers/run-etcd.sh" --dir "$dir/etcd" --out "$out/etcd" --rounds "$rounds" \
-    --duration "$duration" | tee "$out/etcd.txt" || status=$?
+    --duration "$duration" | tee "$out/etcd.log" || status=$?
+  # The setting and the comparison, without the way there.
+  sed '/^round\|clients, /d' "$out/etcd.log" >"$out/etcd.txt"
+  rm -f "$out/etcd.log" "$out"/etcd/etcd-node-*.log
   if [ $status -ne 0 ] && [ $worst -eq 0 ]; then worst=$status; fi
 fi
 

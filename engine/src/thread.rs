@@ -272,7 +272,7 @@ impl<S: StateMachine> Driver<S> {
                 #[expect(
                     deprecated,
                     reason = "a File keeps its descriptor open for as long as it is registered; the \
-                              successor asks for unsafe"
+                              successor has the caller vouch for that"
                 )]
                 let file =
                     tokio::io::unix::AsyncFd::with_interest(std::fs::File::from(fd), interest)

@@ -255,3 +255,108 @@ const READ_BYTES_MAX: usize = 256 << 10;
 
 /// The most chunks that are taken off a stream at once.
 const CHUNKS_MAX: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use logdrive_raft::entry::EntryBuilder;
+    use logdrive_raft::message::{Append, CommitPoint, Heartbeat};
+    use logdrive_raft::wire::Decode;
+    use logdrive_raft::{
+        Boot, Chain, Entry, GroupId, Index, LogPosition, NodeId, Replica, ReplicationSession,
+        Round, Term,
+    };
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn entry(payload_bytes: usize) -> Entry {
+        let mut builder = EntryBuilder::with_room(1, payload_bytes);
+        builder.push(&vec![3; payload_bytes]);
+        builder
+            .finish()
+            .seal(GroupId(1), Term(1), Index(1), Chain(0))
+    }
+
+    fn message(body: Body) -> Message {
+        Message {
+            from: Replica::default(),
+            boot: Boot(1),
+            to: NodeId(2),
+            group: GroupId(1),
+            term: Term(1),
+            body,
+        }
+    }
+
+    fn append(payloads: &[usize]) -> Message {
+        message(Body::Append(Append {
+            session: ReplicationSession::default(),
+            prev: LogPosition::default(),
+            entries: payloads.iter().map(|bytes| entry(*bytes)).collect(),
+            commit: CommitPoint::default(),
+            last_index: Index(1),
+            round: Round(1),
+        }))
+    }
+
+    fn joined(chunks: &[Bytes]) -> Vec<u8> {
+        chunks.iter().flatten().copied().collect()
+    }
+
+    #[test]
+    fn large_frames_are_not_copied_and_small_ones_share_a_chunk() {
+        let small: Vec<Message> = (0..50).map(|_| append(&[100, 1_000])).collect();
+        let mut chunks = Vec::new();
+        put_messages(&small, &mut chunks);
+        assert_eq!(chunks.len(), 1);
+        // Not more is allocated than is written, or the rest would stay pinned until the last ack.
+        let written = chunks[0].len();
+        let buffer = chunks.remove(0).try_into_mut().expect("nobody else has it");
+        assert!(buffer.capacity() < 2 * written + 1024);
+
+        let large = append(&[100, 200_000, 100]);
+        let Body::Append(body) = &large.body else {
+            unreachable!("made above");
+        };
+        let mut chunks = Vec::new();
+        put_messages(std::slice::from_ref(&large), &mut chunks);
+        assert_eq!(chunks.len(), 3);
+        assert_eq!(chunks[1].as_ptr(), body.entries[1].frame().as_ptr());
+        let bytes = joined(&chunks);
+        assert_eq!(Message::from_bytes(&bytes[LENGTH_BYTES..]).unwrap(), large);
+    }
+
+    #[test]
+    fn the_largest_append_fits_its_bound() {
+        let one = append(&[1 << 20]);
+        let bytes = framed(&one);
+        assert!(bytes.len() - LENGTH_BYTES <= APPEND_MESSAGE_BYTES_MAX);
+        let empty = framed(&append(&[]));
+        assert!(empty.len() - LENGTH_BYTES <= HEAD_BYTES);
+    }
+
+    proptest! {
+        #[test]
+        fn messages_round_trip_through_chunks(
+            sizes in proptest::collection::vec(
+                proptest::collection::vec(0_usize..80_000, 0..4), 0..12),
+        ) {
+            let mut messages: Vec<Message> = sizes.iter().map(|sizes| append(sizes)).collect();
+            messages.push(message(Body::Heartbeat(Heartbeat {
+                commit: CommitPoint::default(),
+                last_index: Index(7),
+                round: Round(8),
+            })));
+            let mut chunks = Vec::new();
+            put_messages(&messages, &mut chunks);
+            let mut rest = &joined(&chunks)[..];
+            let mut read = Vec::new();
+            while let Some((length, after)) = rest.split_first_chunk::<LENGTH_BYTES>() {
+                let (bytes, after) = after.split_at(u32::from_le_bytes(*length) as usize);
+                read.push(Message::from_bytes(bytes).unwrap());
+                rest = after;
+            }
+            prop_assert!(read == messages);
+        }
+    }
+}

@@ -6,7 +6,10 @@
     reason = "shared by test programs"
 )]
 
+use std::cell::Cell;
 use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use logdrive_net::ca::{Authority, IssueRequest};
@@ -20,7 +23,9 @@ use logdrive_raft::{
     Boot, Chain, ClusterId, Entry, EntryBuilder, GroupId, Incarnation, Index, LogPosition, NodeId,
     Replica, ReplicationSession, Round, Term,
 };
-use rustls::pki_types::UnixTime;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use tokio::net::UdpSocket;
 use tokio::task::LocalSet;
 
 /// Longer than anything here takes on a busy machine.
@@ -288,5 +293,116 @@ pub fn index_of(message: &Message) -> u64 {
         Body::Ack(ack) => ack.index.0,
         Body::Heartbeat(heartbeat) => heartbeat.round.0,
         other => panic!("no index in {other:?}"),
+    }
+}
+
+/// Dials with a certificate of this role and id, speaks `alpn`, and says nothing else.
+pub async fn dial(
+    authority: &Authority,
+    role: Role,
+    id: u64,
+    alpn: &[u8],
+    address: SocketAddr,
+    server_name: &str,
+) -> Result<quinn::Connection, quinn::ConnectionError> {
+    let issued = authority
+        .issue(&IssueRequest::new(role, NodeId(id), 1))
+        .unwrap();
+    let certificate = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificate(authority.certificate_pem())).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(
+            vec![certificate(&issued.certificate_pem)],
+            PrivateKeyDer::from_pem_slice(issued.key_pem.as_bytes()).unwrap(),
+        )
+        .unwrap();
+    tls.alpn_protocols = vec![alpn.to_vec()];
+    let tls = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
+    let config = quinn::ClientConfig::new(Arc::new(tls));
+    let endpoint = quinn::Endpoint::client(localhost()).unwrap();
+    endpoint
+        .connect_with(config, address, server_name)
+        .unwrap()
+        .await
+}
+
+/// Dials the peer port of node 1 of cluster blue.
+pub async fn dial_peer(
+    authority: &Authority,
+    role: Role,
+    id: u64,
+    address: SocketAddr,
+) -> quinn::Connection {
+    let name = "n1.c-blue.logdrive.internal";
+    dial(authority, role, id, b"logdrive-peer", address, name)
+        .await
+        .unwrap()
+}
+
+/// Why the other side closed the connection: code and reason.
+pub async fn closed(connection: &quinn::Connection) -> (u64, String) {
+    match tokio::time::timeout(PATIENCE, connection.closed())
+        .await
+        .expect("not closed")
+    {
+        quinn::ConnectionError::ApplicationClosed(close) => {
+            let reason = String::from_utf8(close.reason.to_vec()).unwrap();
+            (close.error_code.into_inner(), reason)
+        }
+        other => panic!("{other}"),
+    }
+}
+
+/// A wire between whoever sends to it and one address.
+pub struct Relay {
+    pub address: SocketAddr,
+    /// Datagrams above this are lost.
+    pub bytes_max: Rc<Cell<usize>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Relay {
+    pub async fn to(target: SocketAddr) -> Self {
+        let front = UdpSocket::bind(localhost()).await.unwrap();
+        let back = UdpSocket::bind(localhost()).await.unwrap();
+        let address = front.local_addr().unwrap();
+        let bytes_max = Rc::new(Cell::new(usize::MAX));
+        let max = Rc::clone(&bytes_max);
+        let task = tokio::task::spawn_local(async move {
+            let mut from_front = vec![0; 1 << 16];
+            let mut from_back = vec![0; 1 << 16];
+            let mut source = None;
+            loop {
+                tokio::select! {
+                    Ok((length, sender)) = front.recv_from(&mut from_front) => {
+                        source = Some(sender);
+                        if length <= max.get() {
+                            let _ = back.send_to(&from_front[..length], target).await;
+                        }
+                    }
+                    Ok((length, _)) = back.recv_from(&mut from_back) => {
+                        if let Some(source) = source && length <= max.get() {
+                            let _ = front.send_to(&from_back[..length], source).await;
+                        }
+                    }
+                }
+            }
+        });
+        Self {
+            address,
+            bytes_max,
+            task,
+        }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }

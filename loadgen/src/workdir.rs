@@ -15,7 +15,7 @@ pub struct WorkDir {
     path: PathBuf,
     /// Removed when dropped, unless it was named or is to be kept.
     temporary: bool,
-    _lock: File,
+    lock: File,
     /// What a reader of the report should know about the choice.
     notes: Vec<String>,
 }
@@ -79,7 +79,7 @@ impl WorkDir {
         Ok(Self {
             path,
             temporary: false,
-            _lock: lock,
+            lock,
             notes,
         })
     }
@@ -132,7 +132,7 @@ impl WorkDir {
         Ok(Self {
             path,
             temporary: true,
-            _lock: lock,
+            lock,
             notes: Vec::new(),
         })
     }
@@ -149,9 +149,11 @@ impl WorkDir {
         &self.notes
     }
 
-    /// Leaves the directory where it is.
-    pub fn keep(&mut self) {
+    /// Leaves the directory where it is, and lets others take part in its lock.
+    pub fn keep(&mut self) -> io::Result<()> {
         self.temporary = false;
+        self.lock.unlock()?;
+        self.lock.lock_shared()
     }
 }
 
@@ -176,6 +178,16 @@ pub fn lock(dir: &Path) -> io::Result<Option<File>> {
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// Takes part in the lock of a directory, beside others that do: it stays in use after its owner is gone.
+pub fn share(dir: &Path) -> io::Result<File> {
+    let file = File::open(dir.join(LOCK))?;
+    match file.try_lock_shared() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(io::Error::other("somebody else holds the lock")),
         Err(TryLockError::Error(error)) => Err(error),
     }
 }

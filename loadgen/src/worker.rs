@@ -18,6 +18,7 @@ use crate::args::Arrival;
 use crate::clock::Clock;
 use crate::faults::FaultWatch;
 use crate::history::HistoryWriter;
+use crate::machine;
 use crate::mix::Kind;
 use crate::recorder::{Collector, Measured};
 use crate::schedule::Schedule;
@@ -74,7 +75,7 @@ pub struct Shared {
     /// Faults that wait for the first acknowledgement after them.
     pub faults: FaultWatch,
     /// The run is to end now.
-    pub stop: AtomicBool,
+    pub stop: Arc<AtomicBool>,
 }
 
 /// One thread's share of a load.
@@ -443,18 +444,42 @@ impl Worker {
     }
 }
 
+/// What a worker leaves.
+#[derive(Debug)]
+pub struct Ended {
+    /// The writes that were acknowledged.
+    pub acked: Acked,
+    /// Processor time of its thread over the measurement.
+    pub cpu_ns: u64,
+}
+
 /// Runs a worker to its end on the calling thread.
-pub fn run(mut worker: Worker, target: &dyn Target) -> Result<Acked, TargetError> {
-    let clock = worker.shared.clock;
+pub fn run(mut worker: Worker, target: &dyn Target) -> Result<Ended, TargetError> {
+    let Shared { clock, plan, .. } = worker.shared.as_ref();
+    let (clock, from_ns, to_ns) = (*clock, plan.measure_from_ns, plan.measure_to_ns);
     let wants_outputs = worker.keeps_last_seen || worker.shared.history.is_some();
     let mailbox = Arc::new(Mailbox::of_this_thread(clock, wants_outputs));
     let mut lane = target.lane(Arc::clone(&mailbox))?;
     let mut answers = Vec::new();
+    let (mut cpu_from, mut cpu_to) = (None, None);
     loop {
         mailbox.take(&mut answers);
-        match worker.turn(clock.now_ns(), &mut answers, lane.as_mut()) {
+        let now_ns = clock.now_ns();
+        if cpu_from.is_none() && now_ns >= from_ns {
+            cpu_from = machine::thread_cpu_ns();
+        }
+        if cpu_to.is_none() && now_ns >= to_ns {
+            cpu_to = machine::thread_cpu_ns();
+        }
+        match worker.turn(now_ns, &mut answers, lane.as_mut()) {
             Next::Wait(until_ns) => lane.wait(until_ns),
-            Next::Finished => return Ok(worker.into_acked()),
+            Next::Finished => {
+                let (from, to) = (cpu_from.unwrap_or(0), cpu_to.unwrap_or(0));
+                return Ok(Ended {
+                    acked: worker.into_acked(),
+                    cpu_ns: to.saturating_sub(from),
+                });
+            }
         }
     }
 }

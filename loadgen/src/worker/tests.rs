@@ -91,7 +91,7 @@ fn worker(plan: Plan) -> Worker {
         remember_acked: true,
         history: None,
         faults: FaultWatch::new(1),
-        stop: AtomicBool::new(false),
+        stop: Arc::default(),
     };
     Worker::new(Arc::new(shared), 0, 1)
 }

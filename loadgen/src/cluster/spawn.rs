@@ -1,0 +1,319 @@
+//! Replicas as processes of their own, started, watched and killed by this one.
+//!
+//! Each holds a pipe from here and ends when it closes, so nothing survives even a SIGKILL of loadgen.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use logdrive_raft::wire::Decode;
+
+use super::ClusterError;
+use super::protocol::{Ask, Observation, Ports, Question, ReplicaConfig, Reply, Say};
+use crate::machine;
+use crate::verify::ReplicaState;
+
+/// The processes of a cluster.
+#[derive(Debug)]
+pub struct Processes {
+    program: PathBuf,
+    replicas: Vec<Process>,
+    members: Vec<(u64, String)>,
+    /// Processor time of processes that are gone.
+    gone_cpu_ns: u64,
+    lives_on: bool,
+}
+
+#[derive(Debug)]
+struct Process {
+    config: ReplicaConfig,
+    running: Option<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    child: Child,
+    questions: ChildStdin,
+    replies: Receiver<Reply>,
+    asked: u64,
+}
+
+impl Processes {
+    /// Starts a process each, and waits until all of them run. `program` is loadgen itself.
+    pub fn start(program: &Path, configs: Vec<ReplicaConfig>) -> Result<Self, ClusterError> {
+        let mut this = Self {
+            program: program.to_owned(),
+            replicas: Vec::new(),
+            members: Vec::new(),
+            gone_cpu_ns: 0,
+            lives_on: false,
+        };
+        for config in configs {
+            let mut process = Process {
+                config,
+                running: None,
+            };
+            process.spawn(program)?;
+            this.replicas.push(process);
+        }
+        for process in &mut this.replicas {
+            let asked = process.ask(Ask::Ports)?;
+            let ports = match process.reply(asked, START_TIME)? {
+                Say::Ports(ports) => ports,
+                other => return Err(process.failed(&other)),
+            };
+            process.config.ports = Some(ports);
+            let address = format!("127.0.0.1:{}", ports.peer);
+            this.members.push((process.config.node, address));
+        }
+        let members = &this.members;
+        let mut asked = Vec::new();
+        for process in &mut this.replicas {
+            asked.push(process.ask(Ask::Start(members.clone()))?);
+        }
+        for (process, asked) in this.replicas.iter_mut().zip(asked) {
+            match process.reply(asked, START_TIME)? {
+                Say::Done => {}
+                other => return Err(process.failed(&other)),
+            }
+        }
+        Ok(this)
+    }
+
+    /// The numbers of the nodes.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<u64> {
+        self.replicas
+            .iter()
+            .map(|process| process.config.node)
+            .collect()
+    }
+
+    /// Where clients reach the replicas.
+    #[must_use]
+    pub fn client_addresses(&self) -> Vec<String> {
+        let ports = self.replicas.iter().filter_map(|p| p.config.ports);
+        ports
+            .map(|Ports { client, .. }| format!("127.0.0.1:{client}"))
+            .collect()
+    }
+
+    /// How each stands.
+    pub fn observe(&mut self) -> Vec<Option<Observation>> {
+        let asked: Vec<Option<u64>> = self
+            .replicas
+            .iter_mut()
+            .map(|process| process.ask(Ask::Observe).ok())
+            .collect();
+        let replies = self.replicas.iter_mut().zip(asked);
+        replies
+            .map(|(process, asked)| match process.reply(asked?, LOOK_TIME) {
+                Ok(Say::Observed(observation)) => Some(observation),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Processor time of all of them.
+    pub fn cpu_ns(&mut self) -> Option<u64> {
+        let mut sum = self.gone_cpu_ns;
+        for process in &self.replicas {
+            if let Some(running) = &process.running {
+                sum += machine::process_cpu_ns(running.child.id())?;
+            }
+        }
+        Some(sum)
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self, node: u64) -> Result<(), ClusterError> {
+        let process = find(&mut self.replicas, node)?;
+        if let Some(running) = &process.running {
+            self.gone_cpu_ns += machine::process_cpu_ns(running.child.id()).unwrap_or(0);
+        }
+        process.kill();
+        Ok(())
+    }
+
+    /// Starts one that was killed, where it was.
+    pub fn restart(&mut self, node: u64) -> Result<(), ClusterError> {
+        let members = self.members.clone();
+        let process = find(&mut self.replicas, node)?;
+        process.spawn(&self.program)?;
+        process.ask(Ask::Start(members))?;
+        Ok(())
+    }
+
+    /// What each has applied.
+    pub fn states(&mut self) -> Vec<Result<ReplicaState, String>> {
+        let state = |process: &mut Process| {
+            let file = process.config.dir.join("state.bin");
+            let asked = process.ask(Ask::State(file.clone()))?;
+            match process.reply(asked, STATE_TIME)? {
+                Say::Done => {}
+                other => return Err(process.failed(&other)),
+            }
+            let read = fs::read(&file).map_err(|error| error.to_string());
+            let _ = fs::remove_file(&file);
+            read.and_then(|bytes| {
+                ReplicaState::from_bytes(&bytes).map_err(|error| error.to_string())
+            })
+            .map_err(ClusterError)
+        };
+        self.replicas
+            .iter_mut()
+            .map(|process| state(process).map_err(|error| error.to_string()))
+            .collect()
+    }
+
+    /// Lets them live on; `dir` stays locked by them.
+    pub fn leave_running(&mut self, dir: &Path) -> Result<(), ClusterError> {
+        for process in &mut self.replicas {
+            let asked = process.ask(Ask::LiveOn(dir.to_owned()))?;
+            match process.reply(asked, LOOK_TIME)? {
+                Say::Done => {}
+                other => return Err(process.failed(&other)),
+            }
+        }
+        self.lives_on = true;
+        Ok(())
+    }
+}
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        if self.lives_on {
+            return;
+        }
+        for process in &mut self.replicas {
+            process.kill();
+        }
+    }
+}
+
+fn find(replicas: &mut [Process], node: u64) -> Result<&mut Process, ClusterError> {
+    let found = replicas.iter_mut().find(|p| p.config.node == node);
+    found.ok_or_else(|| ClusterError(format!("there is no node {node}")))
+}
+
+impl Process {
+    fn spawn(&mut self, program: &Path) -> Result<(), ClusterError> {
+        let node = self.config.node;
+        let failed = |what: &str, error: std::io::Error| {
+            ClusterError(format!("node {node}: {what}: {error}"))
+        };
+        fs::create_dir_all(&self.config.dir).map_err(|error| failed("make directory", error))?;
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log())
+            .map_err(|error| failed("open log", error))?;
+        let config = serde_json::to_string(&self.config).expect("a config is plain data");
+        let mut command = Command::new(program);
+        command
+            .args(["replica", "--config", &config])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log);
+        // A Ctrl-C is for loadgen, which still has a report to write.
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        let mut child = command.spawn().map_err(|error| failed("start", error))?;
+        let questions = child.stdin.take().expect("piped above");
+        let output = child.stdout.take().expect("piped above");
+        let (send, replies) = channel();
+        std::thread::spawn(move || {
+            // Ends with the process, or when nobody listens any more.
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                let Ok(reply) = serde_json::from_str(&line) else {
+                    continue;
+                };
+                if send.send(reply).is_err() {
+                    return;
+                }
+            }
+        });
+        self.running = Some(Running {
+            child,
+            questions,
+            replies,
+            asked: 0,
+        });
+        Ok(())
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut running) = self.running.take() {
+            // It may have ended by itself; either way it is gone after this.
+            let _ = running.child.kill();
+            let _ = running.child.wait();
+        }
+    }
+
+    /// Asks, and returns the number of the question.
+    fn ask(&mut self, ask: Ask) -> Result<u64, ClusterError> {
+        let Some(running) = self.running.as_mut() else {
+            return Err(self.gone());
+        };
+        running.asked += 1;
+        let question = Question {
+            id: running.asked,
+            ask,
+        };
+        let mut line = serde_json::to_string(&question).expect("questions are plain data");
+        line.push('\n');
+        let asked = running.asked;
+        if running.questions.write_all(line.as_bytes()).is_err() {
+            return Err(self.gone());
+        }
+        Ok(asked)
+    }
+
+    /// The reply to a question; replies to earlier ones are passed over.
+    fn reply(&mut self, asked: u64, time: Duration) -> Result<Say, ClusterError> {
+        let until = Instant::now() + time;
+        let Some(running) = self.running.as_mut() else {
+            return Err(self.gone());
+        };
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match running.replies.recv_timeout(left) {
+                Ok(reply) if reply.id == asked => return Ok(reply.say),
+                Ok(_) => {}
+                Err(RecvTimeoutError::Timeout) => {
+                    let node = self.config.node;
+                    return Err(ClusterError(format!("node {node} does not answer")));
+                }
+                Err(RecvTimeoutError::Disconnected) => return Err(self.gone()),
+            }
+        }
+    }
+
+    fn failed(&self, say: &Say) -> ClusterError {
+        let node = self.config.node;
+        match say {
+            Say::Failed(why) => ClusterError(format!("node {node}: {why}")),
+            other => ClusterError(format!("node {node} said {other:?}")),
+        }
+    }
+
+    /// It has ended, with the end of what it logged.
+    fn gone(&self) -> ClusterError {
+        let log = fs::read_to_string(self.log()).unwrap_or_default();
+        let last: Vec<&str> = log.lines().rev().take(3).collect();
+        let last: Vec<&str> = last.into_iter().rev().collect();
+        let node = self.config.node;
+        ClusterError(format!("node {node} has ended: {}", last.join(" | ")))
+    }
+
+    fn log(&self) -> PathBuf {
+        self.config.dir.join("stderr.log")
+    }
+}
+
+const START_TIME: Duration = Duration::from_secs(20);
+const LOOK_TIME: Duration = Duration::from_millis(500);
+const STATE_TIME: Duration = Duration::from_secs(30);

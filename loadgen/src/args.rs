@@ -100,6 +100,9 @@ pub struct RunArgs {
     /// How replicas reach their disk
     #[arg(long, value_enum, default_value = "auto")]
     pub wal_backend: WalBackend,
+    /// Where replicas apply commands: on the thread of the log, or on one of their own
+    #[arg(long, value_enum, default_value = "inline")]
+    pub apply: Apply,
     /// The size of packets
     #[arg(long, value_enum, default_value = "loopback")]
     pub mtu: Mtu,
@@ -149,6 +152,16 @@ pub enum WalBackend {
     IoUring,
     /// Blocking calls on a thread.
     Pwrite,
+}
+
+/// Where replicas apply commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Apply {
+    /// On the thread of the log: no hop, for a map in memory.
+    Inline,
+    /// On a thread of its own.
+    Thread,
 }
 
 /// The size of packets.

@@ -1,5 +1,7 @@
 //! The system under load as the run sees it from outside: start, look, kill, restart, compare, leave.
 
+pub mod inproc;
+pub mod node;
 pub mod protocol;
 pub mod replica;
 pub mod spawn;

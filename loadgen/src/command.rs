@@ -1,22 +1,24 @@
 //! What the subcommands do.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::args::{ReplicaArgs, RunArgs};
-use crate::cluster::{Cluster, ClusterError};
+use logdrive::Node;
+use logdrive_shard::kv::Kv;
+
+use crate::args::{ReplicaArgs, RunArgs, TargetSpec};
+use crate::cluster::inproc::Inproc;
+use crate::cluster::protocol::{Observation, Ports, ReplicaConfig};
+use crate::cluster::replica::{self, Ended, Host};
+use crate::cluster::{Cluster, ClusterError, node};
 use crate::exit::Exit;
 use crate::run::{self, Setting};
+use crate::verify::ReplicaState;
 
 /// One measured run.
 #[must_use]
 pub fn run(args: &RunArgs, argv: Vec<String>) -> Exit {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        if let Err(error) = signal_hook::flag::register(signal, Arc::clone(&stop)) {
-            eprintln!("loadgen: signal {signal} will end it at once: {error}");
-        }
-    }
+    let stop = stop_flag();
     match run::run(args, argv, &stop, &make) {
         Ok(exit) => exit,
         Err(error) => {
@@ -26,12 +28,99 @@ pub fn run(args: &RunArgs, argv: Vec<String>) -> Exit {
     }
 }
 
-/// A replica of a `spawn` target.
-#[must_use]
-pub fn replica(_args: &ReplicaArgs) -> Exit {
-    Exit::Internal
+/// Set by SIGINT and SIGTERM.
+fn stop_flag() -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        if let Err(error) = signal_hook::flag::register(signal, Arc::clone(&stop)) {
+            eprintln!("signal {signal} will end it at once: {error}");
+        }
+    }
+    stop
 }
 
-fn make(_setting: &Setting<'_>) -> Result<Box<dyn Cluster>, ClusterError> {
-    Err(ClusterError("no engine yet".to_owned()))
+fn make(setting: &Setting<'_>) -> Result<Box<dyn Cluster>, ClusterError> {
+    let dir = setting.dir.unwrap_or(".".as_ref());
+    let configs = |count: usize| -> Vec<ReplicaConfig> {
+        let config = |node: u64| ReplicaConfig {
+            node,
+            cluster: CLUSTER.to_owned(),
+            dir: dir.join(format!("node-{node}")),
+            tls: dir.join("tls"),
+            groups: setting.args.groups,
+            wal_backend: setting.args.wal_backend,
+            apply: setting.args.apply,
+            mtu: setting.args.mtu,
+            wal_bytes_max: setting.wal_bytes_max,
+            ports: None,
+        };
+        (1..=count as u64).map(config).collect()
+    };
+    match setting.target {
+        TargetSpec::Inproc(count) => Ok(Box::new(Inproc::start(dir, configs(*count))?)),
+        TargetSpec::Spawn(_) | TargetSpec::Cluster(_) => Err(ClusterError(
+            "there is no client yet; use --target inproc:1".to_owned(),
+        )),
+    }
 }
+
+/// A replica of a `spawn` target.
+#[must_use]
+pub fn replica(args: &ReplicaArgs) -> Exit {
+    let config = match serde_json::from_str(&args.config) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("error: --config: {error}");
+            return Exit::Usage;
+        }
+    };
+    let mut host = EngineHost { config, node: None };
+    let input = std::io::stdin().lock();
+    match replica::serve(input, std::io::stdout(), &mut host) {
+        // Whoever started it is gone and reads nothing any more: no orderly end is owed to anybody.
+        Ended::Abandoned => std::process::exit(0),
+        Ended::LivesOn(_lock) => {
+            let stop = stop_flag();
+            while !stop.load(Ordering::Relaxed) {
+                std::thread::park_timeout(std::time::Duration::from_millis(200));
+            }
+            if let Some(node) = host.node {
+                node::end(node);
+            }
+            Exit::Pass
+        }
+    }
+}
+
+struct EngineHost {
+    config: ReplicaConfig,
+    node: Option<Node<Kv>>,
+}
+
+impl Host for EngineHost {
+    fn ports(&mut self) -> Result<Ports, String> {
+        if let Some(ports) = self.config.ports {
+            return Ok(ports);
+        }
+        let ports = node::free_ports().map_err(|error| error.to_string())?;
+        self.config.ports = Some(ports);
+        Ok(ports)
+    }
+
+    fn start(&mut self, members: Vec<(u64, String)>) -> Result<(), String> {
+        let node = node::start(&self.config, &members).map_err(|error| error.0)?;
+        self.node = Some(node);
+        Ok(())
+    }
+
+    fn observe(&self) -> Option<Observation> {
+        self.node.as_ref().map(node::observe)
+    }
+
+    fn state(&self) -> Option<ReplicaState> {
+        self.node.as_ref().map(node::state)
+    }
+}
+
+/// The name of clusters that loadgen makes.
+const CLUSTER: &str = "loadgen";

@@ -110,12 +110,6 @@ pub fn process_cpu_ns(pid: u32) -> Option<u64> {
     cpu_of(&PathBuf::from(format!("/proc/{pid}/stat")))
 }
 
-/// As [`process_cpu_ns`], for this process.
-#[must_use]
-pub fn own_cpu_ns() -> Option<u64> {
-    cpu_of(Path::new("/proc/self/stat"))
-}
-
 /// As [`process_cpu_ns`], for the calling thread alone.
 #[must_use]
 pub fn thread_cpu_ns() -> Option<u64> {
@@ -124,6 +118,24 @@ pub fn thread_cpu_ns() -> Option<u64> {
     exact
         .and_then(|text| text.split(' ').next()?.parse().ok())
         .or_else(|| cpu_of(Path::new("/proc/thread-self/stat")))
+}
+
+/// As [`process_cpu_ns`], for the threads of this process whose names `counts`.
+#[must_use]
+pub fn threads_cpu_ns(counts: impl Fn(&str) -> bool) -> Option<u64> {
+    let mut sum = 0;
+    for thread in fs::read_dir("/proc/self/task").ok()?.flatten() {
+        // One that ends meanwhile does not count.
+        let name = fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
+        if counts(name.trim_end()) {
+            let exact = fs::read_to_string(thread.path().join("schedstat")).ok();
+            let exact = exact.and_then(|text| text.split(' ').next()?.parse::<u64>().ok());
+            sum += exact
+                .or_else(|| cpu_of(&thread.path().join("stat")))
+                .unwrap_or(0);
+        }
+    }
+    Some(sum)
 }
 
 fn cpu_of(stat: &Path) -> Option<u64> {

@@ -184,7 +184,9 @@ impl From<RunError> for Failed {
     }
 }
 
-fn source_chain(error: &dyn std::error::Error) -> String {
+/// An error and everything behind it, in one line.
+#[must_use]
+pub fn source_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

@@ -3,6 +3,7 @@
 //! Batches go in, runs of answers come out, nothing is paid once an operation. An engine in this process and
 //! a client library fit behind the same four calls.
 
+pub mod engine;
 pub mod null;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::args::{Mtu, WalBackend};
+use crate::args::{Apply, Mtu, WalBackend};
 
 /// What a replica is told on its command line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +24,8 @@ pub struct ReplicaConfig {
     pub groups: u64,
     /// How it reaches its disk.
     pub wal_backend: WalBackend,
+    /// Where its machine is applied.
+    pub apply: Apply,
     /// The size of its packets.
     pub mtu: Mtu,
     /// The most bytes of its log.

@@ -1,0 +1,138 @@
+//! One replica as the engine runs it, set up from what loadgen knows.
+
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::Path;
+use std::time::Duration;
+
+use logdrive::{ApplyOn, Mtu as EngineMtu, Node, Status, Tls, WalSettings};
+use logdrive_net::ca::{Authority, IssueRequest};
+use logdrive_net::{ClusterName, Role};
+use logdrive_raft::NodeId;
+use logdrive_shard::kv::Kv;
+
+use super::ClusterError;
+use super::protocol::{GroupObservation, Observation, Ports, ReplicaConfig, WalObservation};
+use crate::args::{Apply, Mtu, WalBackend};
+use crate::verify::{GroupState, ReplicaState};
+
+/// Starts a replica. One that is alone listens nowhere unless it has a port for clients.
+pub fn start(config: &ReplicaConfig, members: &[(u64, String)]) -> Result<Node<Kv>, ClusterError> {
+    let failed = |error: &dyn std::error::Error| {
+        let text = crate::run::source_chain(error);
+        ClusterError(format!("node {}: {text}", config.node))
+    };
+    let mut wal = WalSettings::default();
+    wal.bytes_max = config.wal_bytes_max;
+    wal.backend = match config.wal_backend {
+        WalBackend::Auto => logdrive::WalBackend::Auto,
+        WalBackend::IoUring => logdrive::WalBackend::IoUring,
+        WalBackend::Pwrite => logdrive::WalBackend::Pwrite,
+    };
+    let mut builder = Node::builder(&config.dir, |_| Kv::default())
+        .id(config.node)
+        .cluster(config.cluster.clone())
+        .groups(1..=config.groups)
+        .members(members.to_vec())
+        .wal(wal)
+        .mtu(match config.mtu {
+            Mtu::Loopback => EngineMtu::Loopback,
+            Mtu::Ethernet => EngineMtu::Ethernet,
+            Mtu::Jumbo => EngineMtu::Jumbo,
+        })
+        .apply_on(match config.apply {
+            Apply::Inline => ApplyOn::ShardThread,
+            Apply::Thread => ApplyOn::Thread,
+        });
+    if let Some(ports) = config.ports {
+        let tls = Tls::dir(&config.tls, config.node).map_err(|error| failed(&error))?;
+        builder = builder.tls(tls).listen_peer(local(ports.peer));
+        if ports.client != 0 {
+            builder = builder.listen_client(local(ports.client));
+        }
+    }
+    builder.start().map_err(|error| failed(&error))
+}
+
+fn local(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+/// How a replica stands.
+#[must_use]
+pub fn observe(node: &Node<Kv>) -> Observation {
+    let status: Status = node.status();
+    let group = |group: &logdrive::status::GroupLine| GroupObservation {
+        term: group.term,
+        leads: group.role == "leader",
+        leader: group.leader,
+        applied: group.applied,
+    };
+    let wal = &status.wal;
+    Observation {
+        groups: status.groups.iter().map(group).collect(),
+        wal: WalObservation {
+            backend: wal.backend.clone(),
+            flush_mode: wal.flush_mode.clone(),
+            flushes: wal.flushes,
+            groups: wal.flush_groups,
+            bytes_written: wal.bytes_written,
+            bytes_payload: wal.bytes_payload,
+            fallbacks: wal.fallbacks.clone(),
+        },
+        alarms: status
+            .alarms
+            .iter()
+            .map(|alarm| alarm.text.clone())
+            .collect(),
+    }
+}
+
+/// What a replica has applied.
+#[must_use]
+pub fn state(node: &Node<Kv>) -> ReplicaState {
+    ReplicaState {
+        node: node.replica().id.0,
+        groups: node
+            .groups()
+            .map(|group| GroupState::of(group.reader()))
+            .collect(),
+    }
+}
+
+/// Ends a replica at once: what waits is told so.
+pub fn end(node: Node<Kv>) {
+    node.shutdown(Duration::ZERO);
+}
+
+/// Makes an authority for a cluster of this machine, and what each replica and the clients need of it.
+pub fn make_certificates(dir: &Path, cluster: &str, nodes: &[u64]) -> Result<(), ClusterError> {
+    let failed = |error: &dyn std::error::Error| {
+        let text = crate::run::source_chain(error);
+        ClusterError(format!("certificates in {}: {text}", dir.display()))
+    };
+    let name: ClusterName = cluster.parse().map_err(|error| failed(&error))?;
+    let authority = Authority::init(dir, name).map_err(|error| failed(&error))?;
+    let issue = |role, id| {
+        let request = IssueRequest::new(role, NodeId(id), CERTIFICATE_DAYS);
+        authority.issue_into(dir, &request).map(drop)
+    };
+    for node in nodes {
+        issue(Role::Peer, *node).map_err(|error| failed(&error))?;
+    }
+    issue(Role::Client, 1).map_err(|error| failed(&error))
+}
+
+/// A pair of ports that were free a moment ago.
+pub fn free_ports() -> Result<Ports, ClusterError> {
+    let bind = || UdpSocket::bind(local(0));
+    let port = |socket: &UdpSocket| socket.local_addr().map(|address| address.port());
+    let pair = || {
+        // Both are held until both are known, so that they differ.
+        let (peer, client) = (bind()?, bind()?);
+        let (peer, client) = (port(&peer)?, port(&client)?);
+        Ok(Ports { peer, client })
+    };
+    pair().map_err(|error: std::io::Error| ClusterError(format!("take a free port: {error}")))
+}
+
+const CERTIFICATE_DAYS: u32 = 7;

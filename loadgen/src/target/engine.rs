@@ -165,7 +165,7 @@ pub fn failure_of(code: Code) -> Failure {
         logdrive::Outcome::MayYetCommit => Outcome::Unknown,
         logdrive::Outcome::NeverAppended => match code {
             // Sent again, these would fail again.
-            Code::TooLarge | Code::UnknownGroup | Code::BadRequest => Outcome::Never,
+            Code::TooLarge | Code::UnknownGroup | Code::Forbidden => Outcome::Never,
             _ => Outcome::Retry,
         },
     };

@@ -1,5 +1,7 @@
 //! Whether a history is linearizable, key by key, as a checker that nobody here wrote sees it.
 
+#![allow(clippy::unwrap_used, reason = "all of this is tests")]
+
 use std::collections::{BTreeMap, HashSet};
 
 use loadgen::history::Line;

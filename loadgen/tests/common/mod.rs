@@ -1,5 +1,6 @@
 //! A cluster that lives in memory and answers at once, and can be told to do wrong.
 
+#![allow(clippy::unwrap_used, reason = "all of this is tests")]
 #![allow(dead_code, reason = "each test file uses a part")]
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -39,3 +39,7 @@ pub use logdrive_raft::{Chain, GroupId, Index, LogPosition, NodeId, Term};
 pub use logdrive_shard::{
     Batch, Durable, Failure, Fatal, Outcome, Refused, ReplySink, StateMachine,
 };
+
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -39,12 +39,152 @@ impl Decoder {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use logdrive_raft::wire::Encode;
     use proptest::prelude::*;
 
     use super::*;
 
     pub(crate) fn hex(bytes: &[u8]) -> String {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// One encoding for each decoder and kind: what these bytes mean does not change.
+    const GOLDEN: &str = include_str!("golden.txt");
+
+    fn golden() -> impl Iterator<Item = (&'static str, &'static str)> {
+        GOLDEN.lines().map(|line| line.split_once(": ").unwrap())
+    }
+
+    fn unhex(text: &str) -> Vec<u8> {
+        let digits = text.as_bytes().as_chunks::<2>().0;
+        let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16);
+        digits.iter().map(|pair| byte(pair).unwrap()).collect()
+    }
+
+    fn decoder(name: &str) -> &'static Decoder {
+        DECODERS
+            .iter()
+            .find(|decoder| decoder.name == name)
+            .unwrap()
+    }
+
+    #[test]
+    fn every_decoder_reads_its_golden_bytes_and_nothing_shorter_or_longer() {
+        for decoder in DECODERS {
+            assert!(
+                golden().any(|(name, _)| name == decoder.name),
+                "{}",
+                decoder.name
+            );
+        }
+        for (name, text) in golden() {
+            let bytes = unhex(text);
+            (decoder(name).decode)(&bytes).unwrap_or_else(|error| panic!("{name}: {error}"));
+            for end in 0..bytes.len() {
+                // No responses at all are a frame of responses, too.
+                if name != "responses" || end > 0 {
+                    assert!(
+                        (decoder(name).decode)(&bytes[..end]).is_err(),
+                        "{name} cut at {end}"
+                    );
+                }
+            }
+            let longer = [&bytes[..], &[0]].concat();
+            assert!(
+                (decoder(name).decode)(&longer).is_err(),
+                "{name} and a byte more"
+            );
+        }
+    }
+
+    #[test]
+    fn golden_messages_are_what_is_written() {
+        let golden = golden().filter(|(name, _)| *name == "message");
+        let written: Vec<String> = messages().iter().map(|m| hex(&m.to_bytes())).collect();
+        assert_eq!(
+            written,
+            golden.map(|(_, text)| text.to_string()).collect::<Vec<_>>()
+        );
+    }
+
+    fn messages() -> Vec<Message> {
+        use logdrive_raft::entry::EntryBuilder;
+        use logdrive_raft::message::{
+            Ack, Append, Body, CommitPoint, Heartbeat, HeartbeatReply, Reject, VoteReply,
+            VoteRequest,
+        };
+        use logdrive_raft::{
+            Boot, Chain, GroupId, Incarnation, Index, LogPosition, NodeId, Replica,
+            ReplicationSession, Round, Term,
+        };
+        let at = LogPosition {
+            index: Index(0x21),
+            term: Term(0x22),
+            chain: Chain(0x23),
+        };
+        let session = ReplicationSession {
+            boot: Boot(0x24),
+            counter: 0x25,
+        };
+        let commit = CommitPoint {
+            index: Index(0x26),
+            chain: Chain(0x27),
+        };
+        let (last_index, round) = (Index(0x28), Round(0x29));
+        let mut builder = EntryBuilder::with_room(2, 8);
+        builder.push(b"ab");
+        builder.push(b"c");
+        let entry = builder
+            .finish()
+            .seal(GroupId(0x14), Term(0x15), Index(0x22), at.chain);
+        let bodies = [
+            Body::VoteRequest(VoteRequest {
+                pre: true,
+                last: at,
+            }),
+            Body::VoteReply(VoteReply {
+                pre: false,
+                granted: true,
+            }),
+            Body::Append(Append {
+                session,
+                prev: at,
+                entries: vec![entry],
+                commit,
+                last_index,
+                round,
+            }),
+            Body::Ack(Ack {
+                session,
+                index: at.index,
+                chain: at.chain,
+                round,
+            }),
+            Body::Reject(Reject {
+                session,
+                prev_index: at.index,
+                hint: at,
+                round,
+            }),
+            Body::Heartbeat(Heartbeat {
+                commit,
+                last_index,
+                round,
+            }),
+            Body::HeartbeatReply(HeartbeatReply { round }),
+        ];
+        let message = |body| Message {
+            from: Replica {
+                id: NodeId(0x11),
+                incarnation: Incarnation(0x12),
+            },
+            boot: Boot(0x13),
+            to: NodeId(0x16),
+            group: GroupId(0x14),
+            term: Term(0x15),
+            body,
+        };
+        bodies.into_iter().map(message).collect()
     }
 
     proptest! {

@@ -1,5 +1,4 @@
-//! Bytes between machines.
-
+#![doc = include_str!("../README.md")]
 #![deny(missing_docs)]
 
 mod backoff;

@@ -328,6 +328,25 @@ mod tests {
     }
 
     #[test]
+    fn nothing_that_bounds_memory_is_left_to_its_default() {
+        // By default the connection window is unlimited and a hundred streams may be open.
+        let windows = Windows::with_bulk(MtuProfile::Ethernet, 4);
+        let set = format!("{:?}", transport(&TransportSettings::default(), windows));
+        for field in [
+            "max_concurrent_bidi_streams: 0,",
+            "max_concurrent_uni_streams: 24,",
+            "stream_receive_window: 524288,",
+            "receive_window: 3145728,",
+            "send_window: 2097152,",
+            "datagram_receive_buffer_size: None,",
+            "initial_mtu: 1452,",
+            "min_mtu: 1200,",
+        ] {
+            assert!(set.contains(field), "{field} is not in {set}");
+        }
+    }
+
+    #[test]
     fn a_profile_has_one_spelling() {
         for name in ["ethernet", "jumbo", "loopback"] {
             assert_eq!(name.parse::<MtuProfile>().unwrap().name(), name);

@@ -22,6 +22,7 @@ mod shared;
 pub mod status;
 mod thread;
 mod tls;
+pub mod units;
 mod wait;
 
 pub use apply::ApplyOn;

@@ -133,11 +133,7 @@ impl<S: StateMachine> Node<S> {
     /// Shuts the doors, waits up to `drain` for what is appended to be answered, closes the log in order
     /// and ends the threads. Every future resolves: what was not answered by then *may yet commit*, what
     /// was not appended is told so. Blocks for that long.
-    pub fn shutdown(self, drain: Duration) {
-        self.stop(drain);
-    }
-
-    fn stop(&self, drain: Duration) {
+    pub fn shutdown(&self, drain: Duration) {
         self.shared.command(Command::Shutdown { drain });
         let threads: Vec<JoinHandle<()>> = self
             .threads
@@ -161,7 +157,7 @@ impl<S: StateMachine> Node<S> {
 
 impl<S: StateMachine> Drop for Node<S> {
     fn drop(&mut self) {
-        self.stop(Duration::ZERO);
+        self.shutdown(Duration::ZERO);
     }
 }
 

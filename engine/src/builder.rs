@@ -278,7 +278,8 @@ impl<S: StateMachine> NodeBuilder<S> {
         })
     }
 
-    fn check(&self) -> Result<(), StartError> {
+    /// Says whether the settings go together, and starts nothing. [`NodeBuilder::start`] asks it first.
+    pub fn check(&self) -> Result<(), StartError> {
         let wrong = |text: String| Err(StartError::Configuration(text));
         if self.id.0 == 0 {
             return wrong("node ids begin at 1".to_owned());

@@ -6,7 +6,7 @@ use logdrive_raft::io::Role;
 use logdrive_shard::{Fenced, Notice};
 
 use crate::shared::Shared;
-use crate::status::Alarm;
+use crate::status::{ALARM_CODES, Alarm};
 
 /// Tells the world.
 pub(crate) fn carry(shared: &Shared, notice: Notice) {
@@ -194,6 +194,7 @@ fn raise(
     text: String,
     advice: &'static str,
 ) {
+    assert!(ALARM_CODES.contains(&code), "{code} is not in the list");
     let since = shared.uptime_s();
     shared.raise(Alarm {
         code,

@@ -169,6 +169,17 @@ pub struct Alarm {
     pub advice: String,
 }
 
+/// The codes that an [`Alarm`] can have. `docs/errors.md` has a paragraph for each.
+pub const ALARM_CODES: &[&str] = &[
+    "stranger",
+    "mismatch",
+    "halted",
+    "log_failed",
+    "storage_full",
+    "log_read_failed",
+    "panicked",
+];
+
 /// A connection to a peer as the transport sees it.
 #[derive(Clone, Debug)]
 pub(crate) struct LinkStatus {

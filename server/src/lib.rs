@@ -4,3 +4,7 @@
 
 pub mod config;
 pub mod exit;
+pub mod health;
+pub mod http;
+pub mod metrics;
+pub mod version;

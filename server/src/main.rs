@@ -1,1 +1,7 @@
-fn main() {}
+//! The `logdrive` binary.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    logdrive_server::main()
+}

@@ -1,0 +1,259 @@
+//! A node's status as a person reads it, and whether there is anything to do.
+//!
+//! Reads the JSON and not the engine's type: the node that sent it may be of another version, which knows
+//! fewer keys, or more.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use comfy_table::{Table, presets};
+use logdrive::units::{show_bytes, show_ns};
+use serde_json::Value;
+
+/// What an operator has to look at. Empty if nothing.
+#[must_use]
+pub(super) fn complaints(status: &Value) -> Vec<String> {
+    let mut complaints = Vec::new();
+    if status["running"] == Value::Bool(false) {
+        complaints.push("the node's threads have ended: restart it".to_owned());
+    }
+    for group in list(status, "groups") {
+        let id = text(&group["group"]);
+        if group["leader"].is_null() {
+            let why = group["why"].as_str().unwrap_or("it knows of no leader");
+            complaints.push(format!("group {id}: {why}"));
+        }
+    }
+    for peer in list(status, "peers") {
+        if peer["state"] != "connected" {
+            let (node, why) = (text(&peer["node"]), text(&peer["last_error"]));
+            let why = if why == "-" {
+                String::new()
+            } else {
+                format!(": {why}")
+            };
+            complaints.push(format!("node {node} is not connected{why}"));
+        }
+    }
+    for alarm in list(status, "alarms") {
+        complaints.push(format!("alarm {}", text(&alarm["code"])));
+    }
+    complaints
+}
+
+/// The status as lines, for a terminal.
+#[must_use]
+pub(super) fn view(address: &str, status: &Value) -> String {
+    let mut out = String::new();
+    let uptime = show_time(status["uptime_s"].as_u64().unwrap_or(0));
+    let incarnation = text(&status["incarnation"]);
+    let incarnation = incarnation.get(..8).unwrap_or(&incarnation);
+    let _ = writeln!(
+        out,
+        "node {} of cluster {} at {address}: version {}, up {uptime}, boot {}, incarnation {incarnation}",
+        text(&status["node"]),
+        text(&status["cluster"]),
+        text(&status["version"]),
+        text(&status["boot"]),
+    );
+    groups(&mut out, status);
+    peers(&mut out, status);
+    wal(&mut out, &status["wal"]);
+    queues(&mut out, status);
+    let uptime_s = status["uptime_s"].as_u64().unwrap_or(0);
+    for alarm in list(status, "alarms") {
+        let ago = uptime_s.saturating_sub(alarm["since"].as_u64().unwrap_or(0));
+        let (code, what) = (text(&alarm["code"]), text(&alarm["text"]));
+        let _ = writeln!(out, "  ALARM {code}, for {}: {what}", show_time(ago));
+        let _ = writeln!(out, "        {}", text(&alarm["advice"]));
+    }
+    let complaints = complaints(status);
+    if complaints.is_empty() {
+        out.push_str("  healthy\n");
+    } else {
+        let _ = writeln!(out, "  DEGRADED: {}", complaints.join("; "));
+    }
+    out
+}
+
+fn groups(out: &mut String, status: &Value) {
+    let mut table = table(&[
+        "group", "role", "term", "leader", "commit", "applied", "durable", "last", "members",
+    ]);
+    for group in list(status, "groups") {
+        let member = |member: &Value| {
+            let learner = if member["role"] == "learner" { "*" } else { "" };
+            format!("{}{learner}", text(&member["node"]))
+        };
+        let members: Vec<String> = list(group, "members").iter().map(member).collect();
+        let mut row: Vec<String> = ["group", "role", "term", "leader", "commit", "applied"]
+            .iter()
+            .chain(&["durable", "last"])
+            .map(|key| text(&group[*key]))
+            .collect();
+        row.push(members.join(" "));
+        table.add_row(row);
+    }
+    indent(out, &table);
+}
+
+fn peers(out: &mut String, status: &Value) {
+    if list(status, "peers").is_empty() {
+        return;
+    }
+    let mut table = table(&[
+        "peer",
+        "state",
+        "match",
+        "in flight",
+        "round trip",
+        "last error",
+    ]);
+    for peer in list(status, "peers") {
+        let rtt = peer["rtt_us"].as_u64();
+        table.add_row([
+            text(&peer["node"]),
+            text(&peer["state"]),
+            text(&peer["match"]),
+            show_bytes(peer["inflight_bytes"].as_u64().unwrap_or(0)),
+            rtt.map_or("-".to_owned(), |us| show_ns(us.saturating_mul(1000))),
+            text(&peer["last_error"]),
+        ]);
+    }
+    indent(out, &table);
+}
+
+fn wal(out: &mut String, wal: &Value) {
+    let _ = write!(
+        out,
+        "  log: {}, {}, {} of {} segment files free",
+        text(&wal["backend"]),
+        text(&wal["flush_mode"]),
+        text(&wal["slots_free"]),
+        text(&wal["slots"]),
+    );
+    out.push_str(if wal["full"] == Value::Bool(true) {
+        ", FULL\n"
+    } else {
+        "\n"
+    });
+    for fallback in list(wal, "fallbacks") {
+        let _ = writeln!(out, "       fell back: {}", text(fallback));
+    }
+}
+
+/// Only what waits: a dozen empty queues say nothing.
+fn queues(out: &mut String, status: &Value) {
+    for queue in list(status, "queues") {
+        let bytes = queue["bytes"].as_u64().unwrap_or(0);
+        if bytes > 0 {
+            let bytes_max = show_bytes(queue["bytes_max"].as_u64().unwrap_or(0));
+            let name = text(&queue["name"]);
+            let _ = writeln!(out, "  queue {name}: {} of {bytes_max}", show_bytes(bytes));
+        }
+    }
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header);
+    table
+}
+
+fn indent(out: &mut String, table: &Table) {
+    for line in table.lines() {
+        let _ = writeln!(out, " {}", line.trim_end());
+    }
+}
+
+fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
+    value[key].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// A scalar as it stands; nothing as a dash. Control characters would reach the terminal.
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect(),
+        other => other.to_string(),
+    }
+}
+
+fn show_time(seconds: u64) -> String {
+    let time = Duration::from_secs(seconds).as_secs();
+    match (time / 86400, time / 3600 % 24, time / 60 % 60, time % 60) {
+        (0, 0, 0, s) => format!("{s} s"),
+        (0, 0, m, s) => format!("{m} min {s} s"),
+        (0, h, m, _) => format!("{h} h {m} min"),
+        (d, h, _, _) => format!("{d} d {h} h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn healthy() -> Value {
+        json!({
+            "schema": "logdrive.status/1", "node": 1, "cluster": "demo", "incarnation": "0123456789abcdef",
+            "boot": 2, "version": "0.1.0", "uptime_s": 3700, "running": true,
+            "groups": [{"group": 1, "role": "leader", "why": null, "term": 3, "leader": 1, "commit": 12,
+                "applied": 12, "durable": 12, "last": 12, "snapshot": null,
+                "members": [{"node": 1, "role": "voter"}, {"node": 2, "role": "learner"}]}],
+            "peers": [{"node": 2, "state": "connected", "match": 12, "inflight_bytes": 2048,
+                "rtt_us": 210, "last_error": null}],
+            "wal": {"backend": "io_uring", "flush_mode": "dsync", "slots_free": 2, "slots": 3,
+                "full": false, "fallbacks": []},
+            "queues": [{"name": "apply", "bytes": 0, "bytes_max": 1}],
+            "alarms": [],
+        })
+    }
+
+    #[test]
+    fn a_healthy_node_has_nothing_to_complain_about() {
+        let view = view("127.0.0.1:7102", &healthy());
+        assert!(view.ends_with("  healthy\n"), "{view}");
+        assert!(view.contains("up 1 h 1 min"), "{view}");
+        assert!(view.contains("210.0 µs"), "{view}");
+        assert!(view.contains("1 2*"), "{view}");
+        assert!(complaints(&healthy()).is_empty());
+    }
+
+    #[test]
+    fn every_trouble_is_a_complaint() {
+        let mut status = healthy();
+        status["groups"][0]["leader"] = Value::Null;
+        status["peers"][0]["state"] = json!("disconnected");
+        status["peers"][0]["last_error"] = json!("timed\x1b[2Jout");
+        status["alarms"] = json!([{"code": "storage_full", "group": null, "since": 3640,
+            "text": "the log has no room", "advice": "raise wal.bytes_max"}]);
+        status["running"] = json!(false);
+        assert_eq!(
+            complaints(&status),
+            [
+                "the node's threads have ended: restart it",
+                "group 1: it knows of no leader",
+                "node 2 is not connected: timed [2Jout",
+                "alarm storage_full",
+            ]
+        );
+        let view = view("127.0.0.1:7102", &status);
+        assert!(
+            view.contains("ALARM storage_full, for 1 min 0 s: the log has no room"),
+            "{view}"
+        );
+        assert!(view.contains("raise wal.bytes_max"), "{view}");
+        assert!(!view.contains('\x1b'), "{view}");
+    }
+
+    #[test]
+    fn a_status_from_another_version_is_shown_as_far_as_it_goes() {
+        let view = view("a:1", &json!({"node": 1}));
+        assert!(view.contains("node 1 of cluster -"), "{view}");
+    }
+}

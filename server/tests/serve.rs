@@ -1,0 +1,131 @@
+//! A node from certificates to a clean end, as an operator runs it.
+
+mod common;
+
+use common::Place;
+use serde_json::Value;
+
+#[test]
+fn a_node_serves_is_watched_and_ends_cleanly() {
+    let place = Place::new();
+    let config = place.node(1, "[wal]\nslot_bytes = '4MiB'\nbytes_max = '64MiB'\n");
+    place.pass(&["serve", "--config", &config, "--check"]);
+    let node = place.serve(&config);
+
+    assert_eq!(place.kv(&node, &["put", "river", "deep"]).code, 0);
+    assert_eq!(place.kv(&node, &["get", "river"]).out, "deep\n");
+    assert_eq!(
+        place
+            .kv(&node, &["cas", "river", "wide", "--expect", "deep"])
+            .code,
+        0
+    );
+    let ended = place.kv(&node, &["cas", "river", "x", "--expect", "deep"]);
+    ended.says(10, &["not swapped: `river` has the value `wide`"]);
+    place
+        .kv(&node, &["cas", "river", "x", "--absent"])
+        .says(10, &["not swapped"]);
+    assert_eq!(place.kv(&node, &["delete", "river"]).code, 0);
+    place
+        .kv(&node, &["get", "river"])
+        .says(10, &["`river` has no value"]);
+
+    let address = node.client();
+    let json = place.pass(&["status", &address, "--tls", "client", "--json"]);
+    let status: Value = serde_json::from_str(&json).unwrap();
+    check_status(&status);
+    let text = place.pass(&["status", &address, "--tls", "client"]);
+    assert!(text.contains("  healthy\n"), "{text}");
+
+    assert_eq!(node.page("/livez").0, 200);
+    assert_eq!(node.page("/readyz").0, 200);
+    let (code, metrics) = node.page("/metrics");
+    assert_eq!(code, 200);
+    for line in [
+        "logdrive_build_info{",
+        "logdrive_role{group=\"1\",role=\"leader\"} 1.0",
+        "logdrive_log_committed_index{group=\"1\"} ",
+        "logdrive_proposals_total{outcome=\"applied\"} ",
+        "logdrive_wal_bytes_total ",
+        "logdrive_wal_fsync_duration_seconds_bucket{le=\"0.000025\"} ",
+        "logdrive_queue_bytes{queue=\"apply\"} ",
+        "logdrive_queue_limit_bytes{queue=\"apply\"} ",
+    ] {
+        let found = metrics.lines().any(|found| found.starts_with(line));
+        assert!(found, "no {line} in:\n{metrics}");
+    }
+    assert!(metrics.ends_with("# EOF\n"));
+    assert_eq!(node.page("/nothing").0, 404);
+
+    assert_eq!(node.stop(), 0);
+    let ended = place.run(&["status", &address, "--tls", "client", "--timeout", "100ms"]);
+    assert_eq!(ended.code, 30, "{}", ended.out);
+}
+
+/// Every key that the contract names is there.
+fn check_status(status: &Value) {
+    let has = |value: &Value, keys: &[&str]| {
+        for key in keys {
+            assert!(value.get(key).is_some(), "no {key} in {value}");
+        }
+    };
+    assert_eq!(status["schema"], "logdrive.status/1");
+    has(
+        status,
+        &[
+            "node",
+            "cluster",
+            "incarnation",
+            "version",
+            "formats",
+            "uptime_s",
+            "groups",
+            "peers",
+            "wal",
+        ],
+    );
+    has(status, &["queues", "alarms"]);
+    let group = &status["groups"][0];
+    has(
+        group,
+        &[
+            "group", "role", "term", "leader", "commit", "applied", "durable", "last",
+        ],
+    );
+    has(group, &["snapshot", "members"]);
+    has(
+        &status["wal"],
+        &["backend", "flush_mode", "slots_free", "fallbacks"],
+    );
+    has(&status["queues"][0], &["name", "bytes", "bytes_max"]);
+}
+
+#[test]
+fn what_was_acknowledged_is_there_after_a_kill() {
+    let place = Place::new();
+    let config = place.node(1, "[wal]\nslot_bytes = '4MiB'\nbytes_max = '64MiB'\n");
+    let node = place.serve(&config);
+    assert_eq!(place.kv(&node, &["put", "river", "deep"]).code, 0);
+    drop(node);
+    let node = place.serve(&config);
+    assert_eq!(place.kv(&node, &["get", "river"]).out, "deep\n");
+}
+
+#[test]
+fn log_lines_are_json_when_asked_for() {
+    let place = Place::new();
+    let config = place.node(1, "[wal]\nslot_bytes = '4MiB'\nbytes_max = '64MiB'\n");
+    let args = ["serve", "--config", &config, "--log-format", "json"];
+    let mut child = place
+        .command(&args)
+        .stderr(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stderr.take().unwrap()));
+    let line: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(line.get("level").is_some(), "{line}");
+    assert!(line.get("event").is_some(), "{line}");
+}

@@ -24,9 +24,10 @@ pub mod run;
 pub mod schedule;
 pub mod table;
 pub mod target;
-pub mod units;
 pub mod verdict;
 pub mod verify;
 pub mod workdir;
 pub mod worker;
 pub mod workload;
+
+pub use logdrive::units;

@@ -369,7 +369,11 @@ fn busy_is_tried_again_and_what_may_have_been_appended_is_not() {
             .propose_by(GROUP, &b"always busy"[..], soon())
             .await
             .unwrap_err();
-        assert_eq!(busy, never(Code::BUSY));
+        // The last try may be on its way when the deadline comes.
+        assert!(
+            [Code::BUSY, Code::DEADLINE].contains(&busy.code()),
+            "{busy}"
+        );
         let count = |payload: &[u8]| seen.borrow().iter().filter(|seen| *seen == payload).count();
         assert_eq!((count(b"busy"), count(b"full")), (4, 4));
         assert_eq!(

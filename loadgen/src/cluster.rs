@@ -3,10 +3,12 @@
 pub mod inproc;
 pub mod node;
 pub mod protocol;
+pub mod remote;
 pub mod replica;
 pub mod spawn;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::cluster::protocol::Observation;
 use crate::target::Target;
@@ -22,6 +24,11 @@ pub trait Cluster {
 
     /// How each node stands, in the order of [`Cluster::nodes`]; `None`: it does not say.
     fn observe(&mut self) -> Vec<Option<Observation>>;
+
+    /// How often to look when nothing special is expected.
+    fn look_every(&self) -> Duration {
+        Duration::from_millis(100)
+    }
 
     /// Processor time of all replicas since they started, those that were killed included.
     fn cpu_ns(&mut self) -> Option<u64>;

@@ -4,12 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use logdrive::Node;
+use logdrive_net::{Credentials, MtuProfile, TransportSettings};
 use logdrive_shard::kv::Kv;
 
-use crate::args::{ReplicaArgs, RunArgs, TargetSpec};
+use crate::args::{Mtu, ReplicaArgs, RunArgs, TargetSpec};
 use crate::cluster::inproc::Inproc;
 use crate::cluster::protocol::{Observation, Ports, ReplicaConfig};
+use crate::cluster::remote::Remote;
 use crate::cluster::replica::{self, Ended, Host};
+use crate::cluster::spawn::Spawned;
 use crate::cluster::{Cluster, ClusterError, node};
 use crate::exit::Exit;
 use crate::run::{self, Setting};
@@ -56,11 +59,28 @@ fn make(setting: &Setting<'_>) -> Result<Box<dyn Cluster>, ClusterError> {
         };
         (1..=count as u64).map(config).collect()
     };
+    let mut transport = TransportSettings::default();
+    transport.mtu = match setting.args.mtu {
+        Mtu::Loopback => MtuProfile::Loopback,
+        Mtu::Ethernet => MtuProfile::Ethernet,
+        Mtu::Jumbo => MtuProfile::Jumbo,
+    };
+    let in_flight_max = usize::try_from(setting.args.in_flight()).unwrap_or(usize::MAX);
     match setting.target {
         TargetSpec::Inproc(count) => Ok(Box::new(Inproc::start(dir, configs(*count))?)),
-        TargetSpec::Spawn(_) | TargetSpec::Cluster(_) => Err(ClusterError(
-            "there is no client yet; use --target inproc:1".to_owned(),
-        )),
+        TargetSpec::Spawn(count) => {
+            let configs = configs(*count);
+            let spawned = Spawned::start(dir, configs, transport, in_flight_max)?;
+            Ok(Box::new(spawned))
+        }
+        TargetSpec::Cluster(addresses) => {
+            let tls = setting.args.tls.as_deref().unwrap_or(dir);
+            let credentials = Credentials::load_client(tls)
+                .map_err(|error| ClusterError(run::source_chain(&error)))?;
+            let addresses = addresses.clone();
+            let remote = Remote::connect(addresses, credentials, transport, in_flight_max)?;
+            Ok(Box::new(remote))
+        }
     }
 }
 

@@ -520,7 +520,11 @@ fn watch(
             .faults
             .last()
             .is_some_and(|fault| fault.new_term.is_none());
-        let pause_ms = if waiting { 5 } else { 50 };
+        let pause = if waiting {
+            Duration::from_millis(5)
+        } else {
+            cluster.look_every()
+        };
         let next_fault = faults.first().map(|fault| measure_from_ns + ns(fault.at));
         let next_ns = [Some(measure_from_ns), Some(measure_to_ns), next_fault]
             .into_iter()
@@ -528,7 +532,7 @@ fn watch(
             .filter(|moment| *moment > clock.now_ns())
             .min()
             .unwrap_or(u64::MAX);
-        std::thread::sleep(clock.until(next_ns).min(Duration::from_millis(pause_ms)));
+        std::thread::sleep(clock.until(next_ns).min(pause));
     }
     // A node that is still down is wanted for the verification.
     for (_, node) in restarts {

@@ -5,8 +5,10 @@
 
 pub mod engine;
 pub mod null;
+pub mod remote;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::thread::Thread;
 
 use bytes::Bytes;
@@ -15,8 +17,8 @@ use crate::clock::Clock;
 
 /// The system under load.
 pub trait Target: Send + Sync {
-    /// A way in for one worker. Called on the worker's own thread, which alone uses it.
-    fn lane(&self, mailbox: Arc<Mailbox>) -> Result<Box<dyn Lane>, TargetError>;
+    /// A way in for one worker and its clients. Called on the worker's own thread, which alone uses it.
+    fn lane(&self, clients: &[u32], mailbox: Arc<Mailbox>) -> Result<Box<dyn Lane>, TargetError>;
 }
 
 /// The target cannot be used.
@@ -130,6 +132,8 @@ struct Answers {
     waiting: Vec<Answer>,
     /// The owner sleeps, or is about to.
     asleep: bool,
+    /// The owner waits as a future.
+    waker: Option<Waker>,
 }
 
 impl Mailbox {
@@ -168,10 +172,13 @@ impl Mailbox {
         };
         let mut answers = self.lock();
         answers.waiting.push(answer);
-        let wake = std::mem::take(&mut answers.asleep);
+        let (asleep, waker) = (std::mem::take(&mut answers.asleep), answers.waker.take());
         drop(answers);
-        if wake {
+        if asleep {
             self.owner.unpark();
+        }
+        if let Some(waker) = waker {
+            waker.wake();
         }
     }
 
@@ -189,6 +196,16 @@ impl Mailbox {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.lock().waiting.is_empty()
+    }
+
+    /// Ready when something has arrived.
+    pub fn poll(&self, context: &mut Context<'_>) -> Poll<()> {
+        let mut answers = self.lock();
+        if answers.waiting.is_empty() {
+            answers.waker = Some(context.waker().clone());
+            return Poll::Pending;
+        }
+        Poll::Ready(())
     }
 
     /// Sleeps until something arrives or a moment has come. For lanes that need no thread of their own.

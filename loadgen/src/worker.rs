@@ -459,7 +459,8 @@ pub fn run(mut worker: Worker, target: &dyn Target) -> Result<Ended, TargetError
     let (clock, from_ns, to_ns) = (*clock, plan.measure_from_ns, plan.measure_to_ns);
     let wants_outputs = worker.keeps_last_seen || worker.shared.history.is_some();
     let mailbox = Arc::new(Mailbox::of_this_thread(clock, wants_outputs));
-    let mut lane = target.lane(Arc::clone(&mailbox))?;
+    let clients: Vec<u32> = worker.clients.iter().map(|client| client.number).collect();
+    let mut lane = target.lane(&clients, Arc::clone(&mailbox))?;
     let mut answers = Vec::new();
     let (mut cpu_from, mut cpu_to) = (None, None);
     loop {

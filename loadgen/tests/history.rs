@@ -1,5 +1,7 @@
 //! Histories: what is written down, and a checker that is shown good ones and bad ones.
 
+#![allow(clippy::unwrap_used, reason = "all of this is tests")]
+
 mod common;
 
 #[path = "common/linearizable.rs"]

@@ -1,5 +1,7 @@
 //! Whole runs against a cluster in memory: the report, and wrong clusters that are found out.
 
+#![allow(clippy::unwrap_used, reason = "all of this is tests")]
+
 mod common;
 
 use common::{Wrong, run};

@@ -6,14 +6,19 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
+use logdrive_net::{Credentials, TransportSettings};
 use logdrive_raft::wire::Decode;
 
-use super::ClusterError;
 use super::protocol::{Ask, Observation, Ports, Question, ReplicaConfig, Reply, Say};
+use super::{Cluster, ClusterError, node};
 use crate::machine;
+use crate::run::source_chain;
+use crate::target::Target;
+use crate::target::remote::RemoteTarget;
 use crate::verify::ReplicaState;
 
 /// The processes of a cluster.
@@ -317,3 +322,87 @@ impl Process {
 const START_TIME: Duration = Duration::from_secs(20);
 const LOOK_TIME: Duration = Duration::from_millis(500);
 const STATE_TIME: Duration = Duration::from_secs(30);
+
+/// Replicas as processes, with their certificates and a way in for clients.
+#[derive(Debug)]
+pub struct Spawned {
+    dir: PathBuf,
+    processes: Processes,
+    credentials: Arc<Credentials>,
+    transport: TransportSettings,
+    in_flight_max: usize,
+}
+
+impl Spawned {
+    /// Makes certificates, starts a process each, and waits until all of them run.
+    pub fn start(
+        dir: &Path,
+        configs: Vec<ReplicaConfig>,
+        transport: TransportSettings,
+        in_flight_max: usize,
+    ) -> Result<Self, ClusterError> {
+        let failed = |error: &dyn std::error::Error| ClusterError(source_chain(error));
+        let tls = dir.join("tls");
+        let nodes: Vec<u64> = configs.iter().map(|config| config.node).collect();
+        let cluster = configs.first().map_or("", |config| &config.cluster);
+        node::make_certificates(&tls, cluster, &nodes)?;
+        let credentials = Credentials::load_client(&tls).map_err(|error| failed(&error))?;
+        // The same file, even if another one has taken its name since.
+        let program = match std::env::current_exe() {
+            Ok(program) => program,
+            Err(error) => return Err(failed(&error)),
+        };
+        Ok(Self {
+            processes: Processes::start(&program, configs)?,
+            dir: dir.to_owned(),
+            credentials: Arc::new(credentials),
+            transport,
+            in_flight_max,
+        })
+    }
+}
+
+impl Cluster for Spawned {
+    fn target(&self) -> Arc<dyn Target> {
+        Arc::new(RemoteTarget {
+            addresses: self.processes.client_addresses(),
+            credentials: Arc::clone(&self.credentials),
+            transport: self.transport,
+            in_flight_max: self.in_flight_max,
+        })
+    }
+
+    fn nodes(&self) -> Vec<u64> {
+        self.processes.nodes()
+    }
+
+    fn observe(&mut self) -> Vec<Option<Observation>> {
+        self.processes.observe()
+    }
+
+    fn cpu_ns(&mut self) -> Option<u64> {
+        self.processes.cpu_ns()
+    }
+
+    fn kill(&mut self, node: u64) -> Result<(), ClusterError> {
+        self.processes.kill(node)
+    }
+
+    fn start(&mut self, node: u64) -> Result<(), ClusterError> {
+        self.processes.restart(node)
+    }
+
+    fn states(&mut self) -> Vec<Result<ReplicaState, String>> {
+        self.processes.states()
+    }
+
+    fn leave_running(&mut self) -> Result<String, ClusterError> {
+        self.processes.leave_running(&self.dir)?;
+        let addresses = self.processes.client_addresses().join(" ");
+        let tls = self.dir.join("tls");
+        Ok(format!(
+            "logdrive status {addresses} --tls '{}'",
+            tls.display()
+        ))
+    }
+}

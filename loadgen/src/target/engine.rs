@@ -51,7 +51,7 @@ impl EngineTarget {
 }
 
 impl Target for EngineTarget {
-    fn lane(&self, mailbox: Arc<Mailbox>) -> Result<Box<dyn Lane>, TargetError> {
+    fn lane(&self, _: &[u32], mailbox: Arc<Mailbox>) -> Result<Box<dyn Lane>, TargetError> {
         let sink: Arc<dyn ReplySink<KvOutput>> = Arc::new(Sink {
             mailbox: Arc::clone(&mailbox),
         });

@@ -17,7 +17,7 @@ struct NullLane {
 }
 
 impl Target for NullTarget {
-    fn lane(&self, mailbox: Arc<Mailbox>) -> Result<Box<dyn Lane>, TargetError> {
+    fn lane(&self, _: &[u32], mailbox: Arc<Mailbox>) -> Result<Box<dyn Lane>, TargetError> {
         let index = Arc::clone(&self.index);
         Ok(Box::new(NullLane { index, mailbox }))
     }

@@ -83,7 +83,7 @@ fn operation(line: &Line) -> Option<Operation> {
 }
 
 /// The keys whose operations cannot be put in any order that explains them.
-pub fn not_linearizable(lines: &[Line]) -> Vec<String> {
+pub(crate) fn not_linearizable(lines: &[Line]) -> Vec<String> {
     let mut keys: BTreeMap<&str, Vec<&Line>> = BTreeMap::new();
     for line in lines.iter().filter(|line| line.outcome != "never") {
         keys.entry(&line.key).or_default().push(line);

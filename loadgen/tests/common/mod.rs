@@ -19,7 +19,7 @@ use logdrive_shard::kv::{Kv, KvOutput};
 
 /// What the cluster does wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wrong {
+pub(crate) enum Wrong {
     Nothing,
     /// One replica does not apply one write.
     Loses,
@@ -43,7 +43,7 @@ struct Log {
     shut_until: Option<std::time::Instant>,
 }
 
-pub struct Fake {
+pub(crate) struct Fake {
     log: Arc<Mutex<Log>>,
     down: Vec<u64>,
 }
@@ -56,7 +56,7 @@ struct FakeLane {
 }
 
 impl Fake {
-    pub fn new(wrong: Wrong) -> Self {
+    pub(crate) fn new(wrong: Wrong) -> Self {
         let log = Log {
             wrong,
             replicas: (0..3).map(|_| Kv::default()).collect(),
@@ -74,7 +74,7 @@ impl Fake {
 }
 
 impl Target for FakeTarget {
-    fn lane(&self, mailbox: Arc<Mailbox>) -> Result<Box<dyn Lane>, TargetError> {
+    fn lane(&self, _: &[u32], mailbox: Arc<Mailbox>) -> Result<Box<dyn Lane>, TargetError> {
         let log = Arc::clone(&self.0);
         Ok(Box::new(FakeLane { log, mailbox }))
     }
@@ -214,7 +214,7 @@ impl Cluster for Fake {
     }
 }
 
-pub fn args(text: &str) -> RunArgs {
+pub(crate) fn args(text: &str) -> RunArgs {
     let words = text.split('|').filter(|word| !word.is_empty());
     let argv = ["loadgen", "run"].into_iter().chain(words);
     match parse(argv.map(str::to_owned)).unwrap().command {
@@ -224,7 +224,7 @@ pub fn args(text: &str) -> RunArgs {
 }
 
 /// A run against a cluster in memory, and the report it wrote.
-pub fn run(wrong: Wrong, arguments: &str) -> (Exit, serde_json::Value) {
+pub(crate) fn run(wrong: Wrong, arguments: &str) -> (Exit, serde_json::Value) {
     let out = tempfile::tempdir().unwrap();
     let out_flag = format!("--out|{}|", out.path().join("with space").display());
     let args = args(&(out_flag + arguments));

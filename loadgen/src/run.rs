@@ -480,15 +480,8 @@ fn watch(
         if now_ns >= measure_from_ns && started.is_none() {
             started = Some((now_ns, cluster.cpu_ns()));
             watched.at_start = observed;
-        } else if now_ns >= measure_to_ns
-            && watched.at_end.is_empty()
-            && let Some((from_ns, cpu_ns)) = started
-        {
-            watched.seconds = (now_ns - from_ns) as f64 / 1e9;
-            watched.cpu_ns = cluster
-                .cpu_ns()
-                .and_then(|now| Some(now.saturating_sub(cpu_ns?)));
-            watched.at_end = observed;
+        } else if now_ns >= measure_to_ns && watched.at_end.is_empty() {
+            watched.end(cluster, started, now_ns, observed);
         }
         if let Some(fault) = faults.first()
             && now_ns >= measure_from_ns + ns(fault.at)
@@ -533,6 +526,11 @@ fn watch(
             .min()
             .unwrap_or(u64::MAX);
         std::thread::sleep(clock.until(next_ns).min(pause));
+    }
+    if watched.at_end.is_empty() {
+        // Everything was answered the moment the measurement ended.
+        let observed = cluster.observe();
+        watched.end(cluster, started, clock.now_ns(), observed);
     }
     // A node that is still down is wanted for the verification.
     for (_, node) in restarts {
@@ -598,6 +596,24 @@ fn show_progress(shared: &Shared, args: &RunArgs, leader: Option<(u64, u64)>, se
 }
 
 impl Watched {
+    /// The measurement is over.
+    fn end(
+        &mut self,
+        cluster: &mut dyn Cluster,
+        started: Option<(u64, Option<u64>)>,
+        now_ns: u64,
+        observed: Vec<Option<Observation>>,
+    ) {
+        let Some((from_ns, cpu_ns)) = started else {
+            return;
+        };
+        self.seconds = (now_ns - from_ns) as f64 / 1e9;
+        self.cpu_ns = cluster
+            .cpu_ns()
+            .and_then(|now| Some(now.saturating_sub(cpu_ns?)));
+        self.at_end = observed;
+    }
+
     fn fill(
         self,
         report: &mut Report,

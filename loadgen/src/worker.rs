@@ -475,7 +475,8 @@ pub fn run(mut worker: Worker, target: &dyn Target) -> Result<Ended, TargetError
         match worker.turn(now_ns, &mut answers, lane.as_mut()) {
             Next::Wait(until_ns) => lane.wait(until_ns),
             Next::Finished => {
-                let (from, to) = (cpu_from.unwrap_or(0), cpu_to.unwrap_or(0));
+                let to = cpu_to.or_else(machine::thread_cpu_ns).unwrap_or(0);
+                let from = cpu_from.unwrap_or(to);
                 return Ok(Ended {
                     acked: worker.into_acked(),
                     cpu_ns: to.saturating_sub(from),

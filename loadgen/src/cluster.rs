@@ -42,7 +42,8 @@ pub trait Cluster {
     /// What every node has applied, in the order of [`Cluster::nodes`].
     fn states(&mut self) -> Vec<Result<ReplicaState, String>>;
 
-    /// Leaves the replicas running when this value is dropped. Says how to ask for their status.
+    /// Leaves the replicas running when this value is dropped. Says how to ask for their status and
+    /// how to stop them.
     fn leave_running(&mut self) -> Result<String, ClusterError>;
 }
 

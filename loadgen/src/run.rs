@@ -139,12 +139,13 @@ pub fn run(
                 report.verify = verified.into();
             }
             if args.keep {
-                let kept = cluster.leave_running();
-                let command = kept.map_err(|error| RunError::Internal(error.to_string()))?;
-                eprintln!(" left running; ask with: {command}");
+                // Shared first: the replicas take part in the lock.
                 if let Some(work_dir) = &mut work_dir {
                     work_dir.keep().map_err(io_error("keep the directory"))?;
                 }
+                let kept = cluster.leave_running();
+                let commands = kept.map_err(|error| RunError::Internal(error.to_string()))?;
+                eprintln!(" left running; {commands}");
             }
         }
         Err(Failed::Unreachable(why)) => {

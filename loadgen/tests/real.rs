@@ -148,6 +148,25 @@ fn a_signal_ends_the_run_with_what_there_is() {
 }
 
 #[test]
+fn replicas_that_are_kept_run_on_until_they_are_told_to_stop() {
+    let dir = tempfile::tempdir().unwrap();
+    let load = "--duration|300ms|--warmup|0s|--rate|100|--keep";
+    let (output, _) = run(dir.path(), load);
+    let told = String::from_utf8_lossy(&output.stderr);
+    let (_, pids) = told.split_once("stop with: kill ").expect("it says how");
+    let pids = pids.lines().next().unwrap().split(' ');
+    let lock = dir.path().join("with space/node-1/wal-0/LOCK");
+    let lock = File::options().write(true).open(lock).unwrap();
+    assert!(lock.try_lock().is_err(), "it runs on");
+    for pid in pids {
+        let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+    drop(lock);
+    wait_until_gone(dir.path());
+}
+
+#[test]
 fn a_target_that_is_not_there_is_unreachable_and_still_reported() {
     let dir = tempfile::tempdir().unwrap();
     let tls = dir.path().join("no-certificates");

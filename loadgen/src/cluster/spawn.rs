@@ -106,6 +106,12 @@ impl Processes {
             .collect()
     }
 
+    /// The numbers of those that run.
+    pub fn pids(&self) -> impl Iterator<Item = u32> {
+        let running = self.replicas.iter().filter_map(|p| p.running.as_ref());
+        running.map(|running| running.child.id())
+    }
+
     /// How each stands.
     pub fn observe(&mut self) -> Vec<Option<Observation>> {
         let asked: Vec<Option<u64>> = self
@@ -400,9 +406,11 @@ impl Cluster for Spawned {
         self.processes.leave_running(&self.dir)?;
         let addresses = self.processes.client_addresses().join(" ");
         let tls = self.dir.join("tls");
+        let pids: Vec<String> = self.processes.pids().map(|pid| pid.to_string()).collect();
         Ok(format!(
-            "logdrive status {addresses} --tls '{}'",
-            tls.display()
+            "ask with: logdrive status {addresses} --tls '{}'; stop with: kill {}",
+            tls.display(),
+            pids.join(" ")
         ))
     }
 }

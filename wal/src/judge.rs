@@ -163,9 +163,12 @@ pub(crate) fn judge(
         };
         let judged = court.try_chain(&candidates, newest)?;
         boot = boot.max(judged.boot);
-        match judged.not_in_force {
-            Some(epoch) => {
+        match judged.without {
+            Some(Without::Epoch(epoch)) => {
                 candidates.retain(|scan| scan.header.is_some_and(|header| header.epoch < epoch))
+            }
+            Some(Without::Unlinked(segments)) => {
+                candidates.retain(|scan| segments.iter().all(|segment| segment.slot != scan.slot))
             }
             None => {
                 let mut judgement = judged.judgement;
@@ -209,7 +212,8 @@ fn check_identity(disk: &impl Disk, scan: &SlotScan, question: &Question) -> Res
 /// No slot has a good header: a new directory, unless something was written all the same.
 fn judge_empty(disk: &mut impl Disk, scans: &[SlotScan]) -> Result<Judgement, OpenError> {
     for scan in scans {
-        let mut written = !scan.bad_copies.is_empty();
+        // The first copy of the very first header may be torn; the second is written once it is durable.
+        let mut written = scan.bad_copies.contains(&1);
         if scan.blocks > SLOT_HEADER_BLOCKS {
             let mut block = [Block::ZERO];
             disk.read(scan.slot, SLOT_HEADER_BLOCKS, &mut block)?;
@@ -277,11 +281,29 @@ impl Judgement {
     }
 }
 
-/// A judgement of one chain of segments, unless its last recovery turns out not to have been finished.
+/// A judgement of one chain of segments, unless it turns out that a part of it does not count.
 struct Judged {
     judgement: Judgement,
-    not_in_force: Option<Boot>,
+    without: Option<Without>,
     boot: Boot,
+}
+
+/// What does not count.
+enum Without {
+    /// A recovery opened segments and did not get as far as its verdict.
+    Epoch(Boot),
+    /// Segments whose predecessor never landed.
+    Unlinked(Vec<Live>),
+}
+
+impl Judged {
+    fn without(part: Without) -> Self {
+        Self {
+            judgement: Judgement::empty(),
+            without: Some(part),
+            boot: Boot(0),
+        }
+    }
 }
 
 /// Reads the segments of one chain and judges them.
@@ -309,7 +331,7 @@ impl<'a, D: Disk> Court<'a, D> {
         candidates: &[&SlotScan],
         newest: SlotHeader,
     ) -> Result<Judged, OpenError> {
-        let live = self.link(candidates, newest);
+        let (live, missing) = link(candidates, newest);
         let mut segments = Vec::with_capacity(live.len());
         for (place, segment) in live.iter().enumerate() {
             let successor = live
@@ -329,6 +351,19 @@ impl<'a, D: Disk> Court<'a, D> {
             segments.push(scan.map_err(|error| open_error(self.disk, error))?);
         }
         self.judgement.mark = mark_of(&segments);
+        if let Some((missing, epoch)) = missing {
+            let first = Place {
+                segment: missing,
+                block: SLOT_HEADER_BLOCKS,
+            };
+            let uncounted = self.judgement.mark <= first || self.was_discounted(first, epoch);
+            if uncounted && !self.question.sealed_only {
+                // Its header never landed, nor was anything after it acknowledged.
+                return Ok(Judged::without(Without::Unlinked(live)));
+            }
+            let meaning = format!("segment {missing} is missing");
+            self.find(FindingVerdict::Rot, live[0].slot, 0, None, meaning);
+        }
         self.look_for_orphans(&live, newest)?;
         self.judgement.live = live;
         let walk = self.walk(&segments);
@@ -342,50 +377,28 @@ impl<'a, D: Disk> Court<'a, D> {
             .max()
             .unwrap_or_default();
         let open_end = self.judgement.findings.is_empty() && !self.question.sealed_only;
-        let not_in_force = if open_end {
+        let unfinished = if open_end {
             unfinished(&segments, &walk)
         } else {
             None
         };
-        if not_in_force.is_none() {
+        if unfinished.is_none() {
             self.decide(segments, walk);
         }
         Ok(Judged {
             judgement: std::mem::replace(&mut self.judgement, Judgement::empty()),
-            not_in_force,
+            without: unfinished.map(Without::Epoch),
             boot,
         })
     }
 
-    /// The segments from the oldest to the newest: each header names its predecessor.
-    fn link(&mut self, candidates: &[&SlotScan], newest: SlotHeader) -> Vec<Live> {
-        let mut live = Vec::new();
-        let mut next = (newest.segment, newest.epoch);
-        loop {
-            let is_next = |header: &SlotHeader| (header.segment, header.epoch) == next;
-            let found = candidates
-                .iter()
-                .find(|scan| scan.header.as_ref().is_some_and(is_next));
-            let Some((scan, header)) = found.and_then(|scan| Some((scan, scan.header?))) else {
-                let slot = live
-                    .last()
-                    .map_or(SlotId(newest.slot), |live: &Live| live.slot);
-                let meaning = format!("segment {} is missing", next.0);
-                self.find(FindingVerdict::Rot, slot, 0, None, meaning);
-                break;
-            };
-            live.push(Live {
-                slot: scan.slot,
-                header,
-            });
-            let before = header.predecessor_end.segment;
-            if before == 0 || before < newest.oldest {
-                break;
-            }
-            next = (before, header.predecessor_epoch);
-        }
-        live.reverse();
-        live
+    /// Whether a later opening went on before this place, and so found nothing durable there: what says
+    /// otherwise was written by an opening that did not get as far as its verdict.
+    fn was_discounted(&self, place: Place, epoch: Boot) -> bool {
+        let mut headers = self.scans.iter().filter_map(|scan| scan.header);
+        headers.any(|header| {
+            header.by_recovery && header.epoch > epoch && header.predecessor_end <= place
+        })
     }
 
     /// A segment whose header is gone shows by its blocks. If something in it was durable, it is missing.
@@ -411,7 +424,8 @@ impl<'a, D: Disk> Court<'a, D> {
                     ((epoch, segment) > (newest.epoch.0, newest.segment))
                         .then_some((epoch, segment))
                 });
-            if let Some((epoch, segment)) = newer.max() {
+            let header = scan.header.map(|header| (header.epoch.0, header.segment));
+            if let Some((epoch, segment)) = newer.max().filter(|newer| header < Some(*newer)) {
                 let stamper = Stamper::new(newest.log_uuid, segment, epoch);
                 let expected = Expected {
                     cluster: newest.cluster,
@@ -426,7 +440,8 @@ impl<'a, D: Disk> Court<'a, D> {
                     segment,
                     block: SLOT_HEADER_BLOCKS,
                 };
-                if pieces.iter().filter_map(mark_in).any(|mark| mark > first) {
+                let stated = pieces.iter().filter_map(mark_in).any(|mark| mark > first);
+                if stated && !self.was_discounted(first, Boot(epoch)) {
                     let meaning = format!("the header of segment {segment} is gone");
                     self.find(FindingVerdict::Rot, scan.slot, 0, None, meaning);
                 }
@@ -623,6 +638,35 @@ impl<'a, D: Disk> Court<'a, D> {
             }
         }
     }
+}
+
+/// The segments from the oldest to the newest: each header names its predecessor. And the first one that is
+/// missing, if one is.
+fn link(candidates: &[&SlotScan], newest: SlotHeader) -> (Vec<Live>, Option<(u64, Boot)>) {
+    let mut live = Vec::new();
+    let mut missing = None;
+    let mut next = (newest.segment, newest.epoch);
+    loop {
+        let is_next = |header: &SlotHeader| (header.segment, header.epoch) == next;
+        let found = candidates
+            .iter()
+            .find(|scan| scan.header.as_ref().is_some_and(is_next));
+        let Some((scan, header)) = found.and_then(|scan| Some((scan, scan.header?))) else {
+            missing = Some(next);
+            break;
+        };
+        live.push(Live {
+            slot: scan.slot,
+            header,
+        });
+        let before = header.predecessor_end.segment;
+        if before == 0 || before < newest.oldest {
+            break;
+        }
+        next = (before, header.predecessor_epoch);
+    }
+    live.reverse();
+    (live, missing)
 }
 
 fn mark_in(piece: &Piece) -> Option<Place> {

@@ -102,6 +102,8 @@ pub(crate) struct GroupLog {
 /// The state of a group at the end of the last flush group that was built.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Written {
+    /// Its genesis is in one of them.
+    pub(crate) begun: bool,
     pub(crate) hard_state: HardState,
     pub(crate) tip: LogPosition,
 }
@@ -116,6 +118,7 @@ impl GroupLog {
             hard_state: HardState::default(),
             anchor: None,
             written: Written {
+                begun: false,
                 hard_state: HardState::default(),
                 tip: base,
             },
@@ -209,6 +212,7 @@ impl GroupLog {
     /// Everything accepted counts as written: at the end of a recovery.
     pub(crate) fn settle(&mut self) {
         self.written = Written {
+            begun: true,
             hard_state: self.hard_state,
             tip: self.tip(),
         };

@@ -26,7 +26,7 @@ pub(crate) struct Pool {
     growth: Option<Growth>,
     /// Slots that were found incomplete and wait to be completed.
     incomplete: Vec<(SlotId, u32)>,
-    /// Slots that hold what an opening writes again, until it has.
+    /// Slots that an opening still needs if it fails, until it has not.
     pub(crate) held_back: Vec<SlotFile>,
     retry_at: Option<Micros>,
     pub(crate) failure: Option<String>,
@@ -164,6 +164,13 @@ impl Pool {
             step,
             op: None,
         })
+    }
+
+    /// Whether a step of growing is under way.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.growth
+            .as_ref()
+            .is_some_and(|growth| growth.op.is_some())
     }
 
     /// Whether this operation is a step of growing.

@@ -29,7 +29,8 @@ impl<D: Disk> Wal<D> {
                 break;
             };
             if !built {
-                // It goes on once the pool has a slot.
+                // It goes on once the pool has a slot, and nobody needs to ask before that.
+                self.idle_at = None;
                 break;
             }
         }
@@ -172,7 +173,8 @@ impl<D: Disk> Wal<D> {
 
     /// The first flush group of a segment says where every group stands.
     pub(super) fn write_first_group(&mut self) {
-        let rows = self.groups.values().map(|log| log.checkpoint()).collect();
+        let begun = self.groups.values().filter(|log| log.written.begun);
+        let rows = begun.map(|log| log.checkpoint()).collect();
         let checkpoint = Record::Checkpoint(rows);
         self.write_group(GroupKind::First, Plan::default(), Some(checkpoint));
     }
@@ -253,7 +255,13 @@ impl<D: Disk> Wal<D> {
                         log.written.tip = *to;
                     }
                 }
-                Item::Record(..) => {}
+                Item::Record(record, _) => {
+                    if let Record::Genesis(genesis) = &**record
+                        && let Some(log) = self.groups.get_mut(&genesis.group)
+                    {
+                        log.written.begun = true;
+                    }
+                }
             }
             built = completes.unwrap_or(built);
         }

@@ -38,6 +38,13 @@ impl<D: Disk> Wal<D> {
             if written && self.pipeline.is_empty() {
                 return Ok(());
             }
+            if self.pipeline.is_empty() && !self.pool.is_busy() {
+                // Nothing is under way, and so nothing will make room.
+                let why = self.pool.failure.clone();
+                let why = why.unwrap_or_else(|| "no slot is free".to_owned());
+                self.poison("write", self.active.slot, self.active.next, why);
+                continue;
+            }
             let mut done = std::mem::take(&mut self.done);
             self.disk.wait(&mut done);
             self.take_completions(&mut done, now);

@@ -326,19 +326,22 @@ impl Opening {
         let continued = last.filter(|last| judgement.stopped_cleanly && roomy(last));
         // The segment of a boot in which nothing was acknowledged is taken again, not added to.
         let unused = last.filter(|last| judgement.last_unused && last.by_recovery);
+        let mut needed: BTreeSet<SlotId> =
+            judgement.tail.iter().map(|beyond| beyond.slot).collect();
         if continued.is_none() && unused.is_some() && judgement.tail.is_empty() {
             let header = live.pop().expect("it is the last one");
+            // If this opening fails, the next one judges by it.
+            needed.insert(SlotId(header.slot));
             chain = header.predecessor_chain;
             end = header.predecessor_end;
             (echo, number) = judgement.before_last.clone();
         }
 
         let kept: BTreeSet<SlotId> = live.iter().map(|header| SlotId(header.slot)).collect();
-        let tail: BTreeSet<SlotId> = judgement.tail.iter().map(|beyond| beyond.slot).collect();
         for file in slots {
             if kept.contains(&file.slot) {
                 pool.add(file.slot, file.blocks, false);
-            } else if tail.contains(&file.slot) {
+            } else if needed.contains(&file.slot) {
                 pool.held_back.push(*file);
             } else {
                 pool.add(file.slot, file.blocks, true);

@@ -90,6 +90,7 @@ pub struct Rig {
     pub wal: Wal<SimDisk>,
     pub recovery: Recovery,
     pub now: u64,
+    steps_in_place: u32,
 }
 
 impl Rig {
@@ -109,6 +110,7 @@ impl Rig {
             wal,
             recovery,
             now: 1_000_000,
+            steps_in_place: 0,
         })
     }
 
@@ -145,7 +147,14 @@ impl Rig {
         let due = self.wal.disk().next_due();
         let deadline = self.wal.next_deadline().map(|at| at.0);
         let next = due.into_iter().chain(deadline).min();
-        self.now = self.now.max(next.expect("something is under way"));
+        let before = self.now;
+        self.now = before.max(next.expect("something is under way"));
+        self.steps_in_place = if self.now == before {
+            self.steps_in_place + 1
+        } else {
+            0
+        };
+        assert!(self.steps_in_place < 1000, "nothing moves: {:?}", self.wal);
         self.turn();
     }
 

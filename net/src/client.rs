@@ -65,7 +65,12 @@ impl Default for ClientOptions {
             timeout: Duration::from_secs(5),
             in_flight_max: 1 << 20,
             in_flight_bytes_max: 256 << 20,
-            transport: TransportSettings::default(),
+            // A node that was killed says nothing, and until that is noticed what is sent there waits in vain.
+            transport: TransportSettings {
+                idle: Duration::from_millis(500),
+                keep_alive: Duration::from_millis(100),
+                ..TransportSettings::default()
+            },
             sink: None,
         }
     }

@@ -47,7 +47,7 @@ impl Target for RemoteTarget {
         });
         let connect = |start: usize| {
             let mut options = ClientOptions::default();
-            options.transport = self.transport;
+            options.transport.mtu = self.transport.mtu;
             options.in_flight_max = self.in_flight_max;
             options.sink = Some(Arc::clone(&sink));
             // Each begins with another node, and follows the hint from there.

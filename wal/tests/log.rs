@@ -176,8 +176,9 @@ fn a_full_pool_refuses_proposals_and_still_takes_votes() {
         let rig = Rig::open(&medium, options(4)).unwrap();
         assert_eq!(rig.recovery.groups[&GROUP].restored.hard_state, vote(9, 1));
     }
+    // In turns in two slots beyond those there may be: one opening never overwrites the one before.
     let slots = medium.slot_files().len();
-    assert!(slots <= 5, "{slots} slots for a pool of 4");
+    assert!(slots <= 6, "{slots} slots for a pool of 4");
 }
 
 #[test]

@@ -53,7 +53,7 @@ pub fn duration(text: &str) -> Result<Duration, UnitError> {
     Ok(Duration::from_nanos((seconds * 1e9).round() as u64))
 }
 
-/// Bytes in the largest unit that needs no fraction: what [`bytes`] reads back as the same number.
+/// Bytes in the largest unit that needs no fraction: what [`bytes()`] reads back as the same number.
 #[must_use]
 pub fn spell_bytes(bytes: u64) -> String {
     for (unit, worth) in [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)] {

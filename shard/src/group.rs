@@ -163,14 +163,20 @@ impl<O> Group<O> {
         if !self.inbox.is_waiting() || raft.role() != Role::Leader {
             return None;
         }
-        let bytes = self.inbox.next_bytes();
-        if !raft.can_accept(bytes) {
-            return None;
-        }
-        if !has_room(bytes) {
+        let mut no_room = None;
+        let sealed = self.inbox.take_if(|bytes| {
+            if !raft.can_accept(bytes) {
+                return false;
+            }
+            if !has_room(bytes) {
+                no_room = Some(bytes);
+            }
+            no_room.is_none()
+        });
+        if let Some(bytes) = no_room {
             return Some(Proposal::NoRoom { bytes });
         }
-        self.inbox.take().map(|sealed| Proposal::Entry {
+        sealed.map(|sealed| Proposal::Entry {
             entry: sealed.entry,
             runs: sealed.runs,
         })

@@ -248,21 +248,15 @@ impl<O> Inbox<O> {
         self.shared.waiting.load(Ordering::Acquire)
     }
 
-    /// Bytes of the frame of the entry that waits longest; 0 if none does.
+    /// Takes the entry that waits longest, if `accept` takes a frame of so many bytes. Nothing can be added
+    /// to the entry between the question and the taking.
     #[must_use]
-    pub fn next_bytes(&self) -> usize {
-        let state = lock(&self.shared.state);
-        state
-            .entries
-            .front()
-            .map_or(0, |building| building.builder.frame_bytes())
-    }
-
-    /// Takes the entry that waits longest.
-    #[must_use]
-    pub fn take(&self) -> Option<Sealed<O>> {
+    pub fn take_if(&self, accept: impl FnOnce(usize) -> bool) -> Option<Sealed<O>> {
         let building = {
             let mut state = lock(&self.shared.state);
+            if !accept(state.entries.front()?.builder.frame_bytes()) {
+                return None;
+            }
             let building = state.entries.pop_front()?;
             state.room_proposals = (building.builder.count() * 5 / 4).max(64);
             state.room_bytes = (building.builder.payload_bytes() * 5 / 4).max(4096);
@@ -275,6 +269,12 @@ impl<O> Inbox<O> {
             entry: building.builder.finish(),
             runs: building.runs,
         })
+    }
+
+    /// Takes the entry that waits longest.
+    #[must_use]
+    pub fn take(&self) -> Option<Sealed<O>> {
+        self.take_if(|_| true)
     }
 }
 

@@ -38,12 +38,16 @@ impl fmt::Display for Health {
     }
 }
 
-/// Whether the process does what it can without anybody else: its threads run, and no group has halted.
+/// Whether the process does what it can without anybody else: its threads run, its loop turns, and no group
+/// has halted.
 #[must_use]
-pub fn live(status: &Status) -> Health {
+pub fn live(status: &Status, turns: bool) -> Health {
     let mut health = Health { checks: Vec::new() };
     health.check("threads", status.running, || {
         "the node's thread has ended; restart the process, its log is on disk".to_owned()
+    });
+    health.check("turns", turns, || {
+        "the node's loop has not turned for a second; its disk or this machine is stuck".to_owned()
     });
     for group in &status.groups {
         health.check(
@@ -57,8 +61,8 @@ pub fn live(status: &Status) -> Health {
 
 /// Whether requests sent here find an answer: it lives, and every group has a leader and keeps up.
 #[must_use]
-pub fn ready(status: &Status, draining: bool) -> Health {
-    let mut health = live(status);
+pub fn ready(status: &Status, turns: bool, draining: bool) -> Health {
+    let mut health = live(status, turns);
     health.check("not draining", !draining, || "shutting down".to_owned());
     for group in &status.groups {
         let id = group.group;

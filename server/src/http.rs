@@ -2,10 +2,13 @@
 //!
 //! On a thread of its own with a runtime of its own: a scrape takes copies and never makes the shard wait.
 
+mod listener;
+
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -15,6 +18,7 @@ use axum::routing::get;
 use logdrive::{MetricsSnapshot, Status};
 use tokio::sync::oneshot;
 
+use self::listener::Bounded;
 use crate::health::{self, Health};
 use crate::metrics;
 
@@ -48,7 +52,7 @@ impl Http {
             .build()?;
         let (stop, stopped) = oneshot::channel();
         let serve = async move {
-            let listener = tokio::net::TcpListener::from_std(listener)?;
+            let listener = Bounded::new(tokio::net::TcpListener::from_std(listener)?);
             let stopped = async move {
                 // An error says that the other end is gone, which means the same.
                 let _ = stopped.await;
@@ -106,11 +110,26 @@ async fn metrics_page(State(watched): State<Arc<dyn Watched>>) -> Response {
 }
 
 async fn livez(State(watched): State<Arc<dyn Watched>>) -> Response {
-    answer(&health::live(&watched.status()))
+    let turns = turns(&*watched).await;
+    answer(&health::live(&watched.status(), turns))
 }
 
 async fn readyz(State(watched): State<Arc<dyn Watched>>) -> Response {
-    answer(&health::ready(&watched.status(), watched.draining()))
+    let turns = turns(&*watched).await;
+    let (status, draining) = (watched.status(), watched.draining());
+    answer(&health::ready(&status, turns, draining))
+}
+
+/// Whether the shard's loop turns: an idle one does at least ten times a second.
+async fn turns(watched: &dyn Watched) -> bool {
+    let before = watched.metrics().turns;
+    for _ in 0..TURN_LOOKS {
+        if watched.metrics().turns != before {
+            return true;
+        }
+        tokio::time::sleep(TURN_LOOK_EVERY).await;
+    }
+    watched.metrics().turns != before
 }
 
 fn answer(health: &Health) -> Response {
@@ -121,3 +140,7 @@ fn answer(health: &Health) -> Response {
     };
     (code, health.to_string()).into_response()
 }
+
+/// A loop that has not turned for a second is stuck.
+const TURN_LOOKS: u32 = 50;
+const TURN_LOOK_EVERY: Duration = Duration::from_millis(20);

@@ -44,7 +44,7 @@ pub(crate) fn run(command: &Serve, out: &mut Out<'_>) -> Result<Exit, Failure> {
         node,
         draining: AtomicBool::new(false),
     });
-    let http = match config.listen_http {
+    let pages = match config.listen_http {
         Some(address) => Some(start_http(address, &served)?),
         None => None,
     };
@@ -54,19 +54,23 @@ pub(crate) fn run(command: &Serve, out: &mut Out<'_>) -> Result<Exit, Failure> {
         cluster: config.cluster.to_string(),
         peer: served.node.peer_address().map(text),
         client: served.node.client_address().map(text),
-        http: http.as_ref().map(|http| text(http.address())),
+        http: pages.as_ref().map(|pages| text(pages.address())),
         pid: process::id(),
     };
     let line = serde_json::to_string(&addresses).expect("strings and numbers serialise");
     writeln!(out, "{line}")?;
     out.flush()?;
-    tracing::info!(event = "serving", node = config.node_id, "{line}");
+    let Addresses {
+        peer, client, http, ..
+    } = addresses;
+    let node = config.node_id;
+    tracing::info!(event = "serving", node, peer, client, http, "the node runs");
 
     let signal = signals.wait();
     tracing::info!(event = "stopping", signal, "a signal asks this node to end");
     served.draining.store(true, Ordering::Relaxed);
     served.node.shutdown(DRAIN);
-    drop(http);
+    drop(pages);
     tracing::info!(
         event = "stopped",
         "everything is answered and the log is closed"

@@ -47,11 +47,11 @@ fn once(command: &Status, asker: &Asker, out: &mut Out<'_>) -> Result<Exit, Fail
                 }
             }
             Err(failure) => {
-                // Where somebody reads along, it belongs between the others; a program reads standard output.
+                // Where a person reads, it belongs between the others; a program reads statuses only.
                 if command.json {
-                    eprintln!("{address}: {failure}");
+                    eprintln!("logdrive: {failure}");
                 } else {
-                    writeln!(out, "{address}: {failure}")?;
+                    writeln!(out, "{failure}")?;
                 }
                 exit = Exit::Unreachable;
             }

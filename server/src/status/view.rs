@@ -20,7 +20,11 @@ pub(super) fn complaints(status: &Value) -> Vec<String> {
     for group in list(status, "groups") {
         let id = text(&group["group"]);
         if group["leader"].is_null() {
-            let why = group["why"].as_str().unwrap_or("it knows of no leader");
+            let otherwise = match group["role"].as_str() {
+                Some("forming") => "it forms once every one of cluster.members has answered",
+                _ => "it knows of no leader",
+            };
+            let why = group["why"].as_str().unwrap_or(otherwise);
             complaints.push(format!("group {id}: {why}"));
         }
     }

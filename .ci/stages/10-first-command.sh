@@ -24,8 +24,11 @@ if verify:
 PY
 }
 
+first_command() {
+  cargo run --release -p loadgen --locked
+}
 status=0
-cargo run --release -p loadgen --locked || status=$?
+first_command || status=$?
 check "$status" loadgen-out/run.json
 
 for target in spawn:3 inproc:3; do

@@ -134,6 +134,12 @@ pub fn run(
         }) {
         Ok((mut cluster, loaded)) => {
             seconds = loaded.seconds.clone();
+            if loaded.answered == 0 && seen.sent > 0 && !stop.load(Ordering::Relaxed) {
+                // It answered while the run was set up, and never again.
+                unreachable = true;
+                let why = "not one operation was acknowledged".to_owned();
+                report.verdict.reasons.push(why);
+            }
             if args.verify && !stop.load(Ordering::Relaxed) {
                 let verified = verify_all(cluster.as_mut(), &loaded, stop);
                 report.verify = verified.into();
@@ -309,6 +315,8 @@ fn wait_for_leaders(
 
 /// What a load leaves for the verification.
 struct Loaded {
+    /// Operations that were acknowledged within the measurement.
+    answered: u64,
     acked: Acked,
     reordered: u64,
     workload: Workload,
@@ -387,6 +395,7 @@ fn load(
     seen.sent = measured.tally.sent;
     let acked_through = shared.acked_through.iter();
     Ok(Loaded {
+        answered: measured.schedule.count(),
         acked,
         reordered: measured.tally.reordered,
         workload,

@@ -199,11 +199,14 @@ fn environment(text: &mut String, report: &Report) {
             env.mtu_profile
         ),
     );
-    line(
-        text,
-        "durability",
-        &format!("{} with {}", name(&env.wal_backend), name(&env.flush_mode)),
-    );
+    if env.flush_mode.is_some() {
+        let text_of = format!("{} with {}", name(&env.wal_backend), name(&env.flush_mode));
+        line(text, "durability", &text_of);
+    }
+    if report.config.target.starts_with("cluster") {
+        // Floors are of this machine, and the replicas are on others.
+        return;
+    }
     let floor = &env.floor_ns;
     line(
         text,
@@ -217,9 +220,6 @@ fn environment(text: &mut String, report: &Report) {
             shown(env.raw3_bytes_per_s, show_bytes)
         ),
     );
-    if report.config.target.starts_with("cluster") {
-        return;
-    }
     line(
         text,
         "",

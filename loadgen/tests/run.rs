@@ -164,6 +164,16 @@ fn a_report_of_a_run_that_never_began_has_every_key_too() {
 }
 
 #[test]
+fn a_target_that_never_answers_is_unreachable() {
+    let (exit, report) = run(Wrong::Silent, &format!("{SHORT}--timeout|200ms"));
+    assert_eq!(exit, Exit::Unreachable);
+    check_keys(&report, KEYS);
+    assert_eq!(report["result"]["unknown"], 2500);
+    let reason = &report["verdict"]["reasons"][0];
+    assert_eq!(reason, "not one operation was acknowledged");
+}
+
+#[test]
 fn a_closed_loop_has_no_rate_and_equal_latencies() {
     let arguments = "--closed|--in-flight|64|--duration|300ms|--warmup|50ms";
     let (exit, report) = run(Wrong::Nothing, arguments);

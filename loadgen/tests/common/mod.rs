@@ -29,6 +29,8 @@ pub(crate) enum Wrong {
     Reorders,
     /// For a while after a kill nobody leads.
     Elects,
+    /// It takes everything and answers nothing.
+    Silent,
     /// There is nobody.
     Absent,
 }
@@ -83,6 +85,9 @@ impl Target for FakeTarget {
 impl Lane for FakeLane {
     fn submit(&mut self, batch: &Submission<'_>) -> Result<(), Failure> {
         let mut log = self.log.lock().unwrap();
+        if log.wrong == Wrong::Silent {
+            return Ok(());
+        }
         if let Some(until) = log.shut_until {
             if std::time::Instant::now() < until {
                 return Err(Failure {

@@ -16,7 +16,7 @@ pub use lock::LOCK_FILE;
 pub use watchdog::{FlushAdvice, FlushWatchdog};
 
 mod file;
-mod lock;
+pub(crate) mod lock;
 pub mod open;
 pub mod probe;
 pub mod pwrite;

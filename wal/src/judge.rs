@@ -229,7 +229,7 @@ fn judge_empty(disk: &mut impl Disk, scans: &[SlotScan]) -> Result<Judgement, Op
     Ok(Judgement::empty())
 }
 
-fn open_error(disk: &impl Disk, error: ScanError) -> OpenError {
+pub(crate) fn open_error(disk: &impl Disk, error: ScanError) -> OpenError {
     match error {
         ScanError::Disk(error) => error.into(),
         ScanError::Future(FromTheFuture { slot, source }) => OpenError::FromTheFuture {

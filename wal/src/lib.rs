@@ -16,6 +16,7 @@ mod queue;
 mod read;
 mod scan;
 mod status;
+pub mod verify;
 mod wal;
 
 pub use error::{

@@ -14,6 +14,7 @@ use logdrive_raft::{Entry, Index, Micros};
 use logdrive_wal::disk::open::{Backend, open};
 use logdrive_wal::disk::pwrite::PwriteDisk;
 use logdrive_wal::disk::{Disk, FlushMode, WakeBy};
+use logdrive_wal::verify::{inspect, verify};
 use logdrive_wal::{OpenError, Position, ReadRequest, Verdict, Wal};
 
 /// A log on files and the thread that hosts it.
@@ -142,6 +143,85 @@ fn a_log_on_one_disk_is_a_log_on_every_other() {
         host.append_entries(place, 3, 3000);
         assert_eq!(host.read_all().len() as u64, 3 * place);
     }
+}
+
+#[test]
+fn figure_8_survives_restarts_on_files() {
+    // Raft figure 8: (2, t3) was written here as leader, and is overwritten by (2, t2) of the leader of t4.
+    let directory = tempfile::tempdir_in(".").unwrap();
+    for (place, disk) in DISKS.into_iter().enumerate() {
+        let path = directory.path().join(place.to_string());
+        let mut host = Host::open(disk(&path)).unwrap();
+        let position = host.wal.create_group(&genesis(GROUP)).unwrap();
+        host.settle(position);
+        host.append(&[Write::HardState(vote(3, 1))]);
+        host.append_entries(1, 1, 10);
+        let first = host.wal.tip(GROUP).unwrap();
+        host.append_entries(3, 1, 10);
+        let older = entries(GROUP, 2, &first, 1, 10);
+        let newer = entries(GROUP, 4, &older[0].position(), 1, 10);
+        let mut writes = vec![Write::HardState(vote(4, 2)), Write::Entries(older.clone())];
+        writes.push(Write::Entries(newer.clone()));
+        host.append(&writes);
+        drop(host);
+        for _ in 0..3 {
+            let mut host = Host::open(disk(&path)).unwrap();
+            assert_eq!(host.read_all()[1..], [older[0].clone(), newer[0].clone()]);
+        }
+    }
+}
+
+#[test]
+fn verify_reads_a_directory_and_changes_nothing() {
+    let directory = tempfile::tempdir_in(".").unwrap();
+    let log = directory.path().join("wal-0");
+    let refused = verify(directory.path(), false).unwrap_err();
+    assert!(matches!(refused, OpenError::NotALog { .. }), "{refused}");
+    let mut host = Host::open(DISKS[2](&log)).unwrap();
+    let position = host.wal.create_group(&genesis(GROUP)).unwrap();
+    host.settle(position);
+    host.append(&[Write::HardState(vote(4, 2))]);
+    host.append_entries(4, 60, 3000);
+    let tip = host.wal.tip(GROUP).unwrap();
+    let refused = verify(directory.path(), false).unwrap_err();
+    assert!(matches!(refused, OpenError::Locked { .. }), "{refused}");
+    let sealed = verify(directory.path(), true).unwrap();
+    assert!(
+        sealed.verdict <= Verdict::Torn && sealed.entries < 60,
+        "{sealed}"
+    );
+    host.wal.close().unwrap();
+
+    let contents = |file: &str| std::fs::read(log.join(file)).unwrap();
+    let before = contents("wal-00000.slot");
+    let report = verify(directory.path(), false).unwrap();
+    let segments = report.segments;
+    let expected = format!(
+        "verdict clean groups 1 segments {segments} entries 60 first 1 last 60 term 4 chain {}",
+        tip.chain
+    );
+    assert_eq!(report.to_string(), expected);
+    assert_eq!(report.groups[0].hard_state, vote(4, 2));
+    let mut lines = Vec::new();
+    inspect(directory.path(), false, &mut |line| {
+        lines.push(line.to_string())
+    })
+    .unwrap();
+    assert!(
+        lines.iter().any(|line| line.contains("Entries(")),
+        "{lines:#?}"
+    );
+    assert_eq!(contents("wal-00000.slot"), before);
+
+    let mut bad = before.clone();
+    bad[3 * 4096 + 17] ^= 4;
+    std::fs::write(log.join("wal-00000.slot"), &bad).unwrap();
+    let report = verify(directory.path(), false).unwrap();
+    assert_eq!(report.verdict, Verdict::Rot, "{report}");
+    let line = format!("rot {} offset 12288", log.join("wal-00000.slot").display());
+    assert!(report.to_string().starts_with(&line), "{report}");
+    let refused = Host::open(DISKS[2](&log)).err().unwrap();
+    assert!(matches!(refused, OpenError::Rot { .. }), "{refused}");
 }
 
 #[test]

@@ -1,0 +1,269 @@
+//! Looks at a log without changing it: what `logdrive wal verify` and `logdrive wal inspect` say.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use logdrive_raft::io::HardState;
+use logdrive_raft::{Chain, GroupId, Index, Term};
+
+use crate::disk::lock::LOCK_FILE;
+use crate::disk::pwrite::PwriteDisk;
+use crate::disk::{Disk, SlotFile, SlotId};
+use crate::error::{Finding, FindingVerdict, OpenError};
+use crate::judge::{Judgement, Question, Verdict, judge, open_error};
+use crate::scan::{Piece, scan_headers, scan_segment};
+
+/// What was found in a directory.
+#[derive(Debug)]
+pub struct Report {
+    /// The worst that was found.
+    pub verdict: Verdict,
+    /// How many segments belong to the log.
+    pub segments: usize,
+    /// How many entries are on the paths of all groups.
+    pub entries: u64,
+    /// Every group, by number.
+    pub groups: Vec<GroupReport>,
+    /// Everything that is wrong.
+    pub findings: Vec<Finding>,
+}
+
+/// What was found of a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupReport {
+    /// Which group.
+    pub group: GroupId,
+    /// The first entry; none: there are no entries.
+    pub first_index: Option<Index>,
+    /// The last entry, or what the base covers.
+    pub last_index: Index,
+    /// Its term.
+    pub last_term: Term,
+    /// The chain through it.
+    pub chain: Chain,
+    /// Term and vote.
+    pub hard_state: HardState,
+}
+
+/// Verifies every log in a node's data directory. Reads only.
+///
+/// `while_running` leaves the lock alone and reads sealed segments only.
+pub fn verify(directory: &Path, while_running: bool) -> Result<Report, OpenError> {
+    let mut report = Report {
+        verdict: Verdict::Clean,
+        segments: 0,
+        entries: 0,
+        groups: Vec::new(),
+        findings: Vec::new(),
+    };
+    for log in logs_in(directory)? {
+        let mut disk = PwriteDisk::read_only(&log);
+        let slots = begin(&mut disk, &log, while_running)?;
+        report.add(verify_disk(&mut disk, &slots, while_running)?);
+    }
+    report.groups.sort_by_key(|group| group.group);
+    Ok(report)
+}
+
+/// Verifies the log on a disk whose slots are open. Reads only.
+pub fn verify_disk(
+    disk: &mut impl Disk,
+    slots: &[SlotFile],
+    while_running: bool,
+) -> Result<Report, OpenError> {
+    let question = Question {
+        identity: None,
+        split_at_mark: false,
+        sealed_only: while_running,
+    };
+    Ok(Report::of(judge(disk, slots, &question)?))
+}
+
+impl Report {
+    fn of(judgement: Judgement) -> Self {
+        let healed = |finding: &Finding| finding.verdict == FindingVerdict::Healed;
+        // An opening can put it right; a look at the medium still finds it bad.
+        let verdict = if judgement.findings.iter().any(healed) {
+            judgement.verdict.max(Verdict::Rot)
+        } else {
+            judgement.verdict
+        };
+        let groups = judgement.groups.iter().map(|(group, log)| {
+            let tip = log.tip();
+            let some = log.rows().len() > 0;
+            GroupReport {
+                group: *group,
+                first_index: some.then(|| log.base.index.next()),
+                last_index: tip.index,
+                last_term: tip.term,
+                chain: tip.chain,
+                hard_state: judgement
+                    .hard_states
+                    .get(group)
+                    .copied()
+                    .unwrap_or_default(),
+            }
+        });
+        Self {
+            verdict,
+            segments: judgement.live.len(),
+            entries: judgement.entries,
+            groups: groups.collect(),
+            findings: judgement.findings,
+        }
+    }
+
+    fn add(&mut self, other: Report) {
+        self.verdict = self.verdict.max(other.verdict);
+        self.segments += other.segments;
+        self.entries += other.entries;
+        self.groups.extend(other.groups);
+        self.findings.extend(other.findings);
+    }
+}
+
+/// One line a finding, and the verdict last.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for finding in &self.findings {
+            writeln!(f, "{finding}")?;
+        }
+        let (verdict, groups) = (self.verdict.name(), self.groups.len());
+        let (segments, entries) = (self.segments, self.entries);
+        write!(
+            f,
+            "verdict {verdict} groups {groups} segments {segments} entries {entries}"
+        )?;
+        // Of several groups, the first one.
+        let Some(group) = self.groups.first() else {
+            return write!(f, " first 0 last 0 term 0 chain {}", Chain(0));
+        };
+        let first = group.first_index.unwrap_or_default();
+        let GroupReport {
+            last_index,
+            last_term,
+            chain,
+            ..
+        } = group;
+        write!(
+            f,
+            " first {first} last {last_index} term {last_term} chain {chain}"
+        )
+    }
+}
+
+/// Describes every log in a node's data directory: slots, flush groups, records; one line each. Reads only,
+/// and goes on past what is bad.
+pub fn inspect(
+    directory: &Path,
+    while_running: bool,
+    line: &mut dyn FnMut(fmt::Arguments<'_>),
+) -> Result<Report, OpenError> {
+    for log in logs_in(directory)? {
+        let mut disk = PwriteDisk::read_only(&log);
+        let slots = begin(&mut disk, &log, while_running)?;
+        line(format_args!("log {}", log.display()));
+        inspect_disk(&mut disk, &slots, line)?;
+    }
+    verify(directory, while_running)
+}
+
+fn inspect_disk(
+    disk: &mut impl Disk,
+    slots: &[SlotFile],
+    line: &mut dyn FnMut(fmt::Arguments<'_>),
+) -> Result<(), OpenError> {
+    let mut scans = scan_headers(disk, slots).map_err(|error| open_error(disk, error))?;
+    scans.sort_by_key(|scan| scan.header.map(|header| (header.segment, header.epoch)));
+    let mut blocks = Vec::new();
+    for scan in scans {
+        let (file, length) = (SlotId::file_name(scan.slot), scan.blocks);
+        let Some(header) = scan.header else {
+            line(format_args!("slot {file} blocks {length} free"));
+            continue;
+        };
+        let (segment, epoch) = (header.segment, header.epoch);
+        let (end, before) = (header.predecessor_end, header.predecessor_epoch);
+        let opened = if header.by_recovery {
+            "recovery"
+        } else {
+            "roll"
+        };
+        line(format_args!(
+            "slot {file} blocks {length} segment {segment} epoch {epoch} opened by {opened} after {end} \
+             of epoch {before} node {} cluster {} incarnation {} log {:032x}",
+            header.node, header.cluster, header.incarnation, header.log_uuid
+        ));
+        let scanned = scan_segment(disk, scan.slot, &header, u32::MAX, &mut blocks);
+        for piece in scanned.map_err(|error| open_error(disk, error))?.pieces {
+            match piece {
+                Piece::Group(group) => {
+                    let header = group.header;
+                    line(format_args!(
+                        "  group {} at {} blocks {} kind {:?} boot {} mark {} frames {} bytes {} chain {}",
+                        header.number,
+                        header.place,
+                        header.blocks,
+                        header.kind,
+                        header.boot,
+                        header.mark,
+                        group.frames.len(),
+                        header.body_bytes,
+                        group.chain
+                    ));
+                    for record in &group.table {
+                        line(format_args!("    {record:?}"));
+                    }
+                }
+                Piece::Bad(bad) if bad.not_landed && bad.whole_blocks == 0 => {
+                    line(format_args!("  end {}", bad.at));
+                }
+                Piece::Bad(bad) => {
+                    line(format_args!(
+                        "  bad {} block {}: {}",
+                        bad.at, bad.block, bad.meaning
+                    ));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn begin(
+    disk: &mut PwriteDisk,
+    log: &Path,
+    while_running: bool,
+) -> Result<Vec<SlotFile>, OpenError> {
+    // A copy of a log may come without the file; nobody runs it then.
+    if !while_running && log.join(LOCK_FILE).exists() {
+        disk.lock()?;
+    }
+    Ok(disk.slots()?)
+}
+
+/// A data directory holds a log a shard; the directory of a log itself will do as well.
+fn logs_in(directory: &Path) -> Result<Vec<PathBuf>, OpenError> {
+    let not_a_log = |why: String| OpenError::NotALog {
+        path: directory.to_owned(),
+        why,
+    };
+    if holds_slots(directory).map_err(|error| not_a_log(error.to_string()))? {
+        return Ok(vec![directory.to_owned()]);
+    }
+    let listed = std::fs::read_dir(directory).map_err(|error| not_a_log(error.to_string()))?;
+    let mut logs: Vec<PathBuf> = listed
+        .filter_map(|file| Some(file.ok()?.path()))
+        .filter(|path| path.is_dir() && holds_slots(path).unwrap_or(false))
+        .collect();
+    logs.sort();
+    if logs.is_empty() {
+        return Err(not_a_log("there are no slot files in it".to_owned()));
+    }
+    Ok(logs)
+}
+
+fn holds_slots(directory: &Path) -> std::io::Result<bool> {
+    let is_slot = |name: &std::ffi::OsStr| name.to_str().and_then(SlotId::from_file_name).is_some();
+    Ok(std::fs::read_dir(directory)?.any(|file| file.is_ok_and(|file| is_slot(&file.file_name()))))
+}

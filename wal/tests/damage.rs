@@ -1,0 +1,337 @@
+//! A log that was cut at any byte reopens; a log with any one byte changed is judged as what it is.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod common;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use common::*;
+use logdrive_raft::io::Write;
+use logdrive_raft::wire::{Decode, Reader};
+use logdrive_sim::disk::{SimDisk, SimDiskOptions, SimStorage};
+use logdrive_wal::disk::{BLOCK_BYTES, Disk, SlotId};
+use logdrive_wal::format::{BLOCK_DATA_BYTES, GROUP_HEADER_BYTES, GroupHeader, Place, Record};
+use logdrive_wal::verify::{Report, verify_disk};
+use logdrive_wal::{FindingVerdict, OpenError, Verdict};
+
+const SLOT_BYTES: usize = 64 << 10;
+const SLOTS: usize = 3;
+
+/// A log that fills two slots and half of a third, all of it durable and said to be.
+fn three_slots(boots: u64, fill: usize) -> SimStorage {
+    let medium = SimStorage::new();
+    for _ in 1..boots {
+        // Nothing was acknowledged in these, so each is taken again by the next.
+        drop(Rig::open(&medium, options(8)).unwrap());
+    }
+    let mut rig = Rig::open(&medium, options(8)).unwrap();
+    rig.wal.create_group(&genesis(GROUP)).unwrap();
+    rig.append(&[Write::HardState(vote(2, 1))]);
+    let mut more = 3;
+    while more > 0 {
+        rig.append_entries(2, 2, fill);
+        rig.settle();
+        more -= usize::from(rig.wal.status().segments == SLOTS);
+    }
+    rig.idle();
+    drop(rig);
+    medium.crash(
+        logdrive_sim::disk::Crash::Process,
+        logdrive_sim::disk::Tear::Never,
+        &mut fastrand::Rng::with_seed(1),
+    );
+    medium
+}
+
+/// The slots of a log in the order of its segments, as bytes.
+fn in_log_order(medium: &SimStorage) -> Vec<(SlotId, Vec<u8>)> {
+    let mut slots: Vec<(u64, SlotId, Vec<u8>)> = Vec::new();
+    for file in medium.slot_files() {
+        let bytes = medium.contents(file.slot);
+        let block = |at: usize| {
+            logdrive_wal::disk::Block(bytes[at * BLOCK_BYTES..][..BLOCK_BYTES].try_into().unwrap())
+        };
+        let header = logdrive_wal::format::SlotHeader::from_block(&block(0), 0);
+        if let Ok(Some(header)) = header {
+            slots.push((header.segment, file.slot, bytes));
+        }
+    }
+    slots.sort();
+    assert_eq!(slots.len(), SLOTS, "a log of three slots");
+    slots
+        .into_iter()
+        .map(|(_, slot, bytes)| (slot, bytes))
+        .collect()
+}
+
+fn report(medium: &SimStorage) -> Result<Report, OpenError> {
+    let mut disk = SimDisk::new(medium.clone(), SimDiskOptions::default(), 1);
+    let slots = disk.slots().unwrap();
+    verify_disk(&mut disk, &slots, false)
+}
+
+fn last_index(report: &Report) -> u64 {
+    report.groups.first().map_or(0, |group| group.last_index.0)
+}
+
+/// Where each flush group ends, counted in bytes from the beginning of the log, and the last entry then.
+fn group_ends(log: &[(SlotId, Vec<u8>)]) -> Vec<(usize, u64)> {
+    let (mut ends, mut last) = (Vec::new(), 0);
+    for (number, (_, bytes)) in log.iter().enumerate() {
+        let mut block = 2;
+        while block * BLOCK_BYTES < bytes.len() {
+            let data = &bytes[block * BLOCK_BYTES..];
+            let Ok((header, _)) = GroupHeader::parse(data) else {
+                break;
+            };
+            let mut table = Reader::new(&data[GROUP_HEADER_BYTES..]);
+            for _ in 0..header.records {
+                if let Record::Entries(run) = Record::decode(&mut table).unwrap() {
+                    last = run.last.index.0;
+                }
+            }
+            block += header.blocks as usize;
+            ends.push((number * SLOT_BYTES + block * BLOCK_BYTES, last));
+        }
+    }
+    ends
+}
+
+/// Runs `each` for chunks of `0..total` on every core.
+fn in_chunks(total: usize, chunk: usize, each: impl Fn(std::ops::Range<usize>) + Sync) {
+    let next = AtomicUsize::new(0);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let from = next.fetch_add(chunk, Ordering::Relaxed);
+                    if from >= total {
+                        return;
+                    }
+                    each(from..total.min(from + chunk));
+                }
+            });
+        }
+    });
+}
+
+/// Cuts the log at every byte; what follows is what `before` holds there.
+fn cut_everywhere(before: Option<&SimStorage>) {
+    // Its epoch is higher than that of whatever was there before.
+    let whole = three_slots(3, 1500);
+    let mut log = in_log_order(&whole);
+    let ends = group_ends(&log);
+    let before = before.map(in_log_order);
+    // What was never written still holds what was there before.
+    for ((_, new), (_, old)) in log.iter_mut().zip(before.iter().flatten()) {
+        let blocks = new.chunks_mut(BLOCK_BYTES).zip(old.chunks(BLOCK_BYTES));
+        for (new, old) in blocks.filter(|(new, _)| new.iter().all(|byte| *byte == 0)) {
+            new.copy_from_slice(old);
+        }
+    }
+    in_chunks(SLOTS * SLOT_BYTES, SLOT_BYTES / 4, |range| {
+        let medium = SimStorage::new();
+        for (number, (slot, bytes)) in log.iter().enumerate() {
+            let mut contents = match &before {
+                Some(before) => before[number].1.clone(),
+                None => vec![0; SLOT_BYTES],
+            };
+            let here = range
+                .start
+                .saturating_sub(number * SLOT_BYTES)
+                .min(SLOT_BYTES);
+            contents[..here].copy_from_slice(&bytes[..here]);
+            medium.set_contents(*slot, &contents);
+        }
+        for cut in range {
+            check_cut(&medium, cut, &ends, before.is_some());
+            let (slot, bytes) = &log[cut / SLOT_BYTES];
+            let at = cut % SLOT_BYTES;
+            let block = u32::try_from(at / BLOCK_BYTES).unwrap();
+            medium.change(*slot, block, |block| block[at % BLOCK_BYTES] = bytes[at]);
+        }
+    });
+}
+
+fn check_cut(medium: &SimStorage, cut: usize, ends: &[(usize, u64)], over_another: bool) {
+    let report = report(medium).unwrap_or_else(|error| panic!("cut at {cut}: {error}"));
+    // As long as the first header is not whole, the log is the one that was there before.
+    if over_another && cut < BLOCK_BYTES {
+        return;
+    }
+    let kept = ends.iter().take_while(|(end, _)| *end <= cut).last();
+    let kept = kept.map_or(0, |(_, last)| *last);
+    assert_eq!(last_index(&report), kept, "cut at {cut}: {report}");
+    match report.verdict {
+        Verdict::Clean | Verdict::Torn => {}
+        // The stamp is there and a part of its checksum is not. No disk writes fewer than 512 bytes.
+        Verdict::Suspect => assert!(
+            cut % BLOCK_BYTES > BLOCK_BYTES - 8,
+            "cut at {cut}: {report}"
+        ),
+        Verdict::Rot => panic!("cut at {cut}: {report}"),
+    }
+    if cut % 487 == 0 && report.verdict != Verdict::Suspect {
+        let copy = medium.copy();
+        let mut rig = Rig::open(&copy, options(8)).unwrap();
+        if kept > 0 {
+            assert_eq!(rig.read_all().len() as u64, kept);
+            rig.append_entries(9, 1, 100);
+            rig.settle();
+        }
+        drop(rig);
+        assert!(
+            Rig::open(&copy, options(8)).is_ok(),
+            "cut at {cut}, the second time"
+        );
+    }
+}
+
+#[test]
+fn a_log_cut_at_any_byte_reopens_where_zeros_follow() {
+    cut_everywhere(None);
+}
+
+#[test]
+fn a_log_cut_at_any_byte_reopens_where_an_older_log_follows() {
+    cut_everywhere(Some(&three_slots(1, 1800)));
+}
+
+/// What a changed byte of this block must be called.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Expect {
+    /// It was durable.
+    Rot,
+    /// It was durable, and there is another copy.
+    Healed,
+    /// It may have been.
+    Suspect,
+    /// Nothing was ever there.
+    Clean,
+}
+
+#[test]
+fn any_one_changed_byte_is_judged_as_what_it_is() {
+    let whole = three_slots(1, 1500);
+    let log = in_log_order(&whole);
+    let mut mark = Place::default();
+    let mut end = 0;
+    for (number, (_, bytes)) in log.iter().enumerate() {
+        for block in 2..SLOT_BYTES / BLOCK_BYTES {
+            if let Ok((header, _)) = GroupHeader::parse(&bytes[block * BLOCK_BYTES..]) {
+                mark = mark.max(header.mark);
+                end = number * SLOT_BYTES / BLOCK_BYTES + header.end().block as usize;
+            }
+        }
+    }
+    assert_eq!(mark.segment, SLOTS as u64);
+    let expect = |byte: usize| {
+        let (number, block) = (byte / SLOT_BYTES, byte % SLOT_BYTES / BLOCK_BYTES);
+        let place = Place {
+            segment: number as u64 + 1,
+            block: u32::try_from(block).unwrap(),
+        };
+        match byte / BLOCK_BYTES {
+            _ if block < 2 => Expect::Healed,
+            _ if place < mark => Expect::Rot,
+            // The last mark, which no other covers.
+            block if block < end => Expect::Suspect,
+            // Where the next group would begin, a write that was cut short is no news. Only its end is.
+            block if block == end && byte % BLOCK_BYTES >= BLOCK_DATA_BYTES => Expect::Suspect,
+            _ => Expect::Clean,
+        }
+    };
+    let whole_index = last_index(&report(&whole).unwrap());
+    in_chunks(SLOTS * SLOT_BYTES, SLOT_BYTES / 4, |range| {
+        let medium = whole.copy();
+        for byte in range {
+            let slot = log[byte / SLOT_BYTES].0;
+            let offset = (byte % SLOT_BYTES) as u64;
+            let mask = [0x01, 0x80, 0xff, 0x10][byte % 4];
+            medium.flip(slot, offset, mask);
+            let report = report(&medium).unwrap_or_else(|error| panic!("byte {byte}: {error}"));
+            let expected = expect(byte);
+            let verdict = match expected {
+                Expect::Rot | Expect::Healed => Verdict::Rot,
+                Expect::Suspect => Verdict::Suspect,
+                Expect::Clean => Verdict::Clean,
+            };
+            assert_eq!(
+                report.verdict, verdict,
+                "byte {byte}, {expected:?}: {report}"
+            );
+            if verdict != Verdict::Clean {
+                let place = |finding: &logdrive_wal::Finding| {
+                    finding.file.ends_with(slot.file_name())
+                        && finding.offset_bytes / BLOCK_BYTES as u64 == offset / BLOCK_BYTES as u64
+                };
+                assert!(report.findings.iter().any(place), "byte {byte}: {report}");
+            }
+            if byte % 487 == 0 {
+                check_opening(&medium.copy(), expected, whole_index);
+            }
+            medium.flip(slot, offset, mask);
+        }
+    });
+}
+
+fn check_opening(medium: &SimStorage, expected: Expect, whole_index: u64) {
+    let opened = Rig::open(medium, options(8));
+    match (expected, opened) {
+        (Expect::Rot, Err(OpenError::Rot { findings }))
+        | (Expect::Suspect, Err(OpenError::Suspect { findings })) => assert!(!findings.is_empty()),
+        (Expect::Healed, Ok(rig)) => {
+            assert_eq!(rig.recovery.findings[0].verdict, FindingVerdict::Healed);
+            assert_eq!(rig.tip().index.0, whole_index);
+            drop(rig);
+            assert_eq!(report(medium).unwrap().findings, [], "it was put right");
+        }
+        (Expect::Clean, Ok(rig)) => assert_eq!(rig.tip().index.0, whole_index),
+        (_, other) => panic!("{expected:?}: {:?}", other.map(|rig| rig.recovery)),
+    }
+}
+
+#[test]
+fn a_changed_byte_of_what_no_mark_covers_yet_is_suspect_and_never_torn() {
+    let medium = SimStorage::new();
+    let mut rig = Rig::with_group(&medium, options(8));
+    rig.append(&[Write::HardState(vote(2, 1))]);
+    rig.append_entries(2, 3, 3000);
+    rig.settle();
+    drop(rig);
+    let before = report(&medium).unwrap();
+    assert_eq!((before.verdict, last_index(&before)), (Verdict::Clean, 3));
+    let log = medium.contents(SlotId(0));
+    let headers = (2..16).filter_map(|block| {
+        let (header, _) = GroupHeader::parse(&log[block * BLOCK_BYTES..]).ok()?;
+        Some((block, header))
+    });
+    let headers: Vec<(usize, GroupHeader)> = headers.collect();
+    let mark = headers.iter().map(|(_, header)| header.mark).max().unwrap();
+    let (last, header) = headers.last().unwrap();
+    assert!(u32::try_from(*last).unwrap() >= mark.block && header.blocks > 1);
+    for byte in last * BLOCK_BYTES..(last + header.blocks as usize) * BLOCK_BYTES {
+        medium.flip(SlotId(0), byte as u64, 0x20);
+        assert_eq!(
+            report(&medium).unwrap().verdict,
+            Verdict::Suspect,
+            "byte {byte}"
+        );
+        medium.flip(SlotId(0), byte as u64, 0x20);
+    }
+}
+
+#[test]
+fn a_segment_that_is_gone_is_missed() {
+    let whole = three_slots(1, 1500);
+    for number in 0..SLOTS - 1 {
+        let medium = whole.copy();
+        let slot = in_log_order(&medium)[number].0;
+        medium.set_contents(slot, &vec![0; SLOT_BYTES]);
+        let report = report(&medium).unwrap();
+        assert_eq!(report.verdict, Verdict::Rot, "{report}");
+        let missing = format!("segment {} is missing", number + 1);
+        assert!(report.to_string().contains(&missing), "{report}");
+    }
+}

@@ -172,7 +172,7 @@ fn check_cut(medium: &SimStorage, cut: usize, ends: &[(usize, u64)], over_anothe
         ),
         Verdict::Rot => panic!("cut at {cut}: {report}"),
     }
-    if cut % 487 == 0 && report.verdict != Verdict::Suspect {
+    if cut.is_multiple_of(487) && report.verdict != Verdict::Suspect {
         let copy = medium.copy();
         let mut rig = Rig::open(&copy, options(8)).unwrap();
         if kept > 0 {

@@ -702,11 +702,11 @@ impl<D: Disk, P: Ports> Shard<D, P> {
     fn set_storage_full(&mut self, full_for_bytes: Option<usize>) {
         let (was_full, full) = (self.full_for_bytes.is_some(), full_for_bytes.is_some());
         self.full_for_bytes = full_for_bytes;
+        let door = if full { Door::StorageFull } else { Door::Open };
         for group in self.groups.values() {
-            if group.raft().is_some_and(|raft| raft.role() == Role::Leader) {
-                group
-                    .inbox
-                    .set_door(if full { Door::StorageFull } else { Door::Open });
+            // The core of a group that has halted may still call itself leader; its door stays shut.
+            if matches!(&group.phase, Phase::Running(raft) if raft.role() == Role::Leader) {
+                group.inbox.set_door(door);
             }
         }
         if was_full != full {

@@ -138,3 +138,37 @@ fn shutting_down_answers_everybody() {
     }
     assert!(applied <= 1000);
 }
+
+/// Says that it is further than any log here.
+struct Kept;
+
+impl StateMachine for Kept {
+    type Output = ();
+    type Reader = ();
+
+    fn open(&mut self) -> Result<Durable, Fatal> {
+        let mut durable = Durable::default();
+        durable.index = logdrive::Index(5);
+        Ok(durable)
+    }
+
+    fn apply(&mut self, _: Batch<'_>, _: &mut Vec<()>) -> Result<(), Fatal> {
+        Err(Fatal::new("nothing may be applied"))
+    }
+
+    fn reader(&self) {}
+}
+
+#[test]
+fn a_machine_that_was_kept_while_its_log_was_wiped_is_refused_with_advice() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut wal = WalSettings::default();
+    wal.slot_bytes = 1 << 20;
+    wal.bytes_max = 16 << 20;
+    let error = Node::builder(dir.path(), |_| Kept)
+        .wal(wal)
+        .start()
+        .unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("has never held that group"), "{text}");
+}

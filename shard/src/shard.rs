@@ -78,6 +78,18 @@ pub enum StartError {
         /// Where the log begins.
         base: LogPosition,
     },
+    /// The machine was kept and its log is gone.
+    #[error(
+        "the state machine of group {group} is at {machine}, and the log in this directory has never \
+         held that group: restore the log's directory that goes with this machine, or start both empty \
+         and add this node as a new member"
+    )]
+    MachineWithoutLog {
+        /// The group.
+        group: GroupId,
+        /// Where the machine says it is.
+        machine: LogPosition,
+    },
     /// A group is set up twice, or one of the log's groups is not set up.
     #[error("group {group} is in the log and has no machine: configure it")]
     NotSetUp {
@@ -186,6 +198,10 @@ impl<D: Disk> Opened<D> {
                     (Phase::Running(Box::new(raft)), Some(found.genesis))
                 }
                 None => {
+                    let (group, machine) = (setup.group, setup.applied);
+                    if machine.index > Index(0) {
+                        return Err(StartError::MachineWithoutLog { group, machine });
+                    }
                     let bootstrap = Bootstrap::new(
                         self.replica,
                         self.boot,

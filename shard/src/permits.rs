@@ -57,7 +57,8 @@ impl Permits {
     /// else is held.
     #[must_use]
     pub fn try_take(&self, bytes: usize) -> Option<Permit> {
-        let mut held = self.shared.held.load(Ordering::Relaxed);
+        // Ordered after the announcement of a waiter, so that bytes given back meanwhile are seen.
+        let mut held = self.shared.held.load(Ordering::SeqCst);
         loop {
             let wanted = held.checked_add(bytes)?;
             if wanted > self.shared.bytes_max && held != 0 {

@@ -308,6 +308,9 @@ impl<S: StateMachine> Driver<S> {
                 self.dirty = true;
             }
             self.links.poll(&mut inputs, || {
+                // Who asks over the network gets what is, not what was published a moment ago.
+                self.shared
+                    .publish(self.shard.status(), self.links.status());
                 let applied = |group| self.apply.applied(group);
                 self.shared.status(applied, self.apply.bytes()).to_json()
             });

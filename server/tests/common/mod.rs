@@ -81,7 +81,7 @@ impl Place {
     /// Runs what must succeed, and gives its output.
     pub(crate) fn pass(&self, args: &[&str]) -> String {
         let ended = self.run(args);
-        assert_eq!(ended.code, 0, "{args:?}: {}", ended.err);
+        assert_eq!(ended.code, 0, "{args:?}: {} {}", ended.out, ended.err);
         ended.out
     }
 

@@ -187,7 +187,8 @@ impl<'a> Reader<'a> {
         self.raw(length)
     }
 
-    /// Takes a count and that many values, at most `max`. Allocates no more than the bytes left could fill.
+    /// Takes a count and that many values, at most `max`. What is reserved on the count's word alone is no
+    /// more memory than there are bytes left.
     pub fn list<T: Decode>(
         &mut self,
         what: &'static str,
@@ -201,7 +202,7 @@ impl<'a> Reader<'a> {
                 max: max as u64,
             });
         }
-        let mut values = Vec::with_capacity(count.min(self.left()));
+        let mut values = Vec::with_capacity(reservation::<T>(count, self.left()));
         for _ in 0..count {
             values.push(T::decode(self)?);
         }
@@ -216,6 +217,12 @@ impl<'a> Reader<'a> {
             Err(DecodeError::Trailing(self.rest.len()))
         }
     }
+}
+
+/// For how many of `count` values room is made before the first is read. A value may be much larger in
+/// memory than on the wire, so it is bytes that are compared; the list grows if the values do come.
+fn reservation<T>(count: usize, left_bytes: usize) -> usize {
+    count.min(left_bytes / size_of::<T>().max(1))
 }
 
 macro_rules! integer {
@@ -272,5 +279,43 @@ impl<T: Decode> Decode for Option<T> {
         } else {
             Ok(None)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One byte on the wire, 128 in memory.
+    #[derive(Clone)]
+    struct Wide([u64; 16]);
+
+    impl Decode for Wide {
+        fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+            Ok(Self([u64::from(u8::decode(input)?); 16]))
+        }
+    }
+
+    #[test]
+    fn a_count_reserves_no_more_memory_than_the_bytes_that_came() {
+        for (count, left) in [(0, 0), (1000, 0), (1000, 127), (1000, 999), (3, 1 << 20)] {
+            let reserved = reservation::<Wide>(count, left);
+            assert!(reserved <= count && reserved * size_of::<Wide>() <= left);
+        }
+        // What a list of values as wide as on the wire needs is reserved at once.
+        assert_eq!(reservation::<u32>(7, 28), 7);
+        assert_eq!(reservation::<()>(7, 3), 3);
+    }
+
+    #[test]
+    fn a_list_grows_as_far_as_its_values_come() {
+        let mut bytes = 1000_u32.to_bytes().to_vec();
+        bytes.resize(4 + 1000, 9);
+        let list: Vec<Wide> = Reader::new(&bytes).list("wide", 1000).unwrap();
+        assert!(list.len() == 1000 && list.iter().all(|wide| wide.0 == [9; 16]));
+        let cut = Reader::new(&bytes[..1003]).list::<Wide>("wide", 1000);
+        assert!(matches!(cut, Err(DecodeError::Short { .. })));
+        let many = Reader::new(&bytes).list::<Wide>("wide", 999);
+        assert!(matches!(many, Err(DecodeError::TooLarge { .. })));
     }
 }

@@ -34,6 +34,7 @@ use crate::endpoint::{self, TransportSettings, Windows};
 use crate::error::{CloseCode, LinkError, NetError, Refusal};
 use crate::hello::HELLO_BYTES_MAX;
 use crate::identity::{ClusterName, Role, any_peer_name};
+use crate::memory::Tally;
 use crate::protocol::{
     ClientGreeting, Code, LeaderHint, RESPONSE_FRAME_BYTES_MAX, Response, ServerGreeting,
     next_response, put_status_request,
@@ -200,6 +201,7 @@ struct Inner {
     delayed: Mutex<BTreeMap<(Instant, u64), Part>>,
     delayed_ever: AtomicU64,
     delayed_changed: Notify,
+    reading: Tally,
     in_flight: AtomicUsize,
     in_flight_bytes: AtomicUsize,
     room: Notify,
@@ -430,6 +432,7 @@ impl Inner {
             delayed: Mutex::default(),
             delayed_ever: AtomicU64::new(0),
             delayed_changed: Notify::new(),
+            reading: Tally::default(),
             in_flight: AtomicUsize::new(0),
             in_flight_bytes: AtomicUsize::new(0),
             room: Notify::new(),
@@ -627,7 +630,7 @@ impl Inner {
             send.write_chunk(framed(&greeting))
                 .await
                 .map_err(|error| lost(error.to_string()))?;
-            let mut reader = MessageReader::new(receive, self.mtu);
+            let mut reader = MessageReader::new(receive, self.mtu, &self.reading);
             let answer = reader.next(HELLO_BYTES_MAX, Keep::Briefly).await;
             let answer = answer.map_err(|error| lost(error.to_string()))?;
             let answer = answer.ok_or_else(|| lost(String::new()))?;

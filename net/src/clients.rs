@@ -18,13 +18,14 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::codec::{Keep, MessageReader, ReadFailure, framed};
+use crate::codec::{Keep, MessageReader, ReadFailure, framed, reading_bytes_max};
 use crate::endpoint::{self, TransportSettings, Windows};
 use crate::error::{CloseCode, NetError, Refusal};
 use crate::hello::HELLO_BYTES_MAX;
 use crate::identity::{ClusterName, Identity, Role};
 use crate::limit::RateLimit;
 use crate::mailbox::Mailbox;
+use crate::memory::{ClientMemory, Tally};
 use crate::protocol::{
     ClientGreeting, ProposeBatch, REQUEST_FRAME_BYTES_MAX, Requests, ServerGreeting,
 };
@@ -163,6 +164,9 @@ struct Shared {
     mailbox: Mailbox<ClientEvent>,
     /// Bytes of requests that have not been taken out.
     waiting_bytes: Cell<usize>,
+    /// Bytes of requests that are being put together or wait for room.
+    reading: Tally,
+    window_bytes_max: usize,
     room: Notify,
     connections: RefCell<BTreeMap<ConnectionId, (Connection, ResponseQueue)>>,
     /// A connection has ended.
@@ -203,6 +207,8 @@ impl ClientNet {
             endpoint: bound.endpoint,
             mailbox: Mailbox::new(),
             waiting_bytes: Cell::new(0),
+            reading: Tally::default(),
+            window_bytes_max: windows.bytes_max(),
             room: Notify::new(),
             connections: RefCell::default(),
             ended: Notify::new(),
@@ -258,6 +264,26 @@ impl ClientNet {
     #[must_use]
     pub fn waiting_bytes(&self) -> usize {
         self.shared.waiting_bytes.get()
+    }
+
+    /// What it holds, by owner.
+    #[must_use]
+    pub fn memory(&self) -> ClientMemory {
+        let shared = &self.shared;
+        let connections = shared.connections.borrow();
+        ClientMemory {
+            connections: connections.len(),
+            requests_bytes: shared.waiting_bytes.get(),
+            requests_bytes_max: shared.inbox_bytes_max,
+            responses_bytes: connections
+                .values()
+                .map(|(_, responses)| responses.waiting_bytes())
+                .sum(),
+            responses_bytes_max: shared.responses_bytes_max,
+            reading_bytes: shared.reading.bytes(),
+            reading_bytes_max: reading_bytes_max(REQUEST_FRAME_BYTES_MAX),
+            window_bytes_max: shared.window_bytes_max,
+        }
     }
 
     /// Puts another certificate in place of the one in use. Connections that are up keep what they began with.
@@ -380,7 +406,7 @@ async fn talk(shared: &Rc<Shared>, connection: &Connection) -> Result<(), Refusa
     check_identity(shared, &identity)?;
     let first = async {
         let (send, receive) = connection.accept_bi().await.map_err(|_| gone())?;
-        let mut reader = MessageReader::new(receive, shared.mtu);
+        let mut reader = MessageReader::new(receive, shared.mtu, &shared.reading);
         let greeting = read_greeting(&mut reader).await?;
         Ok((send, reader, greeting))
     };

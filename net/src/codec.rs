@@ -10,6 +10,8 @@ use logdrive_raft::message::{Body, Message};
 use logdrive_raft::wire::{Encode, Writer};
 use quinn::{ReadError, RecvStream};
 
+use crate::memory::{Holding, Tally};
+
 /// The bytes of the length before each message.
 pub const LENGTH_BYTES: usize = 4;
 
@@ -132,17 +134,21 @@ pub(crate) struct MessageReader {
     buffered: usize,
     /// How many chunks are taken at once: what a slow reader holds is bounded by more than the window.
     chunks_at_once: usize,
+    /// Counts what is held here: what was received and is not read yet, and the message given out last.
+    holding: Holding,
 }
 
 impl MessageReader {
-    /// Reads from the front of `stream`, whose chunks have up to `mtu` bytes.
-    pub(crate) fn new(stream: RecvStream, mtu: u16) -> Self {
+    /// Reads from the front of `stream`, whose chunks have up to `mtu` bytes. What it holds counts as part
+    /// of `tally`.
+    pub(crate) fn new(stream: RecvStream, mtu: u16, tally: &Tally) -> Self {
         let chunks_at_once = (READ_BYTES_MAX / usize::from(mtu.max(1))).clamp(1, CHUNKS_MAX);
         Self {
             stream,
             chunks: VecDeque::new(),
             buffered: 0,
             chunks_at_once,
+            holding: tally.holder(),
         }
     }
 
@@ -152,6 +158,7 @@ impl MessageReader {
         max: usize,
         keep: Keep,
     ) -> Result<Option<Bytes>, ReadFailure> {
+        self.holding.set(self.buffered);
         while self.buffered < LENGTH_BYTES {
             if !self.fill().await? {
                 return if self.buffered == 0 {
@@ -168,6 +175,7 @@ impl MessageReader {
         if length > max {
             return Err(ReadFailure::TooLong { length, max });
         }
+        self.holding.set(length.max(self.buffered));
         if self.buffered < length || self.chunks.front().is_none_or(|c| c.len() < length) {
             return self.gather(length).await.map(Some);
         }
@@ -248,6 +256,12 @@ impl MessageReader {
             }
         }
     }
+}
+
+/// The most bytes that a reader holds whose messages have at most `max` bytes: a message, and what came
+/// with it.
+pub(crate) fn reading_bytes_max(max: usize) -> usize {
+    max + READ_BYTES_MAX
 }
 
 /// The most bytes that are taken off a stream at once.

@@ -150,6 +150,11 @@ impl Windows {
         windows
     }
 
+    /// The most bytes that QUIC keeps for a connection: sent and not acknowledged, come and not read.
+    pub(crate) fn bytes_max(&self) -> usize {
+        self.send as usize + self.connection as usize
+    }
+
     fn check(&self, mtu: MtuProfile) {
         // A stalled stream must leave room for control on its connection.
         assert!(self.stream < self.connection);

@@ -32,10 +32,12 @@ use tokio::sync::oneshot;
 use self::inbound::Inbound;
 use self::inbox::Inbox;
 use self::link::Link;
+use crate::codec::{APPEND_MESSAGE_BYTES_MAX, reading_bytes_max};
 use crate::endpoint::{self, TransportSettings, Windows};
 use crate::error::{CloseCode, NetError, Refusal};
 use crate::hello::{Hello, PROTOCOL_MAX, PROTOCOL_MIN, StreamKind};
 use crate::identity::{ClusterName, Role};
+use crate::memory::{PeerMemory, Tally};
 use crate::secret::NetSecret;
 use crate::socket::SocketBuffers;
 use crate::task::Task;
@@ -183,10 +185,13 @@ struct Shared {
     local_address: SocketAddr,
     mtu: u16,
     queue_bytes_max: usize,
+    window_bytes_max: usize,
     endpoint: Endpoint,
     client_tls: RefCell<Arc<QuicClientConfig>>,
     dialled_transport: Arc<TransportConfig>,
     inbox: Inbox,
+    /// Bytes of messages that are being put together.
+    reading: Tally,
     links: RefCell<BTreeMap<NodeId, Rc<Link>>>,
     inbound: RefCell<BTreeMap<NodeId, Inbound>>,
     connections: Cell<u64>,
@@ -233,10 +238,12 @@ impl PeerNet {
             local_address: endpoint.local_addr().map_err(bind)?,
             mtu: mtu.bytes(),
             queue_bytes_max: config.queue_bytes_max,
+            window_bytes_max: windows.bytes_max(),
             endpoint,
             client_tls: RefCell::new(config.credentials.client_config(PEER_ALPN)?),
             dialled_transport,
             inbox: Inbox::new(config.inbox_bytes_max),
+            reading: Tally::default(),
             links: RefCell::default(),
             inbound: RefCell::default(),
             connections: Cell::new(0),
@@ -354,6 +361,25 @@ impl PeerNet {
             .values()
             .map(|link| link.status())
             .collect()
+    }
+
+    /// What it holds, by owner.
+    #[must_use]
+    pub fn memory(&self) -> PeerMemory {
+        let shared = &self.shared;
+        let links = shared.links.borrow();
+        PeerMemory {
+            send_queues: links
+                .iter()
+                .map(|(peer, link)| (*peer, link.queued_bytes()))
+                .collect(),
+            send_queue_bytes_max: shared.queue_bytes_max + outbox::SMALL_QUEUES_BYTES_MAX,
+            received_bytes: shared.inbox.held_bytes(),
+            received_bytes_max: shared.inbox.bytes_max(),
+            reading_bytes: shared.reading.bytes(),
+            reading_bytes_max: reading_bytes_max(APPEND_MESSAGE_BYTES_MAX),
+            window_bytes_max: shared.window_bytes_max,
+        }
     }
 
     /// Puts other certificates in place of those in use. Connections that are up keep what they began with.

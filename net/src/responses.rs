@@ -92,6 +92,11 @@ impl ResponseQueue {
         self.0.lock().unanswered
     }
 
+    /// Bytes of answers that wait to be written or are being written.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.0.lock().waiting_bytes()
+    }
+
     /// Waits until fewer than `unanswered_max` requests wait for an answer and fewer than `bytes_max` bytes
     /// of answers for the client, then counts `requests` more.
     pub(crate) async fn admit(&self, requests: usize, unanswered_max: usize, bytes_max: usize) {
@@ -99,8 +104,7 @@ impl ResponseQueue {
             let room = self.0.room.notified();
             {
                 let mut state = self.0.lock();
-                let waiting = state.encoder.len() + state.writing_bytes;
-                if state.unanswered < unanswered_max && waiting < bytes_max {
+                if state.unanswered < unanswered_max && state.waiting_bytes() < bytes_max {
                     state.unanswered += requests;
                     return;
                 }
@@ -148,6 +152,12 @@ impl ResponseQueue {
         let mut state = self.0.lock();
         state.closed = true;
         state.encoder = ResponseEncoder::default();
+    }
+}
+
+impl State {
+    fn waiting_bytes(&self) -> usize {
+        self.encoder.len() + self.writing_bytes
     }
 }
 

@@ -249,6 +249,60 @@ fn every_proposal_of_many_batches_is_answered_once() {
 }
 
 #[test]
+fn what_a_client_port_holds_is_counted_by_owner() {
+    run(async {
+        const BYTES: usize = 100_000;
+        let authority = authority("blue");
+        let net = ClientNet::start(server_config(&authority, 1))
+            .await
+            .unwrap();
+        let who = credentials(&authority, Role::Client, 1);
+        let client = Client::connect(vec![net.local_addr().to_string()], &who, options())
+            .await
+            .unwrap();
+        assert_eq!(net.memory().requests_bytes, 0);
+        let proposal = client.propose(GROUP, vec![7; BYTES]);
+        let (applied, ()) = tokio::join!(proposal, async {
+            let mut events = Vec::new();
+            while net.memory().requests_bytes == 0 {
+                tokio::task::yield_now().await;
+            }
+            let held = net.memory();
+            assert_eq!(held.connections, 1);
+            assert!(
+                (BYTES..BYTES + 100).contains(&held.requests_bytes),
+                "{held:?}"
+            );
+            assert!(held.reading_bytes <= held.reading_bytes_max);
+            assert!(held.window_bytes_max <= 4 << 20);
+            net.poll_events(&mut events);
+            assert_eq!(net.memory().requests_bytes, 0);
+            for event in events {
+                if let ClientEvent::Propose {
+                    responses, batch, ..
+                } = event
+                {
+                    let output = vec![9; 2 * BYTES];
+                    responses
+                        .batch()
+                        .applied(batch.first_id(), Index(1), 0, &output);
+                }
+            }
+            let held = net.memory().responses_bytes;
+            assert!((2 * BYTES..2 * BYTES + 100).contains(&held), "{held}");
+        });
+        assert_eq!(applied.unwrap().output.len(), 2 * BYTES);
+        // Written is not yet acknowledged, which is for QUIC's windows to bound.
+        assert_eq!(net.memory().responses_bytes, 0);
+        drop(client);
+        while net.memory().connections > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(net.memory().reading_bytes, 0);
+    });
+}
+
+#[test]
 fn the_hint_is_followed_and_the_next_proposal_goes_straight_there() {
     run(async {
         let authority = authority("blue");

@@ -155,7 +155,7 @@ fn a_stalled_follower_costs_bounded_memory_and_does_not_stop_control() {
         // The follower takes messages out and keeps them: it releases nothing but votes.
         let (mut kept, mut held, mut full, mut votes) = (0, 0, 0, 0);
         let mut index = [0; GROUPS as usize];
-        let mut asked = false;
+        let (mut asked, mut reading) = (false, 0);
         while votes < 300 {
             for group in 0..GROUPS {
                 let next = index[group as usize] + 1;
@@ -198,8 +198,20 @@ fn a_stalled_follower_costs_bounded_memory_and_does_not_stop_control() {
                 }
             }
             assert!(b.net.held_bytes() <= INBOX + (1 << 10));
+            let (sent, come) = (a.net.memory(), b.net.memory());
+            assert!(
+                sent.send_queues.len() == 1 && sent.send_queue_bytes_max <= QUEUE + (512 << 10)
+            );
+            assert!(sent.send_queues[0].1 <= sent.send_queue_bytes_max);
+            assert!(come.received_bytes <= come.received_bytes_max);
+            // One stream a group, and one each for control and acks.
+            assert!(come.reading_bytes <= (GROUPS as usize + 2) * come.reading_bytes_max);
+            reading = reading.max(come.reading_bytes);
+            assert!(come.window_bytes_max <= 12 << 20);
         }
         assert!(full > 0 && kept > 0);
+        // The message that each stream waits with is counted, too.
+        assert!(reading >= GROUPS as usize * (100 << 10), "{reading}");
         assert!(b.net.held_bytes() >= held);
         // Once it takes them again, all of them come, in order.
         b.net.release(held);
@@ -208,6 +220,8 @@ fn a_stalled_follower_costs_bounded_memory_and_does_not_stop_control() {
             b.message().await;
             kept += 1;
         }
+        assert!(a.net.memory().send_queues == [(NodeId(2), 0)]);
+        assert_eq!(b.net.memory().received_bytes, 0);
     });
 }
 

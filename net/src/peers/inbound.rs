@@ -97,7 +97,7 @@ async fn talk(shared: &Rc<Shared>, connection: &Connection) -> Result<(), Refusa
     check_identity(shared, &identity)?;
     let first = async {
         let stream = connection.accept_uni().await.map_err(|_| gone())?;
-        let mut reader = MessageReader::new(stream, shared.mtu);
+        let mut reader = MessageReader::new(stream, shared.mtu, &shared.reading);
         let hello = read_hello(&mut reader).await?;
         Ok((reader, hello))
     };
@@ -138,7 +138,7 @@ async fn talk(shared: &Rc<Shared>, connection: &Connection) -> Result<(), Refusa
         tokio::select! {
             stream = connection.accept_uni() => {
                 let stream = stream.map_err(|_| gone())?;
-                let reader = MessageReader::new(stream, shared.mtu);
+                let reader = MessageReader::new(stream, shared.mtu, &shared.reading);
                 let (shared, served) = (Rc::clone(shared), Rc::clone(&served));
                 readers.spawn_local(read_stream(shared, served, reader));
             }

@@ -97,6 +97,11 @@ impl Inbox {
         self.held_bytes.get()
     }
 
+    /// The most bytes of messages that are held, one largest append aside.
+    pub(super) fn bytes_max(&self) -> usize {
+        self.bytes_max + SMALL_BYTES_MAX
+    }
+
     pub(super) fn set_waker(&self, waker: Waker) {
         self.mailbox.set_waker(waker);
     }

@@ -93,6 +93,12 @@ impl Link {
         }
     }
 
+    /// Bytes of messages that wait to be sent.
+    pub(super) fn queued_bytes(&self) -> usize {
+        let up = self.up.borrow();
+        up.as_ref().map_or(0, |up| up.outbox.queued_bytes())
+    }
+
     pub(super) fn status(&self) -> PeerLinkStatus {
         let last_error = self.last_error.borrow().as_ref().map(ToString::to_string);
         let mut status = PeerLinkStatus {
@@ -201,7 +207,7 @@ impl Link {
             let stream = connection.accept_uni().await;
             let stream =
                 stream.map_err(|error| LinkError::from_quic(&error, &self.address, false))?;
-            let mut reader = MessageReader::new(stream, shared.mtu);
+            let mut reader = MessageReader::new(stream, shared.mtu, &shared.reading);
             reader
                 .next(HELLO_BYTES_MAX, Keep::Briefly)
                 .await

@@ -301,5 +301,8 @@ const STREAM_ABANDONED: VarInt = VarInt::from_u32(1);
 /// About how much is put together before it is handed to QUIC. One message may be larger.
 const WRITE_BYTES_MAX: usize = 256 << 10;
 
+/// The most bytes of both.
+pub(super) const SMALL_QUEUES_BYTES_MAX: usize = 2 * SMALL_QUEUE_BYTES_MAX;
+
 /// The most bytes of control messages, and of acks, that wait for one peer.
 const SMALL_QUEUE_BYTES_MAX: usize = 256 << 10;

@@ -35,6 +35,9 @@ pub enum Command {
     /// Make an authority, and issue certificates
     #[command(subcommand)]
     Tls(Tls),
+    /// Look at the log on disk; changes nothing
+    #[command(subcommand)]
+    Wal(Wal),
 }
 
 /// `logdrive serve`
@@ -205,6 +208,32 @@ pub enum RoleArg {
     Admin,
 }
 
+/// `logdrive wal`
+#[derive(Debug, Subcommand)]
+pub enum Wal {
+    /// List what the log holds: slot files, flush groups, records
+    Inspect(WalDir),
+    /// Check every byte that a restart would rely on
+    Verify {
+        /// Which log
+        #[command(flatten)]
+        log: WalDir,
+        /// One line of JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Where a log lies, and how it is read.
+#[derive(Debug, Args)]
+pub struct WalDir {
+    /// A node's data directory, its node.dir
+    pub dir: PathBuf,
+    /// Leave the lock alone and read sealed segments only: the node may run
+    #[arg(long)]
+    pub while_running: bool,
+}
+
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 internal error, 2 usage or configuration, 10 degraded or comparison failed,
 20 data damaged, 30 unreachable, not ours, in use or of another version, 130 interrupted";
@@ -248,6 +277,8 @@ mod tests {
             "logdrive kv put k v --addr a:1,b:2 --tls d",
             "logdrive kv get k --addr a:1 --tls d",
             "logdrive kv cas k v --expect w --addr a:1 --tls d",
+            "logdrive wal inspect d",
+            "logdrive wal verify d --json --while-running",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap();
         }

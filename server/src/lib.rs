@@ -16,6 +16,7 @@ mod serve;
 mod status;
 mod tls;
 pub mod version;
+mod wal;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -35,6 +36,7 @@ pub fn main() -> ExitCode {
         Command::Status(status) => status::run(status, &mut out),
         Command::Kv(kv) => kv::run(kv, &mut out),
         Command::Tls(tls) => tls::run(tls, &mut out),
+        Command::Wal(wal) => wal::run(wal, &mut out),
     };
     let result = result.and_then(|exit| {
         out.flush()?;

@@ -9,7 +9,6 @@ use std::time::Duration;
 use logdrive::{MetricsSnapshot, Node, NodeBuilder, NodeId, StartError, Status, Tls};
 use logdrive_net::{Credentials, Role};
 use logdrive_shard::kv::Kv;
-use logdrive_wal::OpenError;
 use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
@@ -21,6 +20,7 @@ use crate::exit::{Exit, Failure};
 use crate::http::{Http, Watched};
 use crate::logging;
 use crate::out::Out;
+use crate::wal;
 
 /// Runs the command.
 pub(crate) fn run(command: &Serve, out: &mut Out<'_>) -> Result<Exit, Failure> {
@@ -135,22 +135,8 @@ fn start_failure(error: &StartError) -> Failure {
         StartError::Configuration(_) | StartError::Directory { .. } | StartError::Listen { .. } => {
             Failure::of(Exit::Usage, error)
         }
-        StartError::Log { source, .. } => Failure::of(log_exit(source), error),
+        StartError::Log { source, .. } => Failure::of(wal::open_exit(source), error),
         _ => Failure::of(Exit::Internal, error),
-    }
-}
-
-/// As `logdrive wal verify` exits over the same directory.
-fn log_exit(error: &OpenError) -> Exit {
-    match error {
-        OpenError::Rot { .. } | OpenError::Suspect { .. } => Exit::Violation,
-        OpenError::Locked { .. }
-        | OpenError::WrongCluster { .. }
-        | OpenError::WrongNode { .. }
-        | OpenError::FromTheFuture { .. }
-        | OpenError::NotALog { .. } => Exit::Unreachable,
-        OpenError::Sizes { .. } => Exit::Usage,
-        _ => Exit::Internal,
     }
 }
 

@@ -1,0 +1,206 @@
+//! `logdrive wal`: looks at the log of a node's data directory, and changes nothing in it.
+
+use std::io;
+
+use logdrive_wal::verify::{self, GroupReport, Report};
+use logdrive_wal::{Finding, OpenError, Verdict};
+use serde::Serialize;
+
+use crate::args::{Wal, WalDir};
+use crate::exit::{Exit, Failure};
+use crate::out::Out;
+
+/// Runs the command.
+pub(crate) fn run(command: &Wal, out: &mut Out<'_>) -> Result<Exit, Failure> {
+    match command {
+        Wal::Inspect(log) => inspect(log, out),
+        Wal::Verify { log, json: false } => {
+            let report = verify::verify(&log.dir, log.while_running);
+            let report = report.map_err(|error| refused(&error))?;
+            writeln!(out, "{report}")?;
+            Ok(verdict_exit(report.verdict))
+        }
+        Wal::Verify { log, json: true } => {
+            let report = verify::verify(&log.dir, log.while_running);
+            let json = match &report {
+                Ok(report) => Json::of(report),
+                Err(error) => Json::refused(refused(error).text),
+            };
+            let json = serde_json::to_string(&json).expect("strings and numbers serialise");
+            writeln!(out, "{json}")?;
+            let report = report.map_err(|error| refused(&error))?;
+            Ok(verdict_exit(report.verdict))
+        }
+    }
+}
+
+fn inspect(log: &WalDir, out: &mut Out<'_>) -> Result<Exit, Failure> {
+    // Whoever reads may end before the log does, and the walk over it cannot be left half way.
+    let mut written: io::Result<()> = Ok(());
+    let report = verify::inspect(&log.dir, log.while_running, &mut |line| {
+        if written.is_ok() {
+            written = writeln!(out, "{line}");
+        }
+    });
+    let report = report.map_err(|error| refused(&error))?;
+    written?;
+    writeln!(out, "{report}")?;
+    Ok(verdict_exit(report.verdict))
+}
+
+fn verdict_exit(verdict: Verdict) -> Exit {
+    match verdict {
+        Verdict::Clean | Verdict::Torn => Exit::Pass,
+        Verdict::Suspect | Verdict::Rot => Exit::Violation,
+    }
+}
+
+fn refused(error: &OpenError) -> Failure {
+    let exit = open_exit(error);
+    match error {
+        OpenError::Locked { path } => {
+            let path = path.display();
+            Failure::new(
+                exit,
+                format!(
+                    "{path} is in use by another process: stop it, or add --while-running, which \
+                     reads what is sealed"
+                ),
+            )
+        }
+        OpenError::NotALog { .. } => {
+            Failure::of(exit, error).advise("name a node's data directory: node.dir")
+        }
+        _ => Failure::of(exit, error),
+    }
+}
+
+/// How a program ends that cannot open a log.
+pub(crate) fn open_exit(error: &OpenError) -> Exit {
+    match error {
+        OpenError::Rot { .. } | OpenError::Suspect { .. } => Exit::Violation,
+        OpenError::Locked { .. }
+        | OpenError::WrongCluster { .. }
+        | OpenError::WrongNode { .. }
+        | OpenError::FromTheFuture { .. }
+        | OpenError::NotALog { .. } => Exit::Unreachable,
+        OpenError::Sizes { .. } => Exit::Usage,
+        _ => Exit::Internal,
+    }
+}
+
+/// `logdrive.wal.verify/1`
+#[derive(Serialize)]
+struct Json {
+    schema: &'static str,
+    /// Null: the log could not be looked at, and `error` says why.
+    verdict: Option<&'static str>,
+    error: Option<String>,
+    segments: usize,
+    entries: u64,
+    groups: Vec<JsonGroup>,
+    findings: Vec<JsonFinding>,
+}
+
+#[derive(Serialize)]
+struct JsonGroup {
+    group: u64,
+    /// Null: there are no entries.
+    first_index: Option<u64>,
+    last_index: u64,
+    last_term: u64,
+    chain: String,
+    hard_state: JsonHardState,
+}
+
+#[derive(Serialize)]
+struct JsonHardState {
+    term: u64,
+    vote: Option<JsonVote>,
+}
+
+#[derive(Serialize)]
+struct JsonVote {
+    node: u64,
+    incarnation: String,
+}
+
+#[derive(Serialize)]
+struct JsonFinding {
+    verdict: &'static str,
+    file: String,
+    offset_bytes: u64,
+    group: Option<u64>,
+    index: Option<u64>,
+    term: Option<u64>,
+    meaning: String,
+    advice: &'static str,
+}
+
+impl Json {
+    fn of(report: &Report) -> Self {
+        Self {
+            verdict: Some(report.verdict.name()),
+            error: None,
+            segments: report.segments,
+            entries: report.entries,
+            groups: report.groups.iter().map(JsonGroup::of).collect(),
+            findings: report.findings.iter().map(JsonFinding::of).collect(),
+            ..Self::empty()
+        }
+    }
+
+    fn refused(error: String) -> Self {
+        Self {
+            error: Some(error),
+            ..Self::empty()
+        }
+    }
+
+    fn empty() -> Self {
+        Self {
+            schema: "logdrive.wal.verify/1",
+            verdict: None,
+            error: None,
+            segments: 0,
+            entries: 0,
+            groups: Vec::new(),
+            findings: Vec::new(),
+        }
+    }
+}
+
+impl JsonGroup {
+    fn of(report: &GroupReport) -> Self {
+        let vote = report.hard_state.vote.map(|vote| JsonVote {
+            node: vote.id.0,
+            incarnation: vote.incarnation.to_string(),
+        });
+        Self {
+            group: report.group.0,
+            first_index: report.first_index.map(|index| index.0),
+            last_index: report.last_index.0,
+            last_term: report.last_term.0,
+            chain: report.chain.to_string(),
+            hard_state: JsonHardState {
+                term: report.hard_state.term.0,
+                vote,
+            },
+        }
+    }
+}
+
+impl JsonFinding {
+    fn of(finding: &Finding) -> Self {
+        Self {
+            verdict: finding.verdict.name(),
+            file: finding.file.display().to_string(),
+            offset_bytes: finding.offset_bytes,
+            group: finding.group.map(|group| group.0),
+            index: finding.index.map(|index| index.0),
+            term: finding.term.map(|term| term.0),
+            meaning: finding.meaning.clone(),
+            advice: finding.advice,
+        }
+    }
+}

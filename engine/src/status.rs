@@ -16,7 +16,7 @@ pub struct Status {
     pub schema: &'static str,
     /// The operator's number of the node.
     pub node: u64,
-    /// The cluster, in hexadecimal.
+    /// The name of the cluster.
     pub cluster: String,
     /// The life of the data directory, in hexadecimal.
     pub incarnation: String,

@@ -10,6 +10,7 @@ use logdrive_raft::wire::Encode;
 use logdrive_raft::{ClusterId, GroupId, LogPosition, Message, Micros, NodeId};
 use logdrive_shard::kv::{Command, KvOutput, Op, Origin};
 use logdrive_shard::{Failure, PeerInput, ReplySink};
+use logdrive_wal::disk::{FlushMode, WatchdogLimits};
 
 use crate::disk::{Crash, SimDiskOptions, Tear};
 use crate::node::{NodeOptions, SimNode};
@@ -43,6 +44,10 @@ pub struct Summary {
     pub acks: u64,
     /// Messages that were lost.
     pub lost: u64,
+    /// Processes that ended with another flush mode than they began with.
+    pub crashes_in_other_mode: u64,
+    /// Processes that ended after they had left that mode again.
+    pub crashes_back_in_mode: u64,
 }
 
 /// A cluster under way.
@@ -142,7 +147,17 @@ impl Cluster {
             bytes_max: 16 << 20,
             disk: SimDiskOptions {
                 direct: random.bool(),
+                flush_mode: *random
+                    .choice([FlushMode::Dsync, FlushMode::DrainedFsync])
+                    .as_ref()
+                    .expect("not empty"),
+                starved_percent: if random.u8(0..4) == 0 { 20 } else { 0 },
                 ..SimDiskOptions::default()
+            },
+            watchdog: WatchdogLimits {
+                window: 16,
+                bad_windows: 1,
+                bad_windows_max: 4,
             },
             cache_bytes_max: *random
                 .choice([2 << 10, 64 << 10])
@@ -430,6 +445,12 @@ impl Cluster {
             Crash::Power
         };
         let back = self.now.after(self.random.u64(1_000..300_000));
+        let changes = self
+            .node(id)
+            .status()
+            .map_or(0, |status| status.wal.flush_mode_changes);
+        self.summary.crashes_in_other_mode += changes % 2;
+        self.summary.crashes_back_in_mode += u64::from(changes > 0 && changes.is_multiple_of(2));
         self.node(id).crash(crash, Tear::Never);
         self.take_answers();
         self.oracle.forget(id);

@@ -31,6 +31,8 @@ pub struct SimDiskOptions {
     pub write_us: (u64, u64),
     /// What a flush takes, alone or as the durable part of a write.
     pub flush_us: (u64, u64),
+    /// How many flushes in a hundred take twenty times as long.
+    pub starved_percent: u8,
     /// What a read takes.
     pub read_us: (u64, u64),
     /// Whether readers see the medium; otherwise a page cache, as far as the log can tell.
@@ -46,6 +48,7 @@ impl Default for SimDiskOptions {
         Self {
             write_us: (20, 80),
             flush_us: (50, 200),
+            starved_percent: 0,
             read_us: (20, 80),
             direct: true,
             flush_mode: FlushMode::Dsync,
@@ -186,6 +189,12 @@ impl SimDisk {
         self.rng.u64(least..=most)
     }
 
+    fn draw_flush(&mut self, range: (u64, u64)) -> u64 {
+        let percent = self.options.starved_percent;
+        let starved = percent > 0 && self.rng.u8(0..100) < percent;
+        self.draw(range) * if starved { 20 } else { 1 }
+    }
+
     fn fault_for(&mut self, op: &Op) -> Option<Fault> {
         if let Some(place) = self.faults.iter().position(|fault| fault.concerns(op)) {
             return Some(self.faults.remove(place));
@@ -201,10 +210,10 @@ impl SimDisk {
             ..
         } = self.options;
         match op {
-            Op::Write { dsync: true, .. } => self.draw(write_us) + self.draw(flush_us),
+            Op::Write { dsync: true, .. } => self.draw(write_us) + self.draw_flush(flush_us),
             Op::Write { .. } | Op::Zero { .. } => self.draw(write_us),
             Op::Read { .. } => self.draw(read_us),
-            Op::Flush { .. } => self.draw(flush_us),
+            Op::Flush { .. } => self.draw_flush(flush_us),
             Op::Create { .. } => self.draw(write_us) + self.draw(flush_us),
         }
     }

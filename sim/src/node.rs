@@ -9,6 +9,7 @@ use logdrive_shard::kv::{Kv, KvOutput, KvReader};
 use logdrive_shard::{
     Applier, ApplyBatch, GroupSetup, Inbox, Notice, Opened, PeerInput, Ports, Shard,
 };
+use logdrive_wal::disk::WatchdogLimits;
 use logdrive_wal::{FreshIds, Identity, OpenError, Options};
 
 use crate::disk::{Crash, SimDisk, SimDiskOptions, SimStorage, Tear};
@@ -31,6 +32,8 @@ pub struct NodeOptions {
     pub bytes_max: u64,
     /// How the disk behaves.
     pub disk: SimDiskOptions,
+    /// How long a flush mode may be bad.
+    pub watchdog: WatchdogLimits,
     /// Bytes of frames that a core keeps in memory.
     pub cache_bytes_max: usize,
 }
@@ -143,6 +146,7 @@ impl SimNode {
         let mut options = Options::new(identity, fresh);
         let slots = self.options.bytes_max / self.options.slot_bytes;
         options = options.with_slots(self.options.slot_bytes, slots);
+        options.watchdog = self.options.watchdog;
         let frame_bytes_max = options.frame_bytes_max;
         let opened = Opened::open(disk, options)?;
         let mut groups: Vec<GroupId> = opened.groups().collect();

@@ -13,7 +13,7 @@ use std::{fmt, io};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 pub use lock::LOCK_FILE;
-pub use watchdog::{FlushAdvice, FlushWatchdog};
+pub use watchdog::{FlushAdvice, FlushWatchdog, WatchdogLimits};
 
 mod file;
 pub(crate) mod lock;
@@ -223,6 +223,15 @@ impl FlushMode {
         match self {
             Self::Dsync => "dsync",
             Self::DrainedFsync => "drained_fsync",
+        }
+    }
+
+    /// The mode that is not this one.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::Dsync => Self::DrainedFsync,
+            Self::DrainedFsync => Self::Dsync,
         }
     }
 }

@@ -3,7 +3,7 @@
 use logdrive_raft::limits::FRAME_BYTES_MAX;
 use logdrive_raft::{ClusterId, Incarnation, NodeId};
 
-use crate::disk::BLOCK_BYTES;
+use crate::disk::{BLOCK_BYTES, WatchdogLimits};
 
 /// The smallest slot: 16 blocks.
 pub const SLOT_BYTES_MIN: u64 = 64 << 10;
@@ -49,12 +49,13 @@ impl FreshIds {
 /// How the flush mode is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FlushModeChoice {
-    /// What the disk recommends; if it does not know, whatever a measurement at start shows to be faster.
+    /// What the disk recommends, which may have measured it, until a watchdog on the flushes finds that mode
+    /// bad: then the other one.
     #[default]
     Auto,
-    /// Each write is durable when it completes.
+    /// Each write is durable when it completes. Never changed.
     Dsync,
-    /// Plain writes and one flush at a time.
+    /// Plain writes and one flush at a time. Never changed.
     DrainedFsync,
 }
 
@@ -84,6 +85,8 @@ pub struct Options {
     pub in_flight_max: InFlightMax,
     /// How the flush mode is chosen.
     pub flush_mode: FlushModeChoice,
+    /// How long a flush mode that was not forced may be bad before the other one is used.
+    pub watchdog: WatchdogLimits,
     /// How long the log has been idle when it states so, in microseconds.
     pub idle_mark_us: u64,
     /// Used if the directory is new.
@@ -102,6 +105,7 @@ impl Options {
             frame_bytes_max: FRAME_BYTES_MAX,
             in_flight_max: InFlightMax { partial: 2, all: 8 },
             flush_mode: FlushModeChoice::Auto,
+            watchdog: WatchdogLimits::default(),
             idle_mark_us: 1500,
             fresh,
         }

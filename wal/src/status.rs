@@ -7,6 +7,10 @@ use crate::disk::FlushMode;
 pub struct Counters {
     /// Flushes that completed; with DSYNC, writes.
     pub flushes: u64,
+    /// Those among them that were durable writes.
+    pub flushes_dsync: u64,
+    /// Those among them that came after plain writes.
+    pub flushes_drained: u64,
     /// Flush groups that were built.
     pub groups: u64,
     /// Bytes of blocks submitted for writing.
@@ -32,6 +36,8 @@ pub struct WalStatus {
     pub direct: bool,
     /// How writes become durable.
     pub flush_mode: FlushMode,
+    /// How often the watchdog has changed that.
+    pub flush_mode_changes: u64,
     /// Slots that are ready for use.
     pub slots_free: usize,
     /// Slots that are complete, in use or free.

@@ -246,10 +246,12 @@ impl<D: Disk> Wal<D> {
                 .iter()
                 .map(|why| format!("no new slot: {why}")),
         );
+        let (flush_mode, flush_mode_changes) = self.pipeline.mode();
         WalStatus {
             backend: facts.backend,
             direct: facts.direct,
-            flush_mode: self.pipeline.mode,
+            flush_mode,
+            flush_mode_changes,
             slots_free: self.pool.free_slots(),
             slots_total: self.pool.slots(),
             slot_bytes: self.options.slot_bytes,

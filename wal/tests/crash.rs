@@ -61,10 +61,15 @@ struct Run {
     tear: Tear,
     oracle: Oracle,
     crashes: usize,
+    /// How often the log was in each mode when its process ended, not having begun in it.
+    changed_to: BTreeMap<&'static str, u64>,
 }
 
 fn run_options() -> Options {
-    options(256)
+    Options {
+        watchdog: nervous(),
+        ..options(256)
+    }
 }
 
 impl Run {
@@ -77,6 +82,8 @@ impl Run {
             } else {
                 FlushMode::DrainedFsync
             },
+            starved_percent: if rng.bool() { 20 } else { 0 },
+            write_us: if rng.bool() { (20, 80) } else { (20, 800) },
             ..SimDiskOptions::default()
         };
         let mut oracle = Oracle::default();
@@ -89,6 +96,7 @@ impl Run {
             tear,
             oracle,
             crashes: 0,
+            changed_to: BTreeMap::new(),
         }
     }
 
@@ -97,6 +105,11 @@ impl Run {
         for _ in 0..crashes {
             self.work(&mut rig);
             let durable = self.oracle.durable(rig.wal.durable());
+            let status = rig.wal.status();
+            let changed = status.flush_mode_changes % 2 == 1;
+            assert_eq!(changed, status.flush_mode != self.disk.flush_mode);
+            let name = status.flush_mode.name();
+            *self.changed_to.entry(name).or_default() += u64::from(changed);
             if self.rng.u8(0..8) == 0 {
                 rig.settle();
                 self.check_after_close(rig);
@@ -405,6 +418,7 @@ fn seeds() -> u64 {
 #[test]
 fn what_was_durable_survives_and_what_was_cut_does_not_come_back() {
     let next = std::sync::atomic::AtomicU64::new(0);
+    let changed_to = std::sync::Mutex::new(BTreeMap::new());
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..threads {
@@ -418,10 +432,17 @@ fn what_was_durable_survives_and_what_was_cut_does_not_come_back() {
                     if let Err(error) = run.go(12) {
                         panic!("seed {seed} after {} crashes: {error}", run.crashes);
                     }
+                    let mut changed_to = changed_to.lock().unwrap();
+                    for (mode, count) in run.changed_to {
+                        *changed_to.entry(mode).or_insert(0) += count;
+                    }
                 }
             });
         }
     });
+    let changed_to = changed_to.into_inner().unwrap();
+    println!("crashes after a change of the flush mode, by the new one: {changed_to:?}");
+    assert!(changed_to["dsync"] > 20 && changed_to["drained_fsync"] > 20);
 }
 
 #[test]

@@ -6,9 +6,9 @@ mod common;
 use common::*;
 use logdrive_raft::io::Write;
 use logdrive_raft::{Boot, Index, Micros};
-use logdrive_sim::disk::{SimDiskOptions, SimStorage};
+use logdrive_sim::disk::{Crash, SimDiskOptions, SimStorage, Tear};
 use logdrive_wal::disk::FlushMode;
-use logdrive_wal::{AppendError, OpenError, Position, Verdict};
+use logdrive_wal::{AppendError, FlushModeChoice, OpenError, Position, Verdict};
 
 #[test]
 fn what_was_appended_is_there_after_a_reopening() {
@@ -244,4 +244,56 @@ fn an_idle_log_says_so_after_a_while_and_never_twice() {
     rig.idle();
     assert_eq!(rig.wal.status().counters.groups, before + 1);
     assert_eq!(rig.wal.durable(), Position(2));
+}
+
+#[test]
+fn a_flush_mode_that_starves_is_left_in_both_directions_and_a_forced_one_never() {
+    let starving = |mode| SimDiskOptions {
+        flush_mode: mode,
+        starved_percent: 20,
+        ..SimDiskOptions::default()
+    };
+    for mode in [FlushMode::Dsync, FlushMode::DrainedFsync] {
+        let medium = SimStorage::new();
+        let mut sizes = options(64);
+        sizes.watchdog = nervous();
+        let mut rig = Rig::open_with(&medium, sizes, starving(mode), 7).unwrap();
+        rig.wal.create_group(&genesis(GROUP)).unwrap();
+        let mut seen = Vec::new();
+        for _ in 0..200 {
+            rig.append_entries(1, 2, 700);
+            rig.turn();
+            rig.step();
+            let status = rig.wal.status();
+            if seen.last() != Some(&status.flush_mode) {
+                seen.push(status.flush_mode);
+            }
+            assert_eq!(status.flush_mode_changes + 1, seen.len() as u64);
+        }
+        rig.settle();
+        assert_eq!(seen[..3], [mode, mode.other(), mode], "{seen:?}");
+        let counters = rig.wal.status().counters;
+        assert!(counters.flushes_dsync > 0 && counters.flushes_drained > 0);
+        assert_eq!(
+            counters.flushes,
+            counters.flushes_dsync + counters.flushes_drained
+        );
+        let (tip, written) = (rig.tip(), rig.read_all());
+        drop(rig);
+        medium.crash(Crash::Power, Tear::Never, &mut fastrand::Rng::with_seed(7));
+        let mut forced = options(64);
+        forced.watchdog = nervous();
+        forced.flush_mode = match mode {
+            FlushMode::Dsync => FlushModeChoice::Dsync,
+            FlushMode::DrainedFsync => FlushModeChoice::DrainedFsync,
+        };
+        let mut rig = Rig::open_with(&medium, forced, starving(mode.other()), 8).unwrap();
+        assert_eq!((rig.tip(), rig.read_all()), (tip, written));
+        for _ in 0..200 {
+            rig.append_entries(1, 1, 10);
+            rig.settle();
+        }
+        let status = rig.wal.status();
+        assert_eq!((status.flush_mode, status.flush_mode_changes), (mode, 0));
+    }
 }

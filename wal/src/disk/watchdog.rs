@@ -4,17 +4,33 @@
 //! processor with whoever is busy there, and a write that took a tenth of a millisecond takes four. Probing
 //! at start sees that only if the processor is busy then.
 
-/// Latencies in a window.
-const WINDOW: usize = 256;
-/// Bad windows in a row after which the mode is given up.
-const BAD_WINDOWS: u32 = 4;
-/// After each change so many times as many are needed, so that two bad modes do not take turns.
+/// After each change so many times as many bad windows are needed, so that two bad modes do not take turns.
 const PATIENCE_GROWTH: u32 = 4;
-const BAD_WINDOWS_MAX: u32 = 1024;
 /// How many times the usual latency is bad.
 const TIMES: u64 = 10;
 /// Nothing below is bad, whatever it is compared with.
 const BAD_NS_MIN: u64 = 1_000_000;
+
+/// How long a flush mode may be bad before it is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WatchdogLimits {
+    /// Latencies in a window.
+    pub window: usize,
+    /// Bad windows in a row after which the mode is given up for the first time.
+    pub bad_windows: u32,
+    /// After each change four times as many are needed, up to this number.
+    pub bad_windows_max: u32,
+}
+
+impl Default for WatchdogLimits {
+    fn default() -> Self {
+        Self {
+            window: 256,
+            bad_windows: 4,
+            bad_windows_max: 1024,
+        }
+    }
+}
 
 /// What to do about the flush mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +50,7 @@ pub enum FlushAdvice {
 /// Feed it with *partly filled* groups: full ones take long because they are large.
 #[derive(Clone, Debug)]
 pub struct FlushWatchdog {
+    limits: WatchdogLimits,
     window: Vec<u64>,
     usual_ns: Option<u64>,
     bad: u32,
@@ -41,26 +58,33 @@ pub struct FlushWatchdog {
     patience: u32,
 }
 
-impl Default for FlushWatchdog {
-    fn default() -> Self {
+impl FlushWatchdog {
+    /// A watchdog that has seen nothing yet.
+    ///
+    /// # Panics
+    ///
+    /// If a window holds nothing.
+    #[must_use]
+    pub fn new(limits: WatchdogLimits) -> Self {
+        assert!(limits.window > 0);
         Self {
-            window: Vec::with_capacity(WINDOW),
+            limits,
+            window: Vec::with_capacity(limits.window),
             usual_ns: None,
             bad: 0,
-            patience: BAD_WINDOWS,
+            patience: limits.bad_windows,
         }
     }
-}
 
-impl FlushWatchdog {
     /// Takes how long a flush group took from its submission until it was durable.
     pub fn on_flush(&mut self, latency_ns: u64) -> FlushAdvice {
         self.window.push(latency_ns);
-        if self.window.len() < WINDOW {
+        if self.window.len() < self.limits.window {
             return FlushAdvice::Keep;
         }
         self.window.sort_unstable();
-        let (p50, p99) = (self.window[WINDOW / 2], self.window[WINDOW * 99 / 100]);
+        let at = |percent: usize| self.window[self.window.len() * percent / 100];
+        let (p50, p99) = (at(50), at(99));
         self.window.clear();
         let usual = self.usual_ns.map_or(p50, |usual| usual.min(p50));
         self.usual_ns = Some(usual);
@@ -75,7 +99,7 @@ impl FlushWatchdog {
         // The other mode has its own usual latency, and no latency of this one counts there.
         self.bad = 0;
         self.usual_ns = None;
-        self.patience = (self.patience * PATIENCE_GROWTH).min(BAD_WINDOWS_MAX);
+        self.patience = (self.patience * PATIENCE_GROWTH).min(self.limits.bad_windows_max);
         FlushAdvice::Switch
     }
 
@@ -89,6 +113,13 @@ impl FlushWatchdog {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const WINDOW: usize = 256;
+    const BAD_WINDOWS: u32 = 4;
+
+    fn new_dog() -> FlushWatchdog {
+        FlushWatchdog::new(WatchdogLimits::default())
+    }
 
     /// Feeds windows in which one flush in `every` is slow; says after how many it wants to switch.
     fn windows(
@@ -111,18 +142,18 @@ mod tests {
 
     #[test]
     fn an_even_mode_is_kept() {
-        let mut dog = FlushWatchdog::default();
+        let mut dog = new_dog();
         assert_eq!(windows(&mut dog, 5000, 130_000, 1_200_000, 20), None);
         assert_eq!(dog.usual_ns(), Some(130_000));
         // Rare slow ones are the medium's business, and microseconds nobody's.
         assert_eq!(windows(&mut dog, 5000, 130_000, 90_000_000, 200), None);
-        let mut fast = FlushWatchdog::default();
+        let mut fast = new_dog();
         assert_eq!(windows(&mut fast, 5000, 10_000, 900_000, 10), None);
     }
 
     #[test]
     fn a_mode_with_many_slow_flushes_is_given_up() {
-        let mut dog = FlushWatchdog::default();
+        let mut dog = new_dog();
         assert_eq!(
             windows(&mut dog, 100, 130_000, 4_000_000, 20),
             Some(BAD_WINDOWS)
@@ -131,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_mode_that_starves_altogether_is_given_up() {
-        let mut dog = FlushWatchdog::default();
+        let mut dog = new_dog();
         assert_eq!(windows(&mut dog, 10, 130_000, 130_000, 1), None);
         assert_eq!(
             windows(&mut dog, 100, 4_000_000, 4_000_000, 1),
@@ -141,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_bad_moment_is_forgiven() {
-        let mut dog = FlushWatchdog::default();
+        let mut dog = new_dog();
         for _ in 0..100 {
             assert_eq!(
                 windows(&mut dog, BAD_WINDOWS - 1, 130_000, 4_000_000, 20),
@@ -153,7 +184,7 @@ mod tests {
 
     #[test]
     fn two_bad_modes_take_turns_ever_more_rarely() {
-        let mut dog = FlushWatchdog::default();
+        let mut dog = new_dog();
         let mut patience = Vec::new();
         for _ in 0..7 {
             patience.extend(windows(&mut dog, 5000, 130_000, 4_000_000, 20));

@@ -141,9 +141,8 @@ impl<D: Disk> Wal<D> {
         let op = self.next_op();
         let bytes = size_of_val(&blocks) as u64;
         let now_ns = self.disk.now_ns();
-        self.pipeline.begin(op, slot, 0, bytes, None, now_ns);
+        let dsync = self.pipeline.begin(op, slot, 0, bytes, None, now_ns);
         self.counters.bytes_written += bytes;
-        let dsync = self.pipeline.mode == crate::disk::FlushMode::Dsync;
         let block = 0;
         let op_write = Op::Write {
             slot,
@@ -299,10 +298,10 @@ impl<D: Disk> Wal<D> {
         };
         let (slot, block) = (self.active.slot, header.place.block);
         let now_ns = self.disk.now_ns();
-        self.pipeline
+        let dsync = self
+            .pipeline
             .begin(op, slot, block, bytes, Some(group), now_ns);
         self.counters.bytes_written += bytes;
-        let dsync = self.pipeline.mode == crate::disk::FlushMode::Dsync;
         let write = Op::Write {
             slot,
             block,

@@ -3,7 +3,7 @@
 use logdrive_raft::Micros;
 
 use super::Wal;
-use crate::disk::{BLOCK_BYTES, Completion, Disk, Op, SlotId};
+use crate::disk::{BLOCK_BYTES, Completion, Disk, FlushMode, Op, SlotId};
 use crate::error::PoisonReason;
 
 impl<D: Disk> Wal<D> {
@@ -81,8 +81,9 @@ impl<D: Disk> Wal<D> {
             let (slot, began_ns) = (flush.slot, flush.began_ns);
             match result {
                 Ok(_) => {
-                    self.count_flush(began_ns);
-                    self.pipeline.on_flushed();
+                    let now_ns = self.disk.now_ns();
+                    self.count_flush(FlushMode::DrainedFsync, now_ns.saturating_sub(began_ns));
+                    self.pipeline.on_flushed(now_ns);
                 }
                 Err(error) => self.poison("flush", slot, 0, error.to_string()),
             }
@@ -92,13 +93,14 @@ impl<D: Disk> Wal<D> {
             return;
         };
         let (slot, block, bytes) = (flight.slot, flight.block, flight.bytes);
-        let (dsync, began_ns) = (flight.dsync, flight.began_ns);
+        let (mode, began_ns) = (flight.mode, flight.began_ns);
         match result {
             Ok(written) if written == bytes => {
-                if dsync {
-                    self.count_flush(began_ns);
+                let now_ns = self.disk.now_ns();
+                if mode == FlushMode::Dsync {
+                    self.count_flush(mode, now_ns.saturating_sub(began_ns));
                 }
-                self.pipeline.on_written(id);
+                self.pipeline.on_written(id, now_ns);
             }
             // There is no going on from a write that ended early, and no trying again: what the medium
             // holds is for the next opening to judge.
@@ -119,9 +121,12 @@ impl<D: Disk> Wal<D> {
         }
     }
 
-    fn count_flush(&mut self, began_ns: u64) {
-        let took_ns = self.disk.now_ns().saturating_sub(began_ns);
+    fn count_flush(&mut self, mode: FlushMode, took_ns: u64) {
         self.counters.flushes += 1;
+        match mode {
+            FlushMode::Dsync => self.counters.flushes_dsync += 1,
+            FlushMode::DrainedFsync => self.counters.flushes_drained += 1,
+        }
         self.counters.flush_ns_sum += took_ns;
         self.counters.flush_ns_max = self.counters.flush_ns_max.max(took_ns);
     }

@@ -9,7 +9,7 @@ use logdrive_raft::{Boot, Chain, Entry, Genesis, GroupId, Incarnation, Micros};
 
 use super::{Held, Position, Segment, Tail, VOTE_BYTES, Wal, check_slot};
 use crate::build::gather;
-use crate::disk::{Block, Disk, FlushMode, SlotFile, SlotId};
+use crate::disk::{Block, Disk, FlushMode, FlushWatchdog, SlotFile, SlotId};
 use crate::error::{Finding, OpenError};
 use crate::format::{self, Place, Record, SLOT_HEADER_BLOCKS, SlotHeader, VerdictKind};
 use crate::judge::{Beyond, Judgement, Question, Verdict, judge};
@@ -94,10 +94,14 @@ impl<D: Disk> Wal<D> {
         checkpoint_bytes: usize,
     ) -> Self {
         let facts = disk.facts();
-        let mode = match options.flush_mode {
-            FlushModeChoice::Auto => facts.flush_mode.unwrap_or(FlushMode::Dsync),
-            FlushModeChoice::Dsync => FlushMode::Dsync,
-            FlushModeChoice::DrainedFsync => FlushMode::DrainedFsync,
+        let watchdog = FlushWatchdog::new(options.watchdog);
+        let (mode, watchdog) = match options.flush_mode {
+            FlushModeChoice::Auto => {
+                let recommended = facts.flush_mode.unwrap_or(FlushMode::Dsync);
+                (recommended, Some(watchdog))
+            }
+            FlushModeChoice::Dsync => (FlushMode::Dsync, None),
+            FlushModeChoice::DrainedFsync => (FlushMode::DrainedFsync, None),
         };
         let Opening {
             header,
@@ -147,7 +151,7 @@ impl<D: Disk> Wal<D> {
                 echoable: Position(0),
                 quiet: false,
             },
-            pipeline: Pipeline::new(mode, durable),
+            pipeline: Pipeline::new(mode, watchdog, durable),
             pool,
             reads: Reads::default(),
             segments,

@@ -8,6 +8,7 @@ use logdrive_raft::{
     Replica, Term,
 };
 use logdrive_sim::disk::{SimDisk, SimDiskOptions, SimStorage};
+use logdrive_wal::disk::WatchdogLimits;
 use logdrive_wal::{FreshIds, Identity, OpenError, Options, Position, ReadRequest, Recovery, Wal};
 
 pub const GROUP: GroupId = GroupId(1);
@@ -47,6 +48,15 @@ pub fn genesis(group: GroupId) -> Genesis {
         cluster: identity().cluster,
         group,
         voters: vec![member(1), member(2), member(3)],
+    }
+}
+
+/// A watchdog that gives a flush mode up at once.
+pub fn nervous() -> WatchdogLimits {
+    WatchdogLimits {
+        window: 8,
+        bad_windows: 1,
+        bad_windows_max: 1,
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use logdrive_wal::FlushHistogram;
 
 /// Latencies are kept from 1 µs to 1 minute with two digits.
 const HISTOGRAM_MAX_US: u64 = 60_000_000;
@@ -74,7 +75,8 @@ impl Metrics {
         self.leader_changes.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn snapshot(&self) -> MetricsSnapshot {
+    /// A copy, with what the log last said of its flushes.
+    pub(crate) fn snapshot(&self, flushes: &FlushHistogram) -> MetricsSnapshot {
         MetricsSnapshot {
             apply_batches: self.applied_entries.load(Ordering::Relaxed),
             applied_proposals: self.applied_proposals.load(Ordering::Relaxed),
@@ -82,7 +84,7 @@ impl Metrics {
             leader_changes: self.leader_changes.load(Ordering::Relaxed),
             apply_us: copy(&self.apply),
             commit_us: copy(&self.commit),
-            flush_us: Vec::new(),
+            flush_us: flushes.rows().collect(),
         }
     }
 }

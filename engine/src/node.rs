@@ -127,7 +127,7 @@ impl<S: StateMachine> Node<S> {
     /// A copy of what the node has counted.
     #[must_use]
     pub fn metrics(&self) -> MetricsSnapshot {
-        self.metrics.snapshot()
+        self.metrics.snapshot(&self.shared.flushes())
     }
 
     /// Shuts the doors, waits up to `drain` for what is appended to be answered, closes the log in order

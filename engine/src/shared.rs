@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use logdrive_raft::{GroupId, NodeId};
 use logdrive_shard::ShardStatus;
+use logdrive_wal::FlushHistogram;
 use tokio::sync::Notify;
 
 use crate::status::{Alarm, Status};
@@ -169,6 +170,16 @@ impl Shared {
             applied,
             apply_bytes,
         )
+    }
+
+    /// How long the log's flushes took, as of the last publication.
+    pub(crate) fn flushes(&self) -> FlushHistogram {
+        let published = self.published();
+        let shard = published.shard.as_ref();
+        shard
+            .expect("published before the node was handed out")
+            .wal
+            .flush_histogram
     }
 
     /// Seconds since the node started.

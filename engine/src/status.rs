@@ -123,6 +123,8 @@ pub struct WalLine {
     pub backend: String,
     /// `dsync`, `drained_fsync` or `fdatasync`.
     pub flush_mode: String,
+    /// How often the log has changed that, because flushes took much longer than usual.
+    pub flush_mode_changes: u64,
     /// Segment files ready for use.
     pub slots_free: u64,
     /// Segment files in all.
@@ -329,6 +331,7 @@ fn wal_line(shard: &ShardStatus) -> WalLine {
     WalLine {
         backend: wal.backend.to_owned(),
         flush_mode: wal.flush_mode.name().to_owned(),
+        flush_mode_changes: wal.flush_mode_changes,
         slots_free: wal.slots_free as u64,
         slots: wal.slots_total as u64,
         full: shard.storage_full,

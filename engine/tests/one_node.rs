@@ -172,3 +172,25 @@ fn a_machine_that_was_kept_while_its_log_was_wiped_is_refused_with_advice() {
     let text = error.to_string();
     assert!(text.contains("has never held that group"), "{text}");
 }
+
+#[test]
+fn every_flush_of_the_log_is_in_the_histogram() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = start(dir.path(), WalBackend::Pwrite).unwrap();
+    lead(&node);
+    loop {
+        wait(node.propose("one more")).unwrap();
+        let before = node.status().wal.flushes;
+        let rows = node.metrics().flush_us;
+        // What is published in between would be in one and not in the other.
+        if node.status().wal.flushes != before {
+            continue;
+        }
+        assert_eq!(rows.iter().map(|(_, count)| count).sum::<u64>(), before);
+        assert!(rows.is_sorted_by(|one, next| one.0 < next.0), "{rows:?}");
+        if before >= 20 {
+            break;
+        }
+    }
+    node.shutdown(Duration::from_secs(5));
+}

@@ -180,6 +180,11 @@ impl Scrape {
             wal.flushes,
         )?;
         page.counter("wal_flush_groups", "Flush groups written", wal.flush_groups)?;
+        page.counter(
+            "wal_flush_mode_changes",
+            "How often a flush mode that starved was left",
+            wal.flush_mode_changes,
+        )?;
         let flushes = Buckets::of_rows(&self.metrics.flush_us);
         page.histogram("wal_fsync_duration", "One flush of the log", &flushes)?;
         let mut one = |name, help, value: f64| page.gauge(name, help, None, [(Vec::new(), value)]);

@@ -28,5 +28,5 @@ pub use options::{
     SLOTS_MIN,
 };
 pub use read::{ReadDone, ReadRequest};
-pub use status::{Counters, WalStatus};
+pub use status::{Counters, FlushHistogram, WalStatus};
 pub use wal::{Position, RecoveredGroup, Recovery, Wal};

@@ -18,7 +18,7 @@ use crate::pipeline::Pipeline;
 use crate::pool::Pool;
 use crate::queue::{Item, Queue};
 use crate::read::Reads;
-use crate::status::{Counters, WalStatus};
+use crate::status::{Counters, FlushHistogram, WalStatus};
 
 mod build;
 mod complete;
@@ -59,6 +59,7 @@ pub struct Wal<D> {
     done: Vec<Completion>,
     poisoned: Option<PoisonReason>,
     counters: Counters,
+    flush_histogram: FlushHistogram,
     fallbacks: Vec<String>,
 }
 
@@ -260,6 +261,7 @@ impl<D: Disk> Wal<D> {
             queued_bytes: self.queue.bytes(),
             segments: self.segments.len(),
             counters: self.counters,
+            flush_histogram: self.flush_histogram,
         }
     }
 

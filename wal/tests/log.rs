@@ -278,6 +278,7 @@ fn a_flush_mode_that_starves_is_left_in_both_directions_and_a_forced_one_never()
             counters.flushes,
             counters.flushes_dsync + counters.flushes_drained
         );
+        assert_eq!(rig.wal.status().flush_histogram.count(), counters.flushes);
         let (tip, written) = (rig.tip(), rig.read_all());
         drop(rig);
         medium.crash(Crash::Power, Tear::Never, &mut fastrand::Rng::with_seed(7));

@@ -128,6 +128,7 @@ impl<D: Disk> Wal<D> {
             FlushMode::DrainedFsync => self.counters.flushes_drained += 1,
         }
         self.counters.flush_ns_sum += took_ns;
+        self.flush_histogram.record(took_ns);
         self.counters.flush_ns_max = self.counters.flush_ns_max.max(took_ns);
     }
 

@@ -19,7 +19,7 @@ use crate::pipeline::Pipeline;
 use crate::pool::Pool;
 use crate::queue::{Item, Queue};
 use crate::read::Reads;
-use crate::status::Counters;
+use crate::status::{Counters, FlushHistogram};
 
 /// What a log came back with.
 #[derive(Debug)]
@@ -163,6 +163,7 @@ impl<D: Disk> Wal<D> {
             done: Vec::new(),
             poisoned: None,
             counters: Counters::default(),
+            flush_histogram: FlushHistogram::default(),
             fallbacks: Vec::new(),
             disk,
             options,
@@ -221,6 +222,7 @@ impl<D: Disk> Wal<D> {
             self.pool.add(slot.slot, slot.blocks, true);
         }
         self.counters = Counters::default();
+        self.flush_histogram = FlushHistogram::default();
         Ok(())
     }
 

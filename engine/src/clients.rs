@@ -6,12 +6,12 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::vec::Drain;
 
 use bytes::Bytes;
 use logdrive_net::{ClientEvent, ClientNet, ProposeBatch, ResponseQueue};
-use logdrive_raft::{GroupId, LogPosition};
+use logdrive_raft::{GroupId, LogPosition, NodeId};
 use logdrive_shard::{Failure, Inbox, Outcome, Refused, ReplySink};
 
 use crate::error::{Code, ProposeError};
@@ -22,11 +22,34 @@ pub(crate) type Encoder<O> = fn(O) -> Bytes;
 /// After how long a client that found the door full or nobody leading had better ask again.
 const RETRY_AFTER_MS: u32 = 10;
 
+/// Where clients reach the other nodes, as far as those have said.
+///
+/// Answers are made on any thread, and peers come and go on the shard's.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Addresses(Arc<Mutex<BTreeMap<NodeId, Arc<str>>>>);
+
+impl Addresses {
+    /// A peer has been met. What it said in an earlier life no longer holds.
+    pub(crate) fn set(&self, peer: NodeId, address: Option<&str>) {
+        let mut addresses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match address {
+            Some(address) => addresses.insert(peer, address.into()),
+            None => addresses.remove(&peer),
+        };
+    }
+
+    fn of(&self, peer: NodeId) -> Option<Arc<str>> {
+        let addresses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        addresses.get(&peer).cloned()
+    }
+}
+
 /// The client port of a running node.
 pub(crate) struct Clients<O> {
     net: ClientNet,
     encode: Encoder<O>,
     inboxes: BTreeMap<GroupId, Inbox<O>>,
+    addresses: Addresses,
     events: Cell<Vec<ClientEvent>>,
 }
 
@@ -35,11 +58,13 @@ impl<O: Send + 'static> Clients<O> {
         net: ClientNet,
         encode: Encoder<O>,
         inboxes: BTreeMap<GroupId, Inbox<O>>,
+        addresses: Addresses,
     ) -> Self {
         Self {
             net,
             encode,
             inboxes,
+            addresses,
             events: Cell::default(),
         }
     }
@@ -72,17 +97,19 @@ impl<O: Send + 'static> Clients<O> {
         let count = u32::try_from(batch.len()).expect("a frame of requests is far smaller");
         let Some(inbox) = self.inboxes.get(&group) else {
             let error = ProposeError::UnknownGroup(group);
-            never_appended(&responses, first_id, count, &error);
+            never_appended(&responses, &self.addresses, first_id, count, &error);
             return;
         };
         let payloads: Vec<&[u8]> = batch.payloads().map(|(_, payload)| payload).collect();
         let answers = Answers {
             responses: responses.clone(),
             encode: self.encode,
+            addresses: self.addresses.clone(),
         };
         let sink: Arc<dyn ReplySink<O>> = Arc::new(answers);
         if let Err(refused) = inbox.submit(&payloads, &sink, first_id) {
-            never_appended(&responses, first_id, count, &refused.into());
+            let error = refused.into();
+            never_appended(&responses, &self.addresses, first_id, count, &error);
         }
     }
 
@@ -91,15 +118,25 @@ impl<O: Send + 'static> Clients<O> {
     }
 }
 
-fn never_appended(responses: &ResponseQueue, first_id: u64, count: u32, error: &ProposeError) {
+/// Says so, and whom to ask instead if somebody is known who leads and where.
+fn never_appended(
+    responses: &ResponseQueue,
+    addresses: &Addresses,
+    first_id: u64,
+    count: u32,
+    error: &ProposeError,
+) {
     let code = error.code();
     let retry_after_ms = match error {
         ProposeError::Refused(Refused::Busy { .. } | Refused::Closed(_)) => RETRY_AFTER_MS,
         _ => 0,
     };
+    let leader = error.leader();
+    let address = leader.and_then(|leader| addresses.of(leader));
+    let hint = leader.zip(address.as_deref());
     responses
         .batch()
-        .never_appended(first_id, count, wire(code), retry_after_ms, None);
+        .never_appended(first_id, count, wire(code), retry_after_ms, hint);
 }
 
 fn wire(code: Code) -> logdrive_net::Code {
@@ -110,6 +147,7 @@ fn wire(code: Code) -> logdrive_net::Code {
 struct Answers<O> {
     responses: ResponseQueue,
     encode: Encoder<O>,
+    addresses: Addresses,
 }
 
 impl<O: Send + 'static> ReplySink<O> for Answers<O> {
@@ -127,7 +165,9 @@ impl<O: Send + 'static> ReplySink<O> for Answers<O> {
         let id = token + u64::from(first);
         let error = ProposeError::Failed(failure);
         match error.outcome() {
-            Outcome::NeverAppended => never_appended(&self.responses, id, count, &error),
+            Outcome::NeverAppended => {
+                never_appended(&self.responses, &self.addresses, id, count, &error);
+            }
             Outcome::MayYetCommit => {
                 self.responses
                     .batch()

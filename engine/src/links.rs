@@ -13,7 +13,7 @@ use logdrive_net::{
 use logdrive_raft::{Boot, ClusterId, GroupId, Message, NodeId, Replica};
 use logdrive_shard::{Inbox, PeerInput, StateMachine};
 
-use crate::clients::{Clients, Encoder};
+use crate::clients::{Addresses, Clients, Encoder};
 use crate::error::StartError;
 use crate::settings::Limits;
 use crate::shared::Shared;
@@ -37,6 +37,7 @@ pub(crate) struct Links<O> {
     peers: Option<PeerNet>,
     queue_bytes_max: usize,
     clients: Option<Clients<O>>,
+    addresses: Addresses,
     /// Bytes of messages that the shard has stepped and whose entries still wait for the disk.
     unreleased: Cell<usize>,
     unreleased_max: usize,
@@ -63,18 +64,41 @@ impl<S: StateMachine> LinksSetup<S> {
         let path = self.dir.join("net.secret");
         let secret = NetSecret::load_or_create(&path)
             .map_err(|source| StartError::Directory { path, source })?;
-        let peers = match (&self.tls, self.listen_peer) {
-            (Some(tls), Some(address)) => {
+        let addresses = Addresses::default();
+        let clients = match (&self.tls, self.listen_client) {
+            (Some(tls), Some((address, encode))) => {
                 let credentials = tls.credentials.clone();
-                let mut config = PeerNetConfig::new(
-                    replica,
-                    boot,
+                let mut config = ClientNetConfig::new(
+                    replica.id,
                     self.cluster,
                     address,
                     credentials,
                     secret.clone(),
                 );
                 config.transport = transport;
+                config.inbox_bytes_max = limits.client_bytes_max;
+                config.responses_bytes_max = limits.client_bytes_max;
+                let net = ClientNet::start(config).await.map_err(listen(address))?;
+                net.set_waker(self.shared.waker());
+                let inboxes = groups
+                    .iter()
+                    .map(|(group, (inbox, _))| (*group, inbox.clone()))
+                    .collect();
+                Some(Clients::new(net, encode, inboxes, addresses.clone()))
+            }
+            _ => None,
+        };
+        // Peers are told where clients find this node, so that port comes first.
+        let client_address = clients
+            .as_ref()
+            .map(|clients| clients.address().to_string());
+        let peers = match (&self.tls, self.listen_peer) {
+            (Some(tls), Some(address)) => {
+                let credentials = tls.credentials.clone();
+                let mut config =
+                    PeerNetConfig::new(replica, boot, self.cluster, address, credentials, secret);
+                config.transport = transport;
+                config.client_address = client_address;
                 config.groups_max = u32::try_from(groups.len()).unwrap_or(u32::MAX).max(1);
                 config.queue_bytes_max = limits.peer_queue_bytes_max;
                 config.inbox_bytes_max = limits.inbox_bytes_max;
@@ -85,28 +109,11 @@ impl<S: StateMachine> LinksSetup<S> {
             }
             _ => None,
         };
-        let clients = match (&self.tls, self.listen_client) {
-            (Some(tls), Some((address, encode))) => {
-                let credentials = tls.credentials.clone();
-                let mut config =
-                    ClientNetConfig::new(replica.id, self.cluster, address, credentials, secret);
-                config.transport = transport;
-                config.inbox_bytes_max = limits.client_bytes_max;
-                config.responses_bytes_max = limits.client_bytes_max;
-                let net = ClientNet::start(config).await.map_err(listen(address))?;
-                net.set_waker(self.shared.waker());
-                let inboxes = groups
-                    .iter()
-                    .map(|(group, (inbox, _))| (*group, inbox.clone()))
-                    .collect();
-                Some(Clients::new(net, encode, inboxes))
-            }
-            _ => None,
-        };
         Ok(Links {
             peers,
             queue_bytes_max: limits.peer_queue_bytes_max,
             clients,
+            addresses,
             unreleased: Cell::new(0),
             unreleased_max: limits.inbox_bytes_max,
             events: Cell::default(),
@@ -147,7 +154,14 @@ impl<O: Send + 'static> Links<O> {
                 taken += message.cost_bytes();
                 PeerInput::Message(message)
             }
-            PeerEvent::Connected { peer, .. } => PeerInput::Connected(peer),
+            PeerEvent::Connected {
+                peer,
+                client_address,
+                ..
+            } => {
+                self.addresses.set(peer, client_address.as_deref());
+                PeerInput::Connected(peer)
+            }
             PeerEvent::Disconnected { peer } => PeerInput::Disconnected(peer),
         }));
         self.unreleased.set(self.unreleased.get() + taken);

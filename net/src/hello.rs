@@ -17,21 +17,26 @@
 //!  81  term u64              likewise
 //!  89  session boot u64      likewise
 //!  97  session counter u64
-//! 105  end
+//! 105  client u16, bytes     since protocol 2: where clients reach the sender; nothing in most hellos
 //! ```
 //!
 //! The first 16 bytes stay what they are in every version, so that a build can tell a later one that it is
-//! later. A later build may write more after byte 105; this one ignores it unless an incompatible feature
-//! says that it must not.
+//! later. A later build may write more at the end; this one ignores it unless an incompatible feature says
+//! that it must not. What a build writes that speaks protocol 1 alone ends at byte 105.
 
 use logdrive_raft::wire::{Decode, DecodeError, Encode, Reader, Writer};
 use logdrive_raft::{Boot, ClusterId, GroupId, Replica, ReplicationSession, Term};
+
+use crate::address::{decode_address, encode_address};
 
 /// The oldest protocol this build speaks.
 pub const PROTOCOL_MIN: u16 = 1;
 
 /// The newest protocol this build speaks.
-pub const PROTOCOL_MAX: u16 = 1;
+pub const PROTOCOL_MAX: u16 = 2;
+
+/// Since this protocol a hello has room for the address of the client port.
+const PROTOCOL_WITH_ADDRESS: u16 = 2;
 
 /// The most bytes a hello takes, of this or any later version.
 pub const HELLO_BYTES_MAX: usize = 1024;
@@ -56,7 +61,7 @@ pub enum StreamKind {
 }
 
 /// Who speaks on a stream, and what for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
     /// The oldest protocol the sender speaks.
     pub protocol_min: u16,
@@ -80,6 +85,8 @@ pub struct Hello {
     pub term: Term,
     /// The replication session of an append stream.
     pub session: ReplicationSession,
+    /// Where clients reach the sender, as it sees it. Said in a welcome.
+    pub client_address: Option<String>,
 }
 
 impl Hello {
@@ -91,9 +98,11 @@ impl Hello {
 
     /// The same sender with another stream.
     #[must_use]
-    pub fn with_stream(mut self, stream: StreamKind) -> Self {
-        self.stream = stream;
-        self
+    pub fn with_stream(&self, stream: StreamKind) -> Self {
+        Self {
+            stream,
+            ..self.clone()
+        }
     }
 
     /// Whether `other` comes from the same connection of the same life of the same replica.
@@ -121,6 +130,9 @@ impl Encode for Hello {
         self.group.encode(out);
         self.term.encode(out);
         self.session.encode(out);
+        if self.protocol_max >= PROTOCOL_WITH_ADDRESS {
+            encode_address(self.client_address.as_deref().unwrap_or_default(), out);
+        }
     }
 }
 
@@ -138,7 +150,7 @@ impl Decode for Hello {
         let incompatible = u32::decode(input)?;
         let compatible = u32::decode(input)?;
         check_versions("hello", protocol_min, protocol_max, incompatible)?;
-        let hello = Self {
+        let mut hello = Self {
             protocol_min,
             protocol_max,
             compatible,
@@ -161,7 +173,12 @@ impl Decode for Hello {
             group: Decode::decode(input)?,
             term: Decode::decode(input)?,
             session: Decode::decode(input)?,
+            client_address: None,
         };
+        if protocol_max >= PROTOCOL_WITH_ADDRESS {
+            let address = decode_address(input)?;
+            hello.client_address = Some(address).filter(|address| !address.is_empty());
+        }
         if protocol_max > PROTOCOL_MAX {
             input.raw(input.left())?;
         }
@@ -215,7 +232,7 @@ pub(crate) mod tests {
     pub(crate) fn example() -> Hello {
         Hello {
             protocol_min: 1,
-            protocol_max: 1,
+            protocol_max: 2,
             compatible: 0,
             cluster: ClusterId(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10),
             replica: Replica {
@@ -231,25 +248,33 @@ pub(crate) mod tests {
                 boot: Boot(7),
                 counter: 13,
             },
+            client_address: Some("h:1".to_owned()),
         }
     }
 
     #[test]
     fn golden_bytes() {
-        let golden = "4c44686901000100000000000000000010\
+        let golden = "4c44686901000200000000000000000010\
             0f0e0d0c0b0a0908070605040302010300000000000000201f1e1d1c1b1a191817161514131211\
             07000000000000000900000000000000020500000000000000\
             0b0000000000000007000000000000000d00000000000000";
-        assert_eq!(crate::decoders::tests::hex(&example().to_bytes()), golden);
-        assert_eq!(example().to_bytes().len(), 105);
+        let hex = |hello: &Hello| crate::decoders::tests::hex(&hello.to_bytes());
+        assert_eq!(hex(&example()), format!("{golden}0300683a31"));
+        // As a build of protocol 1 writes it.
+        let mut old = example();
+        old.protocol_max = 1;
+        old.client_address = None;
+        assert_eq!(hex(&old), golden.replace("01000200", "01000100"));
+        assert_eq!(old.to_bytes().len(), 105);
+        assert_eq!(Hello::from_bytes(&old.to_bytes()).unwrap(), old);
     }
 
     #[test]
     fn a_hello_from_the_future_is_refused_by_naming_both_versions() {
         let mut bytes = example().to_bytes().to_vec();
-        bytes[4..8].copy_from_slice(&[2, 0, 3, 0]);
+        bytes[4..8].copy_from_slice(&[3, 0, 4, 0]);
         let error = Hello::from_bytes(&bytes).unwrap_err();
-        let text = "hello has format version 2, this build reads up to 1: upgrade logdrive";
+        let text = "hello has format version 3, this build reads up to 2: upgrade logdrive";
         assert_eq!(error.to_string(), text);
         // Even if nothing after the first 16 bytes is what this build expects.
         let error = Hello::from_bytes(&bytes[..16]).unwrap_err();
@@ -259,10 +284,11 @@ pub(crate) mod tests {
     #[test]
     fn a_later_build_that_still_speaks_ours_is_understood() {
         let mut bytes = example().to_bytes().to_vec();
-        bytes[6..8].copy_from_slice(&[2, 0]);
-        bytes.extend_from_slice(b"what version 2 adds");
+        bytes[6..8].copy_from_slice(&[3, 0]);
+        bytes.extend_from_slice(b"what version 3 adds");
         let hello = Hello::from_bytes(&bytes).unwrap();
-        assert_eq!(hello.protocol(), 1);
+        assert_eq!(hello.protocol(), 2);
+        assert_eq!(hello.client_address.as_deref(), Some("h:1"));
         assert_eq!(hello.session, example().session);
         // A feature that may be ignored is, one that may not is not.
         bytes[12] = 4;
@@ -283,6 +309,7 @@ pub(crate) mod tests {
         #[test]
         fn round_trip(
             ids: [u64; 7], wide: [u128; 2], compatible: u32, kind in 1_u8..=4,
+            client_address in proptest::option::of("[!-~]{1,255}"),
         ) {
             let hello = Hello {
                 compatible,
@@ -296,6 +323,7 @@ pub(crate) mod tests {
                 group: GroupId(ids[3]),
                 term: Term(ids[4]),
                 session: ReplicationSession { boot: Boot(ids[5]), counter: ids[6] },
+                client_address,
                 ..example()
             };
             prop_assert_eq!(Hello::from_bytes(&hello.to_bytes()).unwrap(), hello);

@@ -55,6 +55,8 @@ pub struct PeerNetConfig {
     pub cluster: ClusterId,
     /// Where to listen. Port 0 lets the system choose.
     pub listen: SocketAddr,
+    /// Where clients reach this node, for the peers to tell theirs.
+    pub client_address: Option<String>,
     /// Certificate, key, and whom to trust.
     pub credentials: Credentials,
     /// What lets the node be recognised after a restart.
@@ -85,6 +87,7 @@ impl PeerNetConfig {
             boot,
             cluster,
             listen,
+            client_address: None,
             credentials,
             secret,
             transport: TransportSettings::default(),
@@ -108,6 +111,8 @@ pub enum PeerEvent {
         incarnation: Incarnation,
         /// Its boot.
         boot: Boot,
+        /// Where clients reach it, if it has said so.
+        client_address: Option<String>,
     },
     /// Our connection to a peer is gone.
     Disconnected {
@@ -183,6 +188,7 @@ struct Shared {
     cluster: ClusterId,
     cluster_name: ClusterName,
     local_address: SocketAddr,
+    client_address: Option<String>,
     mtu: u16,
     queue_bytes_max: usize,
     window_bytes_max: usize,
@@ -236,6 +242,7 @@ impl PeerNet {
             cluster: config.cluster,
             cluster_name: config.credentials.cluster().clone(),
             local_address: endpoint.local_addr().map_err(bind)?,
+            client_address: config.client_address,
             mtu: mtu.bytes(),
             queue_bytes_max: config.queue_bytes_max,
             window_bytes_max: windows.bytes_max(),
@@ -462,6 +469,7 @@ impl Shared {
             group: GroupId(0),
             term: Term(0),
             session: ReplicationSession::default(),
+            client_address: None,
         }
     }
 }

@@ -38,6 +38,7 @@ use logdrive_raft::limits::{ADDRESS_BYTES_MAX, ENTRY_PAYLOAD_BYTES_MAX, ENTRY_PR
 use logdrive_raft::wire::{Decode, DecodeError, Encode, Reader, Writer};
 use logdrive_raft::{ClusterId, GroupId, Index, NodeId};
 
+use crate::address::{decode_address, encode_address};
 use crate::hello::{PROTOCOL_MAX, PROTOCOL_MIN, check_versions};
 
 /// The most bytes of a frame of requests.
@@ -627,23 +628,6 @@ fn decode_count(input: &mut Reader<'_>, first_id: u64) -> Result<u32, DecodeErro
     Ok(count)
 }
 
-fn decode_address(input: &mut Reader<'_>) -> Result<String, DecodeError> {
-    let length = u16::decode(input)?;
-    if usize::from(length) > ADDRESS_BYTES_MAX {
-        return Err(DecodeError::TooLarge {
-            what: "address",
-            value: u64::from(length),
-            max: ADDRESS_BYTES_MAX as u64,
-        });
-    }
-    let bytes = input.raw(usize::from(length))?;
-    let text = std::str::from_utf8(bytes).map_err(|_| DecodeError::Invalid {
-        what: "address",
-        value: u64::from(length),
-    })?;
-    Ok(text.to_owned())
-}
-
 /// Appends responses to one frame after another. Consecutive applied proposals become one run.
 #[derive(Debug, Default)]
 pub(crate) struct ResponseEncoder {
@@ -730,9 +714,7 @@ impl ResponseEncoder {
         self.out.put_u8(u8::from(hint.is_some()));
         if let Some((leader, address)) = hint {
             self.out.put_u64_le(leader.0);
-            self.out
-                .put_u16_le(u16::try_from(address.len()).expect("filtered above"));
-            self.out.put_slice(address.as_bytes());
+            encode_address(address, &mut Writer::new(&mut self.out));
         }
     }
 
@@ -819,7 +801,7 @@ mod tests {
             cluster: ClusterId(1),
             client: NodeId(2),
         };
-        let head = "4c44636c01000100000000000000000001000000000000000000000000000000";
+        let head = "4c44636c01000200000000000000000001000000000000000000000000000000";
         assert_eq!(hex(&greeting.to_bytes()), format!("{head}0200000000000000"));
         let greeting = ServerGreeting {
             compatible: 0,
@@ -866,7 +848,7 @@ mod tests {
         let mut bytes = greeting.to_bytes().to_vec();
         bytes[4..8].copy_from_slice(&[9, 0, 9, 0]);
         let error = ServerGreeting::from_bytes(&bytes).unwrap_err();
-        let text = "greeting has format version 9, this build reads up to 1: upgrade logdrive";
+        let text = "greeting has format version 9, this build reads up to 2: upgrade logdrive";
         assert_eq!(error.to_string(), text);
         bytes[4..8].copy_from_slice(&[1, 0, 9, 0]);
         bytes.extend_from_slice(b"more");

@@ -128,12 +128,15 @@ fn a_restarted_peer_is_noticed_and_found_again() {
         second.secret = secret;
         second.boot = Boot(2);
         second.listen = address;
+        second.client_address = Some("0.0.0.0:7001".to_owned());
         let b = Node::start(second).await;
         let event = a.connected().await;
         let wanted = PeerEvent::Connected {
             peer: NodeId(2),
             incarnation: replica(2).incarnation,
             boot: Boot(2),
+            // It listens everywhere, so it is to be found where we have met it.
+            client_address: Some("127.0.0.1:7001".to_owned()),
         };
         assert_eq!(event, wanted);
         b.net.shutdown().await;

@@ -29,6 +29,7 @@ fn hello(id: u64, connection: u64, stream: StreamKind) -> Hello {
         group: GroupId(0),
         term: Term(0),
         session: ReplicationSession::default(),
+        client_address: None,
     }
 }
 
@@ -109,7 +110,7 @@ impl Port {
         let connection = self.welcomed(number).await;
         let mut patched = parts.to_vec();
         if let Some(first) = patched.first_mut()
-            && first.len() == 109
+            && first.len() == 111
         {
             // The number of the connection, in a whole hello.
             first[68..76].copy_from_slice(&number.to_le_bytes());
@@ -149,7 +150,7 @@ fn bytes_that_are_no_message_close_their_connection_only() {
         port.refuses(&[raw(&[7; 105])], CloseCode::Malformed, "hello magic")
             .await;
         port.refuses(
-            &[control[..50].to_vec(), vec![0; 59]],
+            &[control[..50].to_vec(), vec![0; 61]],
             CloseCode::Malformed,
             "stream kind",
         )
@@ -268,7 +269,7 @@ fn a_hello_is_checked_before_anything_is_heard() {
         let mut port = Port::open().await;
         let address = port.nodes[0].net.local_addr();
         let mut later = hello(3, 1, StreamKind::Control);
-        (later.protocol_min, later.protocol_max) = (2, 3);
+        (later.protocol_min, later.protocol_max) = (3, 4);
         let mut other_cluster = hello(3, 1, StreamKind::Control);
         other_cluster.cluster = ClusterId(9);
         let mut unknown = hello(3, 1, StreamKind::Control).to_bytes().to_vec();
@@ -277,7 +278,7 @@ fn a_hello_is_checked_before_anything_is_heard() {
             (
                 framed(&later),
                 CloseCode::Version,
-                "version 2, this build reads up to 1: upgrade",
+                "version 3, this build reads up to 2: upgrade",
             ),
             (
                 raw(&unknown),

@@ -110,12 +110,16 @@ async fn talk(shared: &Rc<Shared>, connection: &Connection) -> Result<(), Refusa
         )
     })??;
     check_hello(shared, &identity, &hello)?;
-    let _registered = Registered::new(shared, hello, connection)?;
+    let _registered = Registered::new(shared, &hello, connection)?;
     if let Some(link) = shared.links.borrow().get(&hello.replica.id) {
         link.peer_is_alive();
     }
     let mut welcome = connection.open_uni().await.map_err(|_| gone())?;
-    let answer = shared.next_hello().with_stream(StreamKind::Welcome);
+    let answer = Hello {
+        stream: StreamKind::Welcome,
+        client_address: shared.client_address.clone(),
+        ..shared.next_hello()
+    };
     welcome
         .write_chunk(framed(&answer))
         .await
@@ -124,7 +128,7 @@ async fn talk(shared: &Rc<Shared>, connection: &Connection) -> Result<(), Refusa
     let _ = welcome.finish();
 
     let served = Rc::new(Served {
-        hello,
+        hello: hello.clone(),
         sessions: RefCell::default(),
     });
     let mut readers = JoinSet::new();
@@ -246,13 +250,13 @@ struct Registered {
 }
 
 impl Registered {
-    fn new(shared: &Rc<Shared>, hello: Hello, connection: &Connection) -> Result<Self, Refusal> {
+    fn new(shared: &Rc<Shared>, hello: &Hello, connection: &Connection) -> Result<Self, Refusal> {
         let mut inbound = shared.inbound.borrow_mut();
         let peer = hello.replica.id;
         let superseded = |what: &str| Refusal::new(CloseCode::Superseded, what);
         if let Some(old) = inbound.get(&peer) {
             let same_life = old.hello.replica == hello.replica;
-            let (was, is) = (&old.hello, &hello);
+            let (was, is) = (&old.hello, hello);
             // Another life of the directory counts its boots anew, so only within one life is there an order.
             if same_life && (is.boot, is.connection) <= (was.boot, was.connection) {
                 return Err(superseded("a newer connection is served"));
@@ -260,8 +264,11 @@ impl Registered {
             superseded("a newer connection has come").close(&old.connection);
         }
         let stable_id = connection.stable_id();
-        let connection = connection.clone();
-        inbound.insert(peer, Inbound { hello, connection });
+        let inbound_now = Inbound {
+            hello: hello.clone(),
+            connection: connection.clone(),
+        };
+        inbound.insert(peer, inbound_now);
         Ok(Self {
             shared: Rc::clone(shared),
             peer,

@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout};
 
 use super::outbox::Outbox;
 use super::{PeerEvent, PeerLinkStatus, SendError, Shared};
+use crate::address::as_seen;
 use crate::backoff::Backoff;
 use crate::codec::{Keep, MessageReader};
 use crate::endpoint;
@@ -51,6 +52,7 @@ struct Up {
     outbox: Outbox,
     incarnation: Incarnation,
     boot: Boot,
+    client_address: Option<String>,
 }
 
 impl Link {
@@ -232,7 +234,10 @@ impl Link {
             let what = format!("cluster {} is not {}", answer.cluster, shared.cluster);
             return Err(Refusal::new(CloseCode::WrongCluster, what).into());
         }
+        let met = connection.remote_address().ip();
+        let client_address = answer.client_address.as_deref();
         let up = Up {
+            client_address: client_address.map(|address| as_seen(address, met)),
             connection: connection.clone(),
             outbox,
             incarnation: answer.replica.incarnation,
@@ -246,6 +251,7 @@ impl Link {
         let Dialled { up, mut writers } = dialled;
         let connection = up.connection.clone();
         let (peer, incarnation, boot) = (self.peer, up.incarnation, up.boot);
+        let client_address = up.client_address.clone();
         if self.log_connected.pass() {
             tracing::info!(
                 name: "net.peer.connected",
@@ -262,6 +268,7 @@ impl Link {
             peer,
             incarnation,
             boot,
+            client_address,
         };
         shared.inbox.push(event);
         let error = loop {

@@ -272,7 +272,7 @@ impl Outbox {
                 group,
                 term: lane.term,
                 session: lane.session,
-                ..self.hello
+                ..self.hello.clone()
             };
             lane.writer = Some(start(Rc::clone(&lane.queue), hello));
         }

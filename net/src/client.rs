@@ -9,6 +9,7 @@
 mod batch;
 mod ring;
 mod session;
+mod silence;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -216,6 +217,21 @@ struct Routes {
     start: usize,
 }
 
+impl Routes {
+    fn of(&self, group: GroupId) -> usize {
+        self.by_group.get(&group).copied().unwrap_or(self.start)
+    }
+
+    /// The next after `number`, in turn, that is worth trying; the very next if none is.
+    fn usable_after(&self, number: usize) -> usize {
+        let count = self.sessions.len();
+        (1..=count)
+            .map(|step| (number + step) % count)
+            .find(|next| self.sessions[*next].is_usable())
+            .unwrap_or((number + 1) % count)
+    }
+}
+
 /// A refusal that a part of a batch met.
 struct Refused {
     code: Code,
@@ -250,7 +266,7 @@ impl Client {
         let mut errors = Vec::new();
         let mut established = None;
         for (number, address) in addresses.iter().enumerate() {
-            match inner.dial(address).await {
+            match inner.dial(address, None).await {
                 Ok(dialled) => {
                     established = Some((number, dialled));
                     break;
@@ -268,7 +284,7 @@ impl Client {
             } else {
                 None
             };
-            inner.add_session(&mut lock(&inner.routes), address, established);
+            inner.add_session(&mut lock(&inner.routes), address, None, established);
         }
         lock(&inner.routes).start = start;
         inner.spawn(send_delayed(Arc::clone(&inner)));
@@ -449,20 +465,27 @@ impl Inner {
         self: &Arc<Self>,
         routes: &mut Routes,
         address: String,
+        wanted: Option<NodeId>,
         established: Option<Established>,
     ) -> Option<usize> {
-        let known = routes
-            .sessions
-            .iter()
-            .position(|session| session.address == address);
+        let known = routes.sessions.iter().position(|session| {
+            session.address == address && wanted.is_none_or(|wanted| session.may_be(wanted))
+        });
         if known.is_some() || routes.sessions.len() >= SESSIONS_MAX {
             return known;
         }
         let number = routes.sessions.len();
-        let session = Session::new(address);
+        let session = Session::new(address, wanted);
         routes.sessions.push(Arc::clone(&session));
         self.spawn(session.run(Arc::clone(self), number, established));
         Some(number)
+    }
+
+    /// Whether there is anywhere to go but session `number`.
+    fn has_alternative(&self, number: usize) -> bool {
+        let routes = lock(&self.routes);
+        let other = routes.usable_after(number);
+        other != number && routes.sessions[other].is_usable()
     }
 
     /// Counts a batch as on its way, if there is room for it.
@@ -483,12 +506,12 @@ impl Inner {
     /// Queues a part where its group is thought to be led.
     fn dispatch(&self, part: Part) {
         let session = {
-            let routes = lock(&self.routes);
-            let number = routes
-                .by_group
-                .get(&part.group())
-                .copied()
-                .unwrap_or(routes.start);
+            let mut routes = lock(&self.routes);
+            let mut number = routes.of(part.group());
+            if !routes.sessions[number].is_usable() {
+                number = routes.usable_after(number);
+                routes.by_group.insert(part.group(), number);
+            }
             Arc::clone(&routes.sessions[number])
         };
         session.push(part);
@@ -500,18 +523,15 @@ impl Inner {
         let mut delay = why.retry_after.max(backoff(part.attempts));
         if matches!(why.code, Code::NOT_LEADER | Code::UNREACHABLE) {
             let mut routes = lock(&self.routes);
-            let current = routes
-                .by_group
-                .get(&part.group())
-                .copied()
-                .unwrap_or(routes.start);
+            let current = routes.of(part.group());
             // Many parts may be refused for one reason. The first one moves the route.
             if current == by {
+                // A hint may be older than what this client knows: that nobody answers there any more.
                 let hinted = why.hint.and_then(|hint| {
-                    self.add_session(&mut routes, hint.address, None)
-                        .filter(|hinted| *hinted != by)
+                    self.add_session(&mut routes, hint.address, Some(hint.leader), None)
+                        .filter(|hinted| *hinted != by && routes.sessions[*hinted].is_usable())
                 });
-                let next = hinted.unwrap_or((current + 1) % routes.sessions.len());
+                let next = hinted.unwrap_or_else(|| routes.usable_after(current));
                 routes.by_group.insert(part.group(), next);
                 if hinted.is_some() && part.attempts <= HOPS_MAX {
                     delay = Duration::ZERO;
@@ -584,8 +604,9 @@ impl Inner {
         Some(errors.collect::<Vec<_>>().join("; "))
     }
 
-    /// Connects to an address and exchanges greetings.
-    async fn dial(&self, address: &str) -> Result<Established, LinkError> {
+    /// Connects to an address and exchanges greetings. It must be node `wanted` that answers, if anybody in
+    /// particular.
+    async fn dial(&self, address: &str, wanted: Option<NodeId>) -> Result<Established, LinkError> {
         let unreachable = || LinkError::Unreachable {
             address: address.to_owned(),
         };
@@ -602,8 +623,18 @@ impl Inner {
             .map_err(|_| unreachable())?
             .map_err(quic)?;
         // TLS has checked that it is a peer of this cluster; its certificate says which.
-        match identity_of(&connection) {
-            Ok(found) if found.role == Role::Peer && found.cluster == self.cluster_name => {}
+        let node = match identity_of(&connection) {
+            Ok(found) if found.role == Role::Peer && found.cluster == self.cluster_name => {
+                if let Some(wanted) = wanted.filter(|wanted| *wanted != found.id) {
+                    connection.close(CloseCode::WrongId.wire(), b"another node was wanted");
+                    return Err(LinkError::WrongNode {
+                        address: address.to_owned(),
+                        found: found.to_string(),
+                        wanted,
+                    });
+                }
+                found.id
+            }
             found => {
                 let what = match found {
                     Ok(found) => {
@@ -615,7 +646,7 @@ impl Inner {
                 refusal.close(&connection);
                 return Err(refusal.into());
             }
-        }
+        };
         let greeting = ClientGreeting {
             compatible: 0,
             cluster: ClusterId(0),
@@ -645,6 +676,7 @@ impl Inner {
             .await
             .map_err(|_| unreachable())??;
         Ok(Established {
+            node,
             connection,
             send,
             reader,
@@ -678,7 +710,8 @@ impl Inner {
             connection,
             mut send,
             mut reader,
-        } = self.dial(address).await?;
+            ..
+        } = self.dial(address, None).await?;
         let lost = || match connection.close_reason() {
             Some(error) => LinkError::from_quic(&error, address, true),
             None => LinkError::Lost,

@@ -335,6 +335,113 @@ fn the_hint_is_followed_and_the_next_proposal_goes_straight_there() {
 }
 
 #[test]
+fn a_hint_to_somebody_else_than_it_names_is_not_followed() {
+    run(async {
+        let authority = authority("blue");
+        // A server of the cluster, but not the one that the hint says is there.
+        let asked = Rc::new(RefCell::new(0));
+        let count = Rc::clone(&asked);
+        let other = Server::start(server_config(&authority, 3), move |batch, responses| {
+            *count.borrow_mut() += 1;
+            echo()(batch, responses);
+        })
+        .await;
+        let hint = other.address.clone();
+        let follower = Server::start(server_config(&authority, 1), move |batch, responses| {
+            let hint = Some((NodeId(2), hint.as_str()));
+            let mut answers = responses.batch();
+            answers.never_appended(batch.first_id(), 1, Code::NOT_LEADER, 0, hint);
+        })
+        .await;
+        let leader = Server::start(server_config(&authority, 2), echo()).await;
+        let who = credentials(&authority, Role::Client, 1);
+        let addresses = vec![follower.address.clone(), leader.address.clone()];
+        let client = Client::connect(addresses, &who, options()).await.unwrap();
+        let applied = client.propose(GROUP, &b"a"[..]).await.unwrap();
+        assert_eq!(applied.output, &b"a"[..]);
+        assert_eq!(*asked.borrow(), 0);
+    });
+}
+
+#[test]
+fn a_server_that_falls_silent_is_left_before_its_connection_is_given_up() {
+    run(async {
+        let authority = authority("blue");
+        let first = Server::start(server_config(&authority, 1), echo()).await;
+        let relay = Relay::to(first.address.parse().unwrap()).await;
+        let seen = Rc::new(RefCell::new(Vec::new()));
+        let log = Rc::clone(&seen);
+        let mut echo_second = echo();
+        let second = Server::start(server_config(&authority, 2), move |batch, responses| {
+            log.borrow_mut()
+                .extend(batch.payloads().map(|(_, payload)| payload.to_vec()));
+            echo_second(batch, responses);
+        })
+        .await;
+        let who = credentials(&authority, Role::Client, 1);
+        let mut options = options();
+        options.transport.idle = 3 * PATIENCE;
+        let addresses = vec![relay.address.to_string(), second.address.clone()];
+        let client = Client::connect(addresses, &who, options).await.unwrap();
+        client.propose(GROUP, &b"heard"[..]).await.unwrap();
+        relay.bytes_max.set(0);
+        let deadline = Instant::now() + PATIENCE;
+        let sent = client.clone();
+        let lost = tokio::task::spawn_local(async move {
+            sent.propose_by(GROUP, &b"sent into silence"[..], deadline)
+                .await
+        });
+        while client.in_flight() == 0 {
+            tokio::task::yield_now().await;
+        }
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let soon = Instant::now() + Duration::from_millis(200);
+            match client.propose_by(GROUP, format!("try {tries}"), soon).await {
+                Ok(_) => break,
+                Err(error) => assert_eq!(error.code(), Code::DEADLINE, "{error}"),
+            }
+            assert!(Instant::now() < deadline, "the other server is not asked");
+        }
+        // What was sent to the first server may be in its log: it is nobody else's.
+        let last = format!("try {tries}").into_bytes();
+        assert_eq!(*seen.borrow(), [last]);
+        // It is answered if the silence ends, and there is no reason to go back before somebody says so.
+        relay.bytes_max.set(usize::MAX);
+        assert_eq!(
+            lost.await.unwrap().unwrap().output,
+            &b"sent into silence"[..]
+        );
+        client.propose(GROUP, &b"again"[..]).await.unwrap();
+        assert_eq!(seen.borrow().last().unwrap(), b"again");
+    });
+}
+
+#[test]
+fn an_address_where_nobody_answers_holds_nothing_up() {
+    run(async {
+        let authority = authority("blue");
+        // It swallows everything, as a machine does that is gone.
+        let relay = Relay::to("127.0.0.1:9".parse().unwrap()).await;
+        relay.bytes_max.set(0);
+        let gone = relay.address.to_string();
+        let follower = Server::start(server_config(&authority, 1), |batch, responses| {
+            let mut answers = responses.batch();
+            answers.never_appended(batch.first_id(), 1, Code::NOT_LEADER, 0, None);
+        })
+        .await;
+        let leader = Server::start(server_config(&authority, 2), echo()).await;
+        let who = credentials(&authority, Role::Client, 1);
+        let addresses = vec![follower.address.clone(), gone, leader.address.clone()];
+        let client = Client::connect(addresses, &who, options()).await.unwrap();
+        // A handshake is given a second.
+        let soon = Instant::now() + Duration::from_millis(900);
+        client.propose_by(GROUP, &b"a"[..], soon).await.unwrap();
+    });
+}
+
+#[test]
 fn without_a_hint_the_other_addresses_are_tried() {
     run(async {
         let authority = authority("blue");

@@ -1,19 +1,21 @@
 //! The client's connection to one address: dialled when there is something to say, and again when it broke.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use logdrive_raft::GroupId;
 use logdrive_raft::limits::ENTRY_PAYLOAD_BYTES_MAX;
 use logdrive_raft::wire::Reader;
+use logdrive_raft::{GroupId, NodeId};
 use quinn::{Connection, SendStream};
 use tokio::sync::Notify;
-use tokio::time::{Instant, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::batch::{Answer, Answered, OutputCursor, Part};
 use super::ring::Ring;
+use super::silence::Silence;
 use super::{Inner, Refused};
 use crate::backoff::Backoff;
 use crate::codec::{Keep, MessageReader, ReadFailure};
@@ -25,23 +27,49 @@ use crate::protocol::{
 /// One address and what waits to be sent there.
 pub(super) struct Session {
     pub(super) address: String,
+    /// Who must answer there, if the address is from a hint.
+    wanted: Option<NodeId>,
+    /// Who answered there last.
+    answered: Mutex<Option<NodeId>>,
+    health: AtomicU8,
+    /// The health has changed.
+    healed: Notify,
     queue: Mutex<VecDeque<Part>>,
     /// Something waits, or has come to wait.
     changed: Notify,
     last_error: Mutex<Option<LinkError>>,
 }
 
+/// What is known of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Health {
+    /// Worth trying.
+    Unknown,
+    /// There is a connection.
+    Up,
+    /// There is a connection, and nothing comes by it.
+    Silent,
+    /// It could not be reached a moment ago, or takes long to be.
+    Down,
+}
+
 /// A connection whose server has answered the greeting.
 pub(super) struct Established {
+    pub(super) node: NodeId,
     pub(super) connection: Connection,
     pub(super) send: SendStream,
     pub(super) reader: MessageReader,
 }
 
 impl Session {
-    pub(super) fn new(address: String) -> Arc<Self> {
+    pub(super) fn new(address: String, wanted: Option<NodeId>) -> Arc<Self> {
         Arc::new(Self {
             address,
+            wanted,
+            answered: Mutex::default(),
+            health: AtomicU8::new(Health::Unknown as u8),
+            healed: Notify::new(),
             queue: Mutex::default(),
             changed: Notify::new(),
             last_error: Mutex::default(),
@@ -56,6 +84,27 @@ impl Session {
         if was_empty {
             self.changed.notify_one();
         }
+    }
+
+    /// Whether something sent there may arrive, as far as anybody knows.
+    pub(super) fn is_usable(&self) -> bool {
+        let health = self.health.load(Ordering::Relaxed);
+        health == Health::Unknown as u8 || health == Health::Up as u8
+    }
+
+    /// Whether it may be `node` that is there.
+    pub(super) fn may_be(&self, node: NodeId) -> bool {
+        let known = self.wanted.or(*lock(&self.answered));
+        known.is_none_or(|known| known == node)
+    }
+
+    fn is_silent(&self) -> bool {
+        self.health.load(Ordering::Relaxed) == Health::Silent as u8
+    }
+
+    fn set_health(&self, health: Health) {
+        self.health.store(health as u8, Ordering::Relaxed);
+        self.healed.notify_waiters();
     }
 
     pub(super) fn last_error(&self) -> Option<String> {
@@ -80,15 +129,17 @@ impl Session {
                 None => {
                     self.something_waits().await;
                     tokio::select! {
-                        dialled = inner.dial(&self.address) => dialled,
+                        dialled = inner.dial(&self.address, self.wanted) => dialled,
                         // Never ends, so dialling is never cancelled.
-                        () = self.expire_queued(&inner) => continue,
+                        () = self.hand_back_queued(&inner, number) => continue,
                     }
                 }
             };
             let error = match connected {
                 Ok(established) => {
                     backoff = Backoff::up_to(REDIAL_MAX);
+                    *lock(&self.answered) = Some(established.node);
+                    self.set_health(Health::Up);
                     self.serve(&inner, number, established).await
                 }
                 Err(error) => error,
@@ -103,11 +154,18 @@ impl Session {
                 .last_error
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner) = Some(error);
-            let waiting = std::mem::take(&mut *self.queue());
-            for part in waiting {
-                inner.refused(part, number, Refused::because(Code::UNREACHABLE));
-            }
+            self.set_health(Health::Down);
+            self.hand_back(&inner, number);
             sleep(backoff.next()).await;
+            self.set_health(Health::Unknown);
+        }
+    }
+
+    /// Has what waits tried elsewhere: none of it was sent.
+    fn hand_back(&self, inner: &Arc<Inner>, number: usize) {
+        let waiting = std::mem::take(&mut *self.queue());
+        for part in waiting {
+            inner.refused(part, number, Refused::because(Code::UNREACHABLE));
         }
     }
 
@@ -122,6 +180,7 @@ impl Session {
             connection,
             send,
             reader,
+            ..
         } = established;
         let ring = Mutex::new(Ring::default());
         // Each ends only with the connection, so none is cancelled to be called again.
@@ -129,6 +188,7 @@ impl Session {
             refusal = self.write(&ring, send) => refusal,
             refusal = read(inner, number, &ring, reader) => refusal,
             () = self.expire(inner, &ring) => None,
+            () = self.listen(inner, number, &connection) => None,
         };
         if let Some(refusal) = &refusal {
             refusal.close(&connection);
@@ -149,11 +209,14 @@ impl Session {
         }
     }
 
-    /// Sends what waits.
+    /// Sends what waits, while the other side is heard: what is sent into a silence can never be taken back.
     async fn write(&self, ring: &Mutex<Ring>, mut send: SendStream) -> Option<Refusal> {
         loop {
             self.something_waits().await;
-            while let Some(bytes) = self.take_frames(ring) {
+            self.heard().await;
+            while !self.is_silent()
+                && let Some(bytes) = self.take_frames(ring)
+            {
                 if send.write_chunk(bytes).await.is_err() {
                     return None;
                 }
@@ -210,14 +273,54 @@ impl Session {
         }
     }
 
-    /// Answers what could not be sent in time.
-    async fn expire_queued(&self, inner: &Arc<Inner>) {
+    /// Watches for silence. What waits is then tried elsewhere; what was sent waits for its answer, or for
+    /// the end of the connection.
+    async fn listen(&self, inner: &Arc<Inner>, number: usize, connection: &Connection) {
+        let mut silence = Silence::default();
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let stats = connection.stats();
+            let rtt_ticks = stats.path.rtt.as_millis() / TICK.as_millis();
+            let rtt_ticks = u32::try_from(rtt_ticks).unwrap_or(u32::MAX);
+            let silent = silence.tick(stats.udp_tx.datagrams, stats.udp_rx.datagrams, rtt_ticks);
+            if silent != self.is_silent() {
+                self.set_health(if silent { Health::Silent } else { Health::Up });
+            }
+            if silent && inner.has_alternative(number) {
+                self.hand_back(inner, number);
+            }
+        }
+    }
+
+    /// Waits until the other side is not silent.
+    async fn heard(&self) {
+        loop {
+            let healed = self.healed.notified();
+            if !self.is_silent() {
+                return;
+            }
+            healed.await;
+        }
+    }
+
+    /// While an address is dialled: answers what could not be sent in time, and has the rest tried
+    /// elsewhere if it takes long. A server that lives answers in milliseconds, one that was killed never.
+    async fn hand_back_queued(&self, inner: &Arc<Inner>, number: usize) {
         let mut ticks = interval(TICK);
         let mut answers = Vec::new();
+        let begun = Instant::now();
         loop {
             ticks.tick().await;
             self.take_expired(inner, Instant::now(), &mut answers);
             inner.deliver(&mut answers);
+            if begun.elapsed() >= DIAL_PATIENCE {
+                self.set_health(Health::Down);
+                if inner.has_alternative(number) {
+                    self.hand_back(inner, number);
+                }
+            }
         }
     }
 
@@ -400,6 +503,9 @@ const WRITE_BYTES_MAX: usize = 256 << 10;
 
 /// How exact deadlines are.
 const TICK: Duration = Duration::from_millis(10);
+
+/// How long what waits for a connection waits before it is tried elsewhere. Dialling goes on.
+const DIAL_PATIENCE: Duration = Duration::from_millis(100);
 
 /// The longest wait between two attempts to reach an address.
 const REDIAL_MAX: Duration = Duration::from_millis(500);

@@ -6,7 +6,7 @@
 use std::mem;
 use std::time::{Duration, Instant};
 
-use logdrive_raft::io::{Config, Input, Ready, Restored, Role};
+use logdrive_raft::io::{Config, Input, Proposed, Ready, Restored, Role};
 use logdrive_raft::{
     Boot, ClusterId, Genesis, Incarnation, Member, Message, Micros, NodeId, Raft, Replica,
     UnsealedEntry,
@@ -103,7 +103,8 @@ impl Trio {
 
         let (mut appends, mut persisted) = ([Vec::with_capacity(turns), Vec::new()], Vec::new());
         for ready in proposed {
-            assert!(ready.rejected.is_empty());
+            let taken = |answer: &Proposed| matches!(answer, Proposed::Accepted { .. });
+            assert!(ready.proposals.iter().all(taken));
             persisted.extend(ready.persist.iter().map(|persist| persist.id));
             for message in ready.messages {
                 appends[if message.to == NodeId(2) { 0 } else { 1 }].push(message);

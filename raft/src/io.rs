@@ -114,7 +114,7 @@ pub enum Input {
     Tick,
     /// A peer said something. Frames have been verified, nothing else has.
     Message(Message),
-    /// Clients propose. Answered with [`Ready::accepted`] or [`Ready::rejected`].
+    /// Clients propose. Answered in [`Ready::proposals`].
     Propose(UnsealedEntry),
     /// Every [`Persist`] up to this one is durable, and those that ask for it are echoed.
     Durable(PersistId),
@@ -216,11 +216,21 @@ pub enum RejectReason {
     Halted,
 }
 
-/// A proposal that was appended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Accepted {
-    /// Where it lies.
-    pub position: LogPosition,
+/// What became of a proposal.
+#[derive(Debug)]
+pub enum Proposed {
+    /// It was appended.
+    Accepted {
+        /// Where it lies.
+        at: LogPosition,
+    },
+    /// None of it was appended.
+    Rejected {
+        /// What was proposed.
+        entry: UnsealedEntry,
+        /// Why not.
+        reason: RejectReason,
+    },
 }
 
 /// Why a group stopped for good in this process. What is durable is untouched.
@@ -263,10 +273,9 @@ pub struct Ready {
     pub messages: Vec<Message>,
     /// Reads for lagging followers.
     pub reads: Vec<ReadLog>,
-    /// The proposals of this step that were appended, in the order in which they came.
-    pub accepted: Vec<Accepted>,
-    /// The proposals that were not.
-    pub rejected: Vec<(UnsealedEntry, RejectReason)>,
+    /// One answer for each proposal since the last call, in the order in which they came. Who proposed
+    /// is matched to its answer by that order alone.
+    pub proposals: Vec<Proposed>,
     /// The log was cut: entries of ours from this index on may yet commit elsewhere, or never.
     pub truncated_from: Option<Index>,
     /// The commit index has moved to here.

@@ -17,8 +17,8 @@
 //!   and every [`io::Input::PeerConnected`], begins a new replication session.
 //! - Each [`io::ReadLog`] is answered by one [`io::Input::Read`] with its `peer` and `from`, empty if nothing
 //!   could be read.
-//! - `accepted` and `rejected` answer the proposals of the turn, each list in the order in which they came.
-//!   What was accepted is decided when `commit` reaches it, or may never be once `truncated_from` or a change
+//! - `proposals` answers each proposal of the turn once, in the order in which they came. What was accepted
+//!   is decided when `commit` reaches it, or may never be once `truncated_from` or a change
 //!   of role has passed it.
 //!
 //! [`Raft::next_deadline`] says when to come back if nothing happens. Take a `Ready` right after

@@ -63,7 +63,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed test says where")]
 
 use logdrive_raft::io::{
-    Config, EntryMeta, HardState, Input, Persist, RejectReason, Restored, Role, Write,
+    Config, EntryMeta, HardState, Input, Persist, Proposed, RejectReason, Restored, Role, Write,
 };
 use logdrive_raft::message::{
     Ack, Append, CommitPoint, Heartbeat, HeartbeatReply, Reject, VoteReply, VoteRequest,
@@ -228,8 +228,11 @@ impl Server {
         assert_eq!(ready.halted, None);
         self.sent.extend(ready.messages);
         self.commits.extend(ready.commit.map(|commit| commit.index));
-        self.rejected
-            .extend(ready.rejected.into_iter().map(|(_, reason)| reason));
+        for answer in ready.proposals {
+            if let Proposed::Rejected { reason, .. } = answer {
+                self.rejected.push(reason);
+            }
+        }
         self.pending.extend(ready.persist);
     }
 

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use logdrive_raft::bootstrap::{self, Bootstrap, BootstrapReady, Outcome};
-use logdrive_raft::io::{Config, Input, Persist, ReadLog, Ready, RejectReason, Restored, Role};
+use logdrive_raft::io::{
+    Config, Input, Persist, Proposed, ReadLog, Ready, RejectReason, Restored, Role,
+};
 use logdrive_raft::message::Body;
 use logdrive_raft::{
     Boot, ClusterId, Genesis, GroupId, Incarnation, Index, LogPosition, Message, Micros, NodeId,
@@ -471,8 +473,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             persist,
             messages,
             reads,
-            accepted,
-            rejected,
+            proposals,
             truncated_from,
             commit,
             role,
@@ -481,21 +482,19 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         if let Some(from) = truncated_from {
             group.fail_tickets_from(from, |index| Failure::LeadershipLost { index });
         }
-        for accepted in accepted {
+        for answer in proposals {
             let runs = group.proposing.pop_front().expect("one for each proposal");
-            let at = accepted.position;
-            let ticket = Ticket {
-                index: at.index,
-                term: at.term,
-                appended: now,
-                runs,
-            };
-            group.tickets.push_back(ticket);
+            match answer {
+                Proposed::Accepted { at } => group.tickets.push_back(Ticket {
+                    index: at.index,
+                    term: at.term,
+                    appended: now,
+                    runs,
+                }),
+                Proposed::Rejected { reason, .. } => reject(runs, reason),
+            }
         }
-        for (_, reason) in rejected {
-            let runs = group.proposing.pop_front().expect("one for each proposal");
-            reject(runs, reason);
-        }
+        assert!(group.proposing.is_empty(), "every proposal has its answer");
         // To the followers first: their disks and ours work at the same time.
         for message in messages {
             self.ports.send(message);

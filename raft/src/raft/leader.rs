@@ -4,7 +4,7 @@ use super::{Raft, RoleState, membership_in};
 use crate::configurations::may_follow;
 use crate::entry::{Entry, EntryKind, UnsealedEntry};
 use crate::ids::{Index, Micros, Replica, Round};
-use crate::io::{Accepted, RejectReason};
+use crate::io::{Proposed, RejectReason};
 use crate::log::Log;
 use crate::membership::Membership;
 use crate::message::{Body, CommitPoint, Heartbeat};
@@ -67,13 +67,15 @@ impl Raft {
 
     pub(super) fn on_propose(&mut self, entry: UnsealedEntry) {
         if let Some(reason) = self.refusal(entry.frame_bytes()) {
-            self.outbox.ready.rejected.push((entry, reason));
+            let answer = Proposed::Rejected { entry, reason };
+            self.outbox.ready.proposals.push(answer);
             return;
         }
         let is_change = entry.kind() == EntryKind::Configuration;
         if is_change && !self.may_change_to(entry.payload()) {
             let reason = RejectReason::ChangeRefused;
-            self.outbox.ready.rejected.push((entry, reason));
+            let answer = Proposed::Rejected { entry, reason };
+            self.outbox.ready.proposals.push(answer);
             return;
         }
         let last = self.log.last();
@@ -82,7 +84,8 @@ impl Raft {
         let position = entry.position();
         let membership = membership_in(&entry).expect("`may_change_to` has read it");
         self.append(entry, membership);
-        self.outbox.ready.accepted.push(Accepted { position });
+        let answer = Proposed::Accepted { at: position };
+        self.outbox.ready.proposals.push(answer);
         if is_change {
             self.meet_members(position.index);
         }

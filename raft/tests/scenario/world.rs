@@ -5,7 +5,9 @@ use std::fmt::Display;
 use std::str::FromStr;
 
 use logdrive_raft::bootstrap::{self, Outcome};
-use logdrive_raft::io::{Config, EntryMeta, HardState, Input, Persist, Ready, Restored, Write};
+use logdrive_raft::io::{
+    Config, EntryMeta, HardState, Input, Persist, Proposed, Ready, Restored, Write,
+};
 use logdrive_raft::message::{
     Ack, Append, CommitPoint, GenesisReply, Heartbeat, HeartbeatReply, Reject, VoteReply,
     VoteRequest,
@@ -346,8 +348,12 @@ impl World {
     }
 
     fn propose(&mut self, words: &Words<'_>) {
-        let bytes = words.number("bytes").unwrap_or(1);
-        for _ in 0..words.number("count").unwrap_or(1) {
+        let sizes = words.list("sizes").unwrap_or_else(|| {
+            let bytes = words.number("bytes").unwrap_or(1);
+            vec![bytes; words.number("count").unwrap_or(1)]
+        });
+        for bytes in sizes {
+            let bytes = usize::try_from(bytes).unwrap();
             let mut builder = EntryBuilder::with_room(1, bytes);
             builder.push(&vec![b'x'; bytes]);
             let now = self.now;
@@ -522,8 +528,7 @@ impl World {
             persist,
             messages,
             reads,
-            accepted,
-            rejected,
+            proposals,
             truncated_from,
             commit,
             role,
@@ -532,14 +537,12 @@ impl World {
         if let Some(role) = role {
             self.say(id, words::role(&role));
         }
-        for accepted in accepted {
-            self.say(
-                id,
-                format!("accepts {}", words::position(accepted.position)),
-            );
-        }
-        for (_, reason) in rejected {
-            self.say(id, format!("rejects: {reason:?}"));
+        for answer in proposals {
+            let said = match answer {
+                Proposed::Accepted { at } => format!("accepts {}", words::position(at)),
+                Proposed::Rejected { reason, .. } => format!("rejects: {reason:?}"),
+            };
+            self.say(id, said);
         }
         if let Some(index) = truncated_from {
             self.say(id, format!("cuts from {index}"));

@@ -29,4 +29,4 @@ pub use options::{
 };
 pub use read::{ReadDone, ReadRequest};
 pub use status::{Counters, FlushHistogram, WalStatus};
-pub use wal::{Position, RecoveredGroup, Recovery, Wal};
+pub use wal::{ENTRY_ROOM_BYTES, Position, RecoveredGroup, Recovery, Wal};

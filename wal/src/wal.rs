@@ -161,6 +161,13 @@ impl<D: Disk> Wal<D> {
         self.room_beyond(2 * u64::from(self.usable_blocks()), frame_bytes)
     }
 
+    /// Whether [`Wal::append`] takes entries of so many bytes, [`ENTRY_ROOM_BYTES`] more for each. Those with
+    /// proposals leave a reserve, which everything else may use.
+    #[must_use]
+    pub fn takes(&self, bytes: usize, proposals: bool) -> bool {
+        self.room_beyond(self.reserve_blocks(proposals), bytes)
+    }
+
     /// Everything appended at or before this position is durable.
     #[must_use]
     pub fn durable(&self) -> Position {
@@ -322,15 +329,18 @@ impl<D: Disk> Wal<D> {
                 proposals |= entry.header().kind == EntryKind::Proposals;
             }
         }
-        let reserve = if proposals {
-            u64::from(self.usable_blocks())
-        } else {
-            0
-        };
-        if self.room_beyond(reserve, bytes) {
+        if self.room_beyond(self.reserve_blocks(proposals), bytes) {
             Ok(())
         } else {
             Err(AppendError::Full)
+        }
+    }
+
+    fn reserve_blocks(&self, proposals: bool) -> u64 {
+        if proposals {
+            u64::from(self.usable_blocks())
+        } else {
+            0
         }
     }
 
@@ -370,6 +380,9 @@ impl<D: Disk> Wal<D> {
         OpId(self.ops)
     }
 }
+
+/// What an entry takes in the log besides its frame, at most.
+pub const ENTRY_ROOM_BYTES: usize = crate::queue::RUN_BYTES;
 
 /// Bytes that a vote adds to a group's part of a checkpoint, at most, and that a small record takes.
 const VOTE_BYTES: usize = 64;

@@ -2,103 +2,25 @@
 
 use std::collections::BTreeMap;
 
-use logdrive_raft::bootstrap::{self, Bootstrap, BootstrapReady, Outcome};
-use logdrive_raft::io::{
-    Config, Input, Persist, Proposed, ReadLog, Ready, RejectReason, Restored, Role,
-};
+use logdrive_raft::bootstrap::{self, BootstrapReady, Outcome};
+use logdrive_raft::io::{Config, Input, Persist, Proposed, Ready, RejectReason, Restored, Role};
 use logdrive_raft::message::Body;
-use logdrive_raft::{
-    Boot, ClusterId, Genesis, GroupId, Incarnation, Index, LogPosition, Message, Micros, NodeId,
-    Raft, Replica,
-};
+use logdrive_raft::{Boot, Genesis, GroupId, Index, Message, Micros, NodeId, Raft, Replica};
+use logdrive_wal::Wal;
 use logdrive_wal::disk::Disk;
-use logdrive_wal::{OpenError, ReadDone, ReadRequest, RecoveredGroup, Wal};
 
-use crate::apply::ApplyBatch;
 use crate::group::{Group, Halt, Persisting, Phase, Proposal, Ticket};
-use crate::inbox::{Door, Inbox};
+use crate::inbox::Door;
 use crate::ports::{Notice, Ports};
 use crate::status::{self, ShardStatus};
 use crate::ticket::{Failure, Runs};
 
-/// Entries handed to the applier at once are cut here, so that its queue moves evenly.
-const APPLY_BATCH_BYTES_MAX: usize = 1 << 20;
+mod feed;
+mod opening;
 
-/// A log that has been opened, before its groups run.
-#[derive(Debug)]
-pub struct Opened<D: Disk> {
-    wal: Wal<D>,
-    replica: Replica,
-    boot: Boot,
-    cluster: ClusterId,
-    recovered: BTreeMap<GroupId, RecoveredGroup>,
-    findings: Vec<logdrive_wal::Finding>,
-}
+pub use opening::{CoreSettings, GroupSetup, Opened, StartError};
 
-/// How a group of this shard is set up.
-#[derive(Debug)]
-pub struct GroupSetup<O> {
-    /// The group.
-    pub group: GroupId,
-    /// Its door.
-    pub inbox: Inbox<O>,
-    /// The voters that the configuration lists, with their addresses. Counts only until a genesis exists.
-    pub voters: Vec<(NodeId, String)>,
-    /// How far the group's machine reaches by itself.
-    pub applied: LogPosition,
-}
-
-/// How the cores of a shard behave; see [`Config`] for each.
-pub type CoreSettings = Config;
-
-/// A group cannot start.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StartError {
-    /// The machine holds another history than the log.
-    #[error(
-        "the state machine of group {group} is at {machine} with another chain than the log has \
-         there: it belongs to another log or another life of this one; restore the machine that \
-         goes with this directory, or start with an empty one"
-    )]
-    MachineDiffers {
-        /// The group.
-        group: GroupId,
-        /// Where the machine says it is.
-        machine: LogPosition,
-    },
-    /// The machine is older than what the log still holds.
-    #[error(
-        "the state machine of group {group} is at {machine}, and the log begins at {base}: what \
-         lies between is in neither; restore a machine that reaches {base}"
-    )]
-    MachineTooOld {
-        /// The group.
-        group: GroupId,
-        /// Where the machine says it is.
-        machine: LogPosition,
-        /// Where the log begins.
-        base: LogPosition,
-    },
-    /// The machine was kept and its log is gone.
-    #[error(
-        "the state machine of group {group} is at {machine}, and the log in this directory has never \
-         held that group: restore the log's directory that goes with this machine, or start both empty \
-         and add this node as a new member"
-    )]
-    MachineWithoutLog {
-        /// The group.
-        group: GroupId,
-        /// Where the machine says it is.
-        machine: LogPosition,
-    },
-    /// A group is set up twice, or one of the log's groups is not set up.
-    #[error("group {group} is in the log and has no machine: configure it")]
-    NotSetUp {
-        /// The group.
-        group: GroupId,
-    },
-}
+use feed::ReadFor;
 
 /// What a peer or the way to it did.
 #[derive(Debug)]
@@ -125,126 +47,6 @@ pub struct Shard<D: Disk, P: Ports> {
     /// The doors say that the log is full: it had no room for so many bytes.
     full_for_bytes: Option<usize>,
     poisoned: bool,
-}
-
-/// Who wanted entries from the log.
-#[derive(Clone, Copy, Debug)]
-enum ReadFor {
-    Peer {
-        group: GroupId,
-        peer: NodeId,
-        from: Index,
-    },
-    Apply {
-        group: GroupId,
-        from: Index,
-    },
-}
-
-impl<D: Disk> Opened<D> {
-    /// Opens the log: takes its lock, recovers, begins a new boot. Blocks.
-    pub fn open(disk: D, options: logdrive_wal::Options) -> Result<Self, OpenError> {
-        let identity = options.identity;
-        let (wal, recovery) = Wal::open(disk, options)?;
-        Ok(Self {
-            wal,
-            replica: Replica {
-                id: identity.node,
-                incarnation: recovery.incarnation,
-            },
-            boot: recovery.boot,
-            cluster: identity.cluster,
-            recovered: recovery.groups,
-            findings: recovery.findings,
-        })
-    }
-
-    /// Which life of a directory this is.
-    #[must_use]
-    pub fn incarnation(&self) -> Incarnation {
-        self.replica.incarnation
-    }
-
-    /// Who this replica is.
-    #[must_use]
-    pub fn replica(&self) -> Replica {
-        self.replica
-    }
-
-    /// The boot that has begun.
-    #[must_use]
-    pub fn boot(&self) -> Boot {
-        self.boot
-    }
-
-    /// The groups that the log holds. Each needs a machine.
-    pub fn groups(&self) -> impl Iterator<Item = GroupId> + '_ {
-        self.recovered.keys().copied()
-    }
-
-    /// Starts the groups. `core` is the pattern for each; who it is and which group are filled in.
-    pub fn start<P: Ports>(
-        mut self,
-        setups: Vec<GroupSetup<P::Output>>,
-        core: CoreSettings,
-        mut ports: P,
-        now: Micros,
-    ) -> Result<Shard<D, P>, StartError> {
-        let mut groups = BTreeMap::new();
-        for setup in setups {
-            let config = core_config(&core, self.replica, self.boot, setup.group);
-            let (phase, genesis) = match self.recovered.remove(&setup.group) {
-                Some(found) => {
-                    check_machine(setup.group, setup.applied, &found.restored)?;
-                    let raft = Raft::new(config, found.restored, now);
-                    (Phase::Running(Box::new(raft)), Some(found.genesis))
-                }
-                None => {
-                    let (group, machine) = (setup.group, setup.applied);
-                    if machine.index > Index(0) {
-                        return Err(StartError::MachineWithoutLog { group, machine });
-                    }
-                    let bootstrap = Bootstrap::new(
-                        self.replica,
-                        self.boot,
-                        self.cluster,
-                        setup.group,
-                        setup.voters,
-                        now,
-                    );
-                    (Phase::Forming(Box::new(bootstrap)), None)
-                }
-            };
-            let group = Group::new(
-                setup.group,
-                setup.inbox,
-                phase,
-                genesis,
-                setup.applied.index,
-            );
-            groups.insert(setup.group, group);
-        }
-        if let Some(group) = self.recovered.into_keys().next() {
-            return Err(StartError::NotSetUp { group });
-        }
-        if !self.findings.is_empty() {
-            ports.notice(Notice::Recovered {
-                findings: self.findings,
-            });
-        }
-        Ok(Shard {
-            wal: self.wal,
-            ports,
-            replica: self.replica,
-            boot: self.boot,
-            groups,
-            core,
-            reads: BTreeMap::new(),
-            next_read: 0,
-            full_for_bytes: None,
-            poisoned: false,
-        })
-    }
 }
 
 impl<D: Disk, P: Ports> Shard<D, P> {
@@ -590,113 +392,6 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         true
     }
 
-    fn read_for_peer(&mut self, now: Micros, id: GroupId, read: ReadLog) {
-        let request = ReadRequest {
-            id: self.next_read,
-            group: id,
-            from: read.from,
-            through: read.through,
-            bytes_max: read.bytes_max,
-        };
-        if self.wal.read(request).is_ok() {
-            let wanted = ReadFor::Peer {
-                group: id,
-                peer: read.peer,
-                from: read.from,
-            };
-            self.reads.insert(self.next_read, wanted);
-            self.next_read += 1;
-            return;
-        }
-        let group = self.groups.get_mut(&id).expect("groups stay");
-        let nothing = Input::Read {
-            peer: read.peer,
-            from: read.from,
-            entries: Vec::new(),
-        };
-        group.step(now, nothing);
-    }
-
-    fn take_reads(&mut self, now: Micros) {
-        for ReadDone { id, result } in self.wal.take_reads() {
-            let wanted = self.reads.remove(&id).expect("every read has an owner");
-            match wanted {
-                ReadFor::Peer { group, peer, from } => {
-                    let entries = result.unwrap_or_default();
-                    if let Some(group) = self.groups.get_mut(&group) {
-                        group.step(
-                            now,
-                            Input::Read {
-                                peer,
-                                from,
-                                entries,
-                            },
-                        );
-                    }
-                }
-                ReadFor::Apply { group: id, from } => {
-                    let Some(group) = self.groups.get_mut(&id) else {
-                        continue;
-                    };
-                    group.reading = false;
-                    match result {
-                        Ok(entries) if from == group.handed.next() => {
-                            group.read_back.extend(entries);
-                        }
-                        Ok(_) => {}
-                        Err(error) => {
-                            let reason = error.to_string();
-                            self.ports.notice(Notice::ReadFailed {
-                                group: id,
-                                from,
-                                reason,
-                            });
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    /// Hands what is committed to the applier, from memory or read back from the log.
-    fn hand_to_applier(&mut self) {
-        for group in self.groups.values_mut() {
-            let Some(commit) = group.commit() else {
-                continue;
-            };
-            while group.handed < commit.index && self.ports.apply_room_bytes() > 0 {
-                let batch = next_batch(group, commit.index);
-                if batch.entries.is_empty() {
-                    break;
-                }
-                self.ports.apply(batch);
-            }
-            let behind = group.handed < commit.index && self.ports.apply_room_bytes() > 0;
-            if !behind || group.reading {
-                continue;
-            }
-            let from = group.handed.next();
-            let request = ReadRequest {
-                id: self.next_read,
-                group: group.id,
-                from,
-                through: commit.index,
-                bytes_max: APPLY_BATCH_BYTES_MAX,
-            };
-            if self.wal.read(request).is_ok() {
-                self.reads.insert(
-                    self.next_read,
-                    ReadFor::Apply {
-                        group: group.id,
-                        from,
-                    },
-                );
-                self.next_read += 1;
-                group.reading = true;
-            }
-        }
-    }
-
     /// A log that has failed stops every group: nothing of it can be acknowledged any more.
     fn check_log(&mut self) {
         let Some(reason) = self.wal.poisoned() else {
@@ -728,46 +423,6 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             self.ports.notice(Notice::StorageFull { full });
         }
     }
-}
-
-/// The next committed entries of a group that are at hand, at most so many bytes of them.
-fn next_batch<O>(group: &mut Group<O>, through: Index) -> ApplyBatch<O> {
-    let mut batch = ApplyBatch {
-        group: group.id,
-        entries: Vec::new(),
-        bytes: 0,
-        appended: None,
-    };
-    while group.handed < through && batch.bytes < APPLY_BATCH_BYTES_MAX {
-        let index = group.handed.next();
-        let cached = group.raft().and_then(|raft| raft.entry(index)).cloned();
-        // What was read back may have been overtaken by what is in memory.
-        while group
-            .read_back
-            .front()
-            .is_some_and(|entry| entry.index() < index)
-        {
-            group.read_back.pop_front();
-        }
-        let read_back = group
-            .read_back
-            .front()
-            .filter(|entry| entry.index() == index)
-            .cloned();
-        let Some(entry) = cached.or(read_back) else {
-            break;
-        };
-        let ticket = group.ticket_of(&entry);
-        batch.appended = batch
-            .appended
-            .or(ticket.as_ref().map(|ticket| ticket.appended));
-        batch.bytes += entry.frame().len();
-        batch
-            .entries
-            .push((entry, ticket.map_or_else(Runs::new, |ticket| ticket.runs)));
-        group.handed = index;
-    }
-    batch
 }
 
 fn reject<O>(runs: Runs<O>, reason: RejectReason) {
@@ -822,33 +477,5 @@ fn restored_from(genesis: &Genesis) -> Restored {
         entries: Vec::new(),
         membership: genesis.membership(),
         configurations: Vec::new(),
-    }
-}
-
-/// Whether a machine and a log can go on together.
-fn check_machine(group: GroupId, machine: LogPosition, log: &Restored) -> Result<(), StartError> {
-    if machine.index < log.base.index {
-        return Err(StartError::MachineTooOld {
-            group,
-            machine,
-            base: log.base,
-        });
-    }
-    let chain = if machine.index == log.base.index {
-        Some(log.base.chain)
-    } else {
-        let above = machine.index.0 - log.base.index.0 - 1;
-        usize::try_from(above)
-            .ok()
-            .and_then(|at| log.entries.get(at))
-            .map(|entry| entry.chain)
-    };
-    // Index 0 is before the first entry: an empty machine belongs to any log. An index above the log's end
-    // is legal too: the commit ran ahead of this disk.
-    match chain {
-        Some(chain) if machine.index.0 > 0 && chain != machine.chain => {
-            Err(StartError::MachineDiffers { group, machine })
-        }
-        _ => Ok(()),
     }
 }

@@ -1,0 +1,178 @@
+//! Entries for the applier and for followers that lag: from memory, or read back from the log.
+
+use logdrive_raft::io::{Input, ReadLog};
+use logdrive_raft::{GroupId, Index, Micros, NodeId};
+use logdrive_wal::disk::Disk;
+use logdrive_wal::{ReadDone, ReadRequest};
+
+use super::Shard;
+use crate::apply::ApplyBatch;
+use crate::group::Group;
+use crate::ports::{Notice, Ports};
+use crate::ticket::Runs;
+
+/// Entries handed to the applier at once are cut here, so that its queue moves evenly.
+const APPLY_BATCH_BYTES_MAX: usize = 1 << 20;
+
+/// Who wanted entries from the log.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum ReadFor {
+    Peer {
+        group: GroupId,
+        peer: NodeId,
+        from: Index,
+    },
+    Apply {
+        group: GroupId,
+        from: Index,
+    },
+}
+
+impl<D: Disk, P: Ports> Shard<D, P> {
+    pub(super) fn read_for_peer(&mut self, now: Micros, id: GroupId, read: ReadLog) {
+        let request = ReadRequest {
+            id: self.next_read,
+            group: id,
+            from: read.from,
+            through: read.through,
+            bytes_max: read.bytes_max,
+        };
+        if self.wal.read(request).is_ok() {
+            let wanted = ReadFor::Peer {
+                group: id,
+                peer: read.peer,
+                from: read.from,
+            };
+            self.reads.insert(self.next_read, wanted);
+            self.next_read += 1;
+            return;
+        }
+        let group = self.groups.get_mut(&id).expect("groups stay");
+        let nothing = Input::Read {
+            peer: read.peer,
+            from: read.from,
+            entries: Vec::new(),
+        };
+        group.step(now, nothing);
+    }
+
+    pub(super) fn take_reads(&mut self, now: Micros) {
+        for ReadDone { id, result } in self.wal.take_reads() {
+            let wanted = self.reads.remove(&id).expect("every read has an owner");
+            match wanted {
+                ReadFor::Peer { group, peer, from } => {
+                    let entries = result.unwrap_or_default();
+                    if let Some(group) = self.groups.get_mut(&group) {
+                        group.step(
+                            now,
+                            Input::Read {
+                                peer,
+                                from,
+                                entries,
+                            },
+                        );
+                    }
+                }
+                ReadFor::Apply { group: id, from } => {
+                    let Some(group) = self.groups.get_mut(&id) else {
+                        continue;
+                    };
+                    group.reading = false;
+                    match result {
+                        Ok(entries) if from == group.handed.next() => {
+                            group.read_back.extend(entries);
+                        }
+                        Ok(_) => {}
+                        Err(error) => {
+                            let reason = error.to_string();
+                            self.ports.notice(Notice::ReadFailed {
+                                group: id,
+                                from,
+                                reason,
+                            });
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Hands what is committed to the applier, from memory or read back from the log.
+    pub(super) fn hand_to_applier(&mut self) {
+        for group in self.groups.values_mut() {
+            let Some(commit) = group.commit() else {
+                continue;
+            };
+            while group.handed < commit.index && self.ports.apply_room_bytes() > 0 {
+                let batch = next_batch(group, commit.index);
+                if batch.entries.is_empty() {
+                    break;
+                }
+                self.ports.apply(batch);
+            }
+            let behind = group.handed < commit.index && self.ports.apply_room_bytes() > 0;
+            if !behind || group.reading {
+                continue;
+            }
+            let from = group.handed.next();
+            let request = ReadRequest {
+                id: self.next_read,
+                group: group.id,
+                from,
+                through: commit.index,
+                bytes_max: APPLY_BATCH_BYTES_MAX,
+            };
+            if self.wal.read(request).is_ok() {
+                self.reads.insert(
+                    self.next_read,
+                    ReadFor::Apply {
+                        group: group.id,
+                        from,
+                    },
+                );
+                self.next_read += 1;
+                group.reading = true;
+            }
+        }
+    }
+}
+
+/// The next committed entries of a group that are at hand, at most so many bytes of them.
+fn next_batch<O>(group: &mut Group<O>, through: Index) -> ApplyBatch<O> {
+    let mut batch = ApplyBatch {
+        group: group.id,
+        entries: Vec::new(),
+        bytes: 0,
+        appended: None,
+    };
+    while group.handed < through && batch.bytes < APPLY_BATCH_BYTES_MAX {
+        let index = group.handed.next();
+        let cached = group.raft().and_then(|raft| raft.entry(index)).cloned();
+        // What was read back may have been overtaken by what is in memory.
+        while group
+            .read_back
+            .front()
+            .is_some_and(|entry| entry.index() < index)
+        {
+            group.read_back.pop_front();
+        }
+        let read_back = group
+            .read_back
+            .front()
+            .filter(|entry| entry.index() == index)
+            .cloned();
+        let Some(entry) = cached.or(read_back) else {
+            break;
+        };
+        let ticket = group.ticket_of(&entry);
+        batch.appended = batch
+            .appended
+            .or(ticket.as_ref().map(|ticket| ticket.appended));
+        batch.bytes += entry.frame().len();
+        batch
+            .entries
+            .push((entry, ticket.map_or_else(Runs::new, |ticket| ticket.runs)));
+        group.handed = index;
+    }
+    batch
+}

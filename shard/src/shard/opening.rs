@@ -1,0 +1,226 @@
+//! From a log that has been opened to groups that run.
+
+use std::collections::BTreeMap;
+
+use logdrive_raft::bootstrap::Bootstrap;
+use logdrive_raft::io::{Config, Restored};
+use logdrive_raft::{
+    Boot, ClusterId, GroupId, Incarnation, Index, LogPosition, Micros, NodeId, Raft, Replica,
+};
+use logdrive_wal::disk::Disk;
+use logdrive_wal::{OpenError, RecoveredGroup, Wal};
+
+use super::{Shard, core_config};
+use crate::group::{Group, Phase};
+use crate::inbox::Inbox;
+use crate::ports::{Notice, Ports};
+
+/// A log that has been opened, before its groups run.
+#[derive(Debug)]
+pub struct Opened<D: Disk> {
+    wal: Wal<D>,
+    replica: Replica,
+    boot: Boot,
+    cluster: ClusterId,
+    recovered: BTreeMap<GroupId, RecoveredGroup>,
+    findings: Vec<logdrive_wal::Finding>,
+}
+
+/// How a group of this shard is set up.
+#[derive(Debug)]
+pub struct GroupSetup<O> {
+    /// The group.
+    pub group: GroupId,
+    /// Its door.
+    pub inbox: Inbox<O>,
+    /// The voters that the configuration lists, with their addresses. Counts only until a genesis exists.
+    pub voters: Vec<(NodeId, String)>,
+    /// How far the group's machine reaches by itself.
+    pub applied: LogPosition,
+}
+
+/// How the cores of a shard behave; see [`Config`] for each.
+pub type CoreSettings = Config;
+
+/// A group cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The machine holds another history than the log.
+    #[error(
+        "the state machine of group {group} is at {machine} with another chain than the log has \
+         there: it belongs to another log or another life of this one; restore the machine that \
+         goes with this directory, or start with an empty one"
+    )]
+    MachineDiffers {
+        /// The group.
+        group: GroupId,
+        /// Where the machine says it is.
+        machine: LogPosition,
+    },
+    /// The machine is older than what the log still holds.
+    #[error(
+        "the state machine of group {group} is at {machine}, and the log begins at {base}: what \
+         lies between is in neither; restore a machine that reaches {base}"
+    )]
+    MachineTooOld {
+        /// The group.
+        group: GroupId,
+        /// Where the machine says it is.
+        machine: LogPosition,
+        /// Where the log begins.
+        base: LogPosition,
+    },
+    /// The machine was kept and its log is gone.
+    #[error(
+        "the state machine of group {group} is at {machine}, and the log in this directory has never \
+         held that group: restore the log's directory that goes with this machine, or start both empty \
+         and add this node as a new member"
+    )]
+    MachineWithoutLog {
+        /// The group.
+        group: GroupId,
+        /// Where the machine says it is.
+        machine: LogPosition,
+    },
+    /// A group is set up twice, or one of the log's groups is not set up.
+    #[error("group {group} is in the log and has no machine: configure it")]
+    NotSetUp {
+        /// The group.
+        group: GroupId,
+    },
+}
+
+impl<D: Disk> Opened<D> {
+    /// Opens the log: takes its lock, recovers, begins a new boot. Blocks.
+    pub fn open(disk: D, options: logdrive_wal::Options) -> Result<Self, OpenError> {
+        let identity = options.identity;
+        let (wal, recovery) = Wal::open(disk, options)?;
+        Ok(Self {
+            wal,
+            replica: Replica {
+                id: identity.node,
+                incarnation: recovery.incarnation,
+            },
+            boot: recovery.boot,
+            cluster: identity.cluster,
+            recovered: recovery.groups,
+            findings: recovery.findings,
+        })
+    }
+
+    /// Which life of a directory this is.
+    #[must_use]
+    pub fn incarnation(&self) -> Incarnation {
+        self.replica.incarnation
+    }
+
+    /// Who this replica is.
+    #[must_use]
+    pub fn replica(&self) -> Replica {
+        self.replica
+    }
+
+    /// The boot that has begun.
+    #[must_use]
+    pub fn boot(&self) -> Boot {
+        self.boot
+    }
+
+    /// The groups that the log holds. Each needs a machine.
+    pub fn groups(&self) -> impl Iterator<Item = GroupId> + '_ {
+        self.recovered.keys().copied()
+    }
+
+    /// Starts the groups. `core` is the pattern for each; who it is and which group are filled in.
+    pub fn start<P: Ports>(
+        mut self,
+        setups: Vec<GroupSetup<P::Output>>,
+        core: CoreSettings,
+        mut ports: P,
+        now: Micros,
+    ) -> Result<Shard<D, P>, StartError> {
+        let mut groups = BTreeMap::new();
+        for setup in setups {
+            let config = core_config(&core, self.replica, self.boot, setup.group);
+            let (phase, genesis) = match self.recovered.remove(&setup.group) {
+                Some(found) => {
+                    check_machine(setup.group, setup.applied, &found.restored)?;
+                    let raft = Raft::new(config, found.restored, now);
+                    (Phase::Running(Box::new(raft)), Some(found.genesis))
+                }
+                None => {
+                    let (group, machine) = (setup.group, setup.applied);
+                    if machine.index > Index(0) {
+                        return Err(StartError::MachineWithoutLog { group, machine });
+                    }
+                    let bootstrap = Bootstrap::new(
+                        self.replica,
+                        self.boot,
+                        self.cluster,
+                        setup.group,
+                        setup.voters,
+                        now,
+                    );
+                    (Phase::Forming(Box::new(bootstrap)), None)
+                }
+            };
+            let group = Group::new(
+                setup.group,
+                setup.inbox,
+                phase,
+                genesis,
+                setup.applied.index,
+            );
+            groups.insert(setup.group, group);
+        }
+        if let Some(group) = self.recovered.into_keys().next() {
+            return Err(StartError::NotSetUp { group });
+        }
+        if !self.findings.is_empty() {
+            ports.notice(Notice::Recovered {
+                findings: self.findings,
+            });
+        }
+        Ok(Shard {
+            wal: self.wal,
+            ports,
+            replica: self.replica,
+            boot: self.boot,
+            groups,
+            core,
+            reads: BTreeMap::new(),
+            next_read: 0,
+            full_for_bytes: None,
+            poisoned: false,
+        })
+    }
+}
+
+/// Whether a machine and a log can go on together.
+fn check_machine(group: GroupId, machine: LogPosition, log: &Restored) -> Result<(), StartError> {
+    if machine.index < log.base.index {
+        return Err(StartError::MachineTooOld {
+            group,
+            machine,
+            base: log.base,
+        });
+    }
+    let chain = if machine.index == log.base.index {
+        Some(log.base.chain)
+    } else {
+        let above = machine.index.0 - log.base.index.0 - 1;
+        usize::try_from(above)
+            .ok()
+            .and_then(|at| log.entries.get(at))
+            .map(|entry| entry.chain)
+    };
+    // Index 0 is before the first entry: an empty machine belongs to any log. An index above the log's end
+    // is legal too: the commit ran ahead of this disk.
+    match chain {
+        Some(chain) if machine.index.0 > 0 && chain != machine.chain => {
+            Err(StartError::MachineDiffers { group, machine })
+        }
+        _ => Ok(()),
+    }
+}

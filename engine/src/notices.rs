@@ -7,6 +7,7 @@ use logdrive_shard::{Fenced, Notice};
 
 use crate::shared::Shared;
 use crate::status::{ALARM_CODES, Alarm};
+use crate::units::spell_bytes;
 
 /// Tells the world.
 pub(crate) fn carry(shared: &Shared, notice: Notice) {
@@ -94,6 +95,85 @@ pub(crate) fn carry(shared: &Shared, notice: Notice) {
                  `logdrive wal verify` before restarting this node",
             );
         }
+        Notice::LogRefused { group, reason } => {
+            tracing::error!(
+                event = "halted",
+                group = group.0,
+                code = "halted",
+                "{reason}"
+            );
+            raise(
+                shared,
+                "halted",
+                Some(group.0),
+                format!(
+                    "the log does not take what the group must write: {reason}; what was acknowledged \
+                     is on a majority, and nothing more is acknowledged here"
+                ),
+                "give the log more room (wal.bytes_max) and restart this node",
+            );
+        }
+        Notice::FrameTooLarge {
+            group,
+            peer,
+            index,
+            frame_bytes,
+            frame_bytes_max,
+        } => {
+            let text = format!(
+                "entry {index} of node {peer} has {frame_bytes} bytes, and the log of this node takes \
+                 at most {frame_bytes_max}: this node stays behind, nothing is lost"
+            );
+            tracing::error!(
+                event = "frame_too_large",
+                group = group.0,
+                peer = peer.0,
+                index = index.0,
+                code = "frame_too_large",
+                "{text}"
+            );
+            // The largest frame is a quarter of a slot.
+            let slot_bytes = (4 * frame_bytes as u64).next_power_of_two();
+            raise(
+                shared,
+                "frame_too_large",
+                Some(group.0),
+                text,
+                format!(
+                    "set wal.slot_bytes of this node to at least {}, best to what the other nodes have, \
+                     and restart it",
+                    spell_bytes(slot_bytes)
+                ),
+            );
+        }
+        Notice::FrameFits { group } => {
+            shared.clear("frame_too_large", Some(group.0));
+        }
+        Notice::MachineDiffers {
+            group,
+            machine,
+            log,
+        } => {
+            let text = format!(
+                "the state machine of group {group} was opened at {machine}, ahead of this log, and \
+                 {log} is what is committed there: it belongs to another log or another life of this \
+                 one; nothing was applied to it, the log is untouched"
+            );
+            tracing::error!(
+                event = "machine_differs",
+                group = group.0,
+                index = log.index.0,
+                code = "halted",
+                "{text}"
+            );
+            raise(
+                shared,
+                "halted",
+                Some(group.0),
+                text,
+                "restore the machine that goes with this directory, or start with an empty one",
+            );
+        }
         Notice::Poisoned { reason } => {
             tracing::error!(event = "log_failed", code = "log_failed", "{reason}");
             raise(
@@ -124,7 +204,7 @@ pub(crate) fn carry(shared: &Shared, notice: Notice) {
         }
         Notice::StorageFull { full: false } => {
             tracing::info!(event = "storage_full_over", "the log has room again");
-            shared.clear("storage_full");
+            shared.clear("storage_full", None);
         }
         Notice::ReadFailed {
             group,
@@ -145,6 +225,14 @@ pub(crate) fn carry(shared: &Shared, notice: Notice) {
                 format!("entry {from} could not be read back: {reason}; it is on a majority"),
                 "run `logdrive wal verify` on this node's directory",
             );
+        }
+        Notice::ReadWorks { group } => {
+            tracing::info!(
+                event = "log_read_works",
+                group = group.0,
+                "entries are read back from the log again"
+            );
+            shared.clear("log_read_failed", Some(group.0));
         }
         Notice::Recovered { findings } => {
             for finding in findings {
@@ -192,7 +280,7 @@ fn raise(
     code: &'static str,
     group: Option<u64>,
     text: String,
-    advice: &'static str,
+    advice: impl Into<String>,
 ) {
     assert!(ALARM_CODES.contains(&code), "{code} is not in the list");
     let since = shared.uptime_s();
@@ -201,6 +289,6 @@ fn raise(
         group,
         since,
         text,
-        advice: advice.to_owned(),
+        advice: advice.into(),
     });
 }

@@ -138,8 +138,11 @@ impl Shared {
         published.alarms.push(alarm);
     }
 
-    pub(crate) fn clear(&self, code: &'static str) {
-        self.published().alarms.retain(|alarm| alarm.code != code);
+    pub(crate) fn clear(&self, code: &'static str, group: Option<u64>) {
+        let mut published = self.published();
+        published
+            .alarms
+            .retain(|alarm| (alarm.code, alarm.group) != (code, group));
     }
 
     /// The shard's thread has ended: nobody will be answered any more.

@@ -179,6 +179,7 @@ pub const ALARM_CODES: &[&str] = &[
     "log_failed",
     "storage_full",
     "log_read_failed",
+    "frame_too_large",
     "panicked",
 ];
 

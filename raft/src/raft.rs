@@ -256,6 +256,12 @@ impl Raft {
         self.log.meta(index)
     }
 
+    /// What lies at `index`; `None` below the base and beyond the end.
+    #[must_use]
+    pub fn position(&self, index: Index) -> Option<LogPosition> {
+        self.log.position(index)
+    }
+
     /// The membership in effect: the newest in the log, committed or not.
     #[must_use]
     pub fn membership(&self) -> &Membership {

@@ -6,10 +6,16 @@ use logdrive_raft::bootstrap::Bootstrap;
 use logdrive_raft::io::{HaltReason, Input, PersistId, Role};
 use logdrive_raft::message::Body;
 use logdrive_raft::{Entry, Genesis, GroupId, Index, LogPosition, Message, Micros, Raft, Term};
-use logdrive_wal::Position;
+use logdrive_wal::{AppendError, Position};
 
 use crate::inbox::{Door, Inbox};
 use crate::ticket::{Failure, Runs};
+
+/// How long after a failed read for the applier the next one is made; twice as long each time.
+const READ_PAUSE_US_MIN: u64 = 10_000;
+
+/// The longest such pause.
+const READ_PAUSE_US_MAX: u64 = 1_000_000;
 
 /// One group as its shard holds it.
 #[derive(Debug)]
@@ -27,10 +33,23 @@ pub(crate) struct Group<O> {
     pub(crate) proposing: VecDeque<Runs<O>>,
     /// The last entry handed to the applier.
     pub(crate) handed: Index,
+    /// Where the machine said it was, until the log reaches as far and says the same.
+    pub(crate) machine_ahead: Option<LogPosition>,
     /// A read for the applier is under way.
     pub(crate) reading: bool,
+    /// Reads for the applier fail.
+    pub(crate) read_trouble: Option<ReadTrouble>,
     /// Entries read back for the applier, in log order from the one after `handed`.
     pub(crate) read_back: VecDeque<Entry>,
+    /// A leader's entry at this place is larger than this log takes, and that has been said.
+    pub(crate) too_large: Option<Index>,
+}
+
+/// When a read that failed is tried again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReadTrouble {
+    pub(crate) retry_at: Micros,
+    pub(crate) pause_us: u64,
 }
 
 /// What a group is, from an empty directory on.
@@ -51,7 +70,29 @@ pub(crate) enum Phase {
 pub(crate) enum Halt {
     Core(HaltReason),
     Poisoned,
+    Refused(AppendError),
     Machine(String),
+    MachineDiffers {
+        machine: LogPosition,
+        log: LogPosition,
+    },
+}
+
+impl std::fmt::Display for Halt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Core(reason) => reason.fmt(f),
+            Self::Poisoned => f.write_str("the log refuses every further write"),
+            Self::Refused(reason) => {
+                write!(f, "the log does not take what must be written: {reason}")
+            }
+            Self::Machine(text) => f.write_str(text),
+            Self::MachineDiffers { machine, log } => write!(
+                f,
+                "the state machine was opened at {machine}, and {log} is what is committed there"
+            ),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -76,7 +117,7 @@ impl<O> Group<O> {
         inbox: Inbox<O>,
         phase: Phase,
         genesis: Option<Genesis>,
-        handed: Index,
+        machine: LogPosition,
     ) -> Self {
         Self {
             id,
@@ -86,9 +127,12 @@ impl<O> Group<O> {
             persisting: VecDeque::new(),
             tickets: VecDeque::new(),
             proposing: VecDeque::new(),
-            handed,
+            handed: machine.index,
+            machine_ahead: None,
             reading: false,
+            read_trouble: None,
             read_back: VecDeque::new(),
+            too_large: None,
         }
     }
 
@@ -104,7 +148,10 @@ impl<O> Group<O> {
     pub(crate) fn next_deadline(&self) -> Option<Micros> {
         match &self.phase {
             Phase::Forming(bootstrap) => Some(bootstrap.next_deadline()),
-            Phase::Running(raft) => Some(raft.next_deadline()),
+            Phase::Running(raft) => {
+                let retry = self.read_trouble.map(|trouble| trouble.retry_at);
+                Some(retry.map_or(raft.next_deadline(), |at| at.min(raft.next_deadline())))
+            }
             Phase::Founding { .. } | Phase::Halted { .. } => None,
         }
     }
@@ -227,9 +274,40 @@ impl<O> Group<O> {
         self.phase = Phase::Halted { core, why };
     }
 
-    /// How far the log is committed here.
-    pub(crate) fn commit(&self) -> Option<LogPosition> {
-        self.raft().map(Raft::commit)
+    /// Compares the machine with the log as soon as the log reaches as far as the machine said it was.
+    pub(crate) fn check_machine(&mut self) -> Result<(), Halt> {
+        let (Some(machine), Phase::Running(raft)) = (self.machine_ahead, &self.phase) else {
+            return Ok(());
+        };
+        if raft.commit().index < machine.index {
+            return Ok(());
+        }
+        let log = raft.position(machine.index).unwrap_or_else(|| raft.base());
+        if log.chain != machine.chain {
+            return Err(Halt::MachineDiffers { machine, log });
+        }
+        self.machine_ahead = None;
+        // The machine has their effects from an earlier life; what it answered then is not known.
+        while let Some(front) = self.tickets.front()
+            && front.index <= machine.index
+        {
+            let ticket = self.tickets.pop_front().expect("looked at above");
+            for run in ticket.runs {
+                run.fail(Failure::Abandoned);
+            }
+        }
+        Ok(())
+    }
+
+    /// A read for the applier has failed. Says whether that is news.
+    pub(crate) fn read_failed(&mut self, now: Micros) -> bool {
+        let before = self.read_trouble.map(|trouble| trouble.pause_us);
+        let pause_us = before.map_or(READ_PAUSE_US_MIN, |pause| {
+            (2 * pause).min(READ_PAUSE_US_MAX)
+        });
+        let retry_at = now.after(pause_us);
+        self.read_trouble = Some(ReadTrouble { retry_at, pause_us });
+        before.is_none()
     }
 }
 

@@ -108,6 +108,15 @@ pub enum Refused {
 }
 
 impl Door {
+    /// Who halts or shuts down does so for good: neither a role nor room in the log opens it again.
+    fn stays_shut_against(self, next: Self) -> bool {
+        match self {
+            Self::Halted => true,
+            Self::ShuttingDown => next != Self::Halted,
+            Self::Open | Self::NotLeader(_) | Self::StorageFull => false,
+        }
+    }
+
     fn check(self) -> Result<(), Refused> {
         match self {
             Self::Open => Ok(()),
@@ -227,6 +236,9 @@ impl<O> Inbox<O> {
     pub fn set_door(&self, door: Door) {
         let refused: Vec<Building<O>> = {
             let mut state = lock(&self.shared.state);
+            if state.door.stays_shut_against(door) {
+                return;
+            }
             state.door = door;
             if door == Door::Open {
                 return;
@@ -454,6 +466,28 @@ mod tests {
         );
         assert!(inbox.take().is_none());
         assert_eq!(inbox.permits().held(), 0);
+    }
+
+    #[test]
+    fn a_door_that_was_shut_for_good_is_not_opened_by_a_change_of_role() {
+        for (shut, failure) in [
+            (Door::ShuttingDown, Failure::ShuttingDown),
+            (Door::Halted, Failure::Halted),
+        ] {
+            let (inbox, log) = open_inbox(1 << 20);
+            let sink: Arc<dyn ReplySink<u32>> = log.clone();
+            inbox.set_door(shut);
+            for later in [
+                Door::Open,
+                Door::NotLeader(None),
+                Door::StorageFull,
+                Door::Open,
+            ] {
+                inbox.set_door(later);
+                let refused = inbox.submit(&["x"], &sink, 1).unwrap_err();
+                assert_eq!(refused, Refused::Closed(failure.clone()));
+            }
+        }
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! What a shard needs of the world besides a disk.
 
 use logdrive_raft::io::{HaltReason, RoleChange};
-use logdrive_raft::{GroupId, Index, Message, NodeId};
-use logdrive_wal::Finding;
+use logdrive_raft::{GroupId, Index, LogPosition, Message, NodeId};
+use logdrive_wal::{AppendError, Finding};
 
 use crate::apply::ApplyBatch;
 
@@ -70,12 +70,48 @@ pub enum Notice {
         /// Why.
         reason: String,
     },
+    /// The log does not take what a group must write, so the group has halted.
+    LogRefused {
+        /// The group.
+        group: GroupId,
+        /// Why.
+        reason: AppendError,
+    },
+    /// A leader's entry is larger than this log takes: its appends are dropped, and the group stays behind.
+    /// Said once.
+    FrameTooLarge {
+        /// The group.
+        group: GroupId,
+        /// Who leads.
+        peer: NodeId,
+        /// The entry.
+        index: Index,
+        /// Bytes of its frame.
+        frame_bytes: usize,
+        /// The largest that this log takes.
+        frame_bytes_max: usize,
+    },
+    /// The entry at that place is taken now.
+    FrameFits {
+        /// The group.
+        group: GroupId,
+    },
+    /// The machine was ahead of this log when it was opened, and now that the log reaches as far it says
+    /// otherwise. The group has halted; nothing was applied.
+    MachineDiffers {
+        /// The group.
+        group: GroupId,
+        /// Where the machine says it is.
+        machine: LogPosition,
+        /// What is committed there.
+        log: LogPosition,
+    },
     /// The log has no room for proposals, or has some again.
     StorageFull {
         /// Whether it is full now.
         full: bool,
     },
-    /// Committed entries could not be read back from the log.
+    /// Committed entries could not be read back from the log. It is tried again, with pauses. Said once.
     ReadFailed {
         /// The group.
         group: GroupId,
@@ -83,6 +119,11 @@ pub enum Notice {
         from: Index,
         /// Why not.
         reason: String,
+    },
+    /// Committed entries are read back again.
+    ReadWorks {
+        /// The group.
+        group: GroupId,
     },
     /// What recovery found.
     Recovered {

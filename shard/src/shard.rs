@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 
 use logdrive_raft::bootstrap::{self, BootstrapReady, Outcome};
 use logdrive_raft::io::{Config, Input, Persist, Proposed, Ready, RejectReason, Restored, Role};
+use logdrive_raft::limits::ENTRY_HEADER_BYTES;
 use logdrive_raft::message::Body;
-use logdrive_raft::{Boot, Genesis, GroupId, Index, Message, Micros, NodeId, Raft, Replica};
-use logdrive_wal::Wal;
+use logdrive_raft::{
+    Boot, Entry, EntryKind, Genesis, GroupId, Index, Message, Micros, NodeId, Raft, Replica,
+};
 use logdrive_wal::disk::Disk;
+use logdrive_wal::{AppendError, ENTRY_ROOM_BYTES, Wal};
 
 use crate::group::{Group, Halt, Persisting, Phase, Proposal, Ticket};
 use crate::inbox::Door;
@@ -21,6 +24,12 @@ mod opening;
 pub use opening::{CoreSettings, GroupSetup, Opened, StartError};
 
 use feed::ReadFor;
+
+/// What a group may write in answer to one input besides the entries in it, at most: term and vote, and the
+/// no-op of a new leader.
+const STEP_BYTES: usize = 256;
+
+const _: () = assert!(STEP_BYTES >= 64 + ENTRY_HEADER_BYTES + ENTRY_ROOM_BYTES);
 
 /// What a peer or the way to it did.
 #[derive(Debug)]
@@ -46,6 +55,8 @@ pub struct Shard<D: Disk, P: Ports> {
     next_read: u64,
     /// The doors say that the log is full: it had no room for so many bytes.
     full_for_bytes: Option<usize>,
+    /// What this turn will hand to the log, at most.
+    taken_bytes: usize,
     poisoned: bool,
 }
 
@@ -56,6 +67,8 @@ impl<D: Disk, P: Ports> Shard<D, P> {
     /// something waiting, the applier has room again, or [`Shard::next_deadline`] has come.
     pub fn turn(&mut self, now: Micros, inputs: &mut Vec<PeerInput>) {
         self.wal.poll(now);
+        // A tick may make each group write by itself.
+        self.taken_bytes = self.groups.len() * STEP_BYTES;
         self.take_reads(now);
         self.release(now);
         // Time is an input like any other, and a full inbox must not keep it out.
@@ -66,7 +79,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         self.propose(now);
         self.carry_out(now);
         self.wal.submit(now);
-        self.hand_to_applier();
+        self.hand_to_applier(now);
         self.check_log();
     }
 
@@ -174,19 +187,19 @@ impl<D: Disk, P: Ports> Shard<D, P> {
 
     fn on_message(&mut self, now: Micros, message: Message) {
         // A peer's message never creates a group.
+        if message.to != self.replica.id || !self.groups.contains_key(&message.group) {
+            return;
+        }
+        self.taken_bytes += STEP_BYTES;
+        if let Body::Append(append) = &message.body
+            && !self.takes(&message, &append.entries)
+        {
+            // As if lost on the way: the leader sends it again when there may be room.
+            return;
+        }
         let Some(group) = self.groups.get_mut(&message.group) else {
             return;
         };
-        if message.to != self.replica.id {
-            return;
-        }
-        if let Body::Append(append) = &message.body {
-            let bytes = append.entries.iter().map(|entry| entry.frame().len()).sum();
-            // As if lost on the way: the leader sends it again when there may be room.
-            if bytes > 0 && !self.wal.has_room(bytes) {
-                return;
-            }
-        }
         if let (Phase::Running(_), Some(genesis)) = (&group.phase, &group.genesis)
             && let Some(answer) = bootstrap::answer(genesis, self.replica, self.boot, &message)
         {
@@ -227,15 +240,22 @@ impl<D: Disk, P: Ports> Shard<D, P> {
     /// Gives each leading core the entries that wait at its door, as far as it takes them.
     fn propose(&mut self, now: Micros) {
         if let Some(bytes) = self.full_for_bytes
-            && self.wal.has_room(bytes)
+            && self.wal.has_room(self.taken_bytes + bytes)
         {
             self.set_storage_full(None);
         }
         let mut full = None;
         for group in self.groups.values_mut() {
-            while let Some(proposal) = group.next_proposal(|bytes| self.wal.has_room(bytes)) {
+            loop {
+                // What this turn has taken is not in the log's queue yet.
+                let taken = self.taken_bytes + ENTRY_ROOM_BYTES;
+                let has_room = |bytes| self.wal.has_room(taken + bytes);
+                let Some(proposal) = group.next_proposal(has_room) else {
+                    break;
+                };
                 match proposal {
                     Proposal::Entry { entry, runs } => {
+                        self.taken_bytes += entry.frame_bytes() + ENTRY_ROOM_BYTES;
                         group.proposing.push_back(runs);
                         group.step(now, Input::Propose(entry));
                     }
@@ -354,8 +374,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
                 group.genesis = Some(genesis);
                 match created {
                     Ok(position) => group.phase = Phase::Founding { position },
-                    // A log that cannot take its first record has failed; what it says is the reason.
-                    Err(_) => group.halt(Halt::Poisoned),
+                    Err(reason) => self.refused(id, reason),
                 }
             }
             Some(Outcome::Stranger { genesis, evidence }) => {
@@ -374,9 +393,8 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         let group = self.groups.get_mut(&id).expect("groups stay");
         let position = match self.wal.append(id, &persist.writes) {
             Ok(position) => position,
-            Err(_) => {
-                // Room was checked before the core was asked, so this log has failed.
-                group.halt(Halt::Poisoned);
+            Err(reason) => {
+                self.refused(id, reason);
                 return false;
             }
         };
@@ -389,6 +407,59 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             echoed: persist.echoed,
             then: persist.then,
         });
+        true
+    }
+
+    /// The log does not take what a group must write. Proposals and appends have been asked about before the
+    /// core was, so this log has failed, or what it keeps for votes and no-ops is used up.
+    fn refused(&mut self, id: GroupId, reason: AppendError) {
+        let group = self.groups.get_mut(&id).expect("groups stay");
+        if reason == AppendError::Poisoned {
+            // What every group is told about at the end of the turn.
+            group.halt(Halt::Poisoned);
+            return;
+        }
+        group.halt(Halt::Refused(reason.clone()));
+        self.ports.notice(Notice::LogRefused { group: id, reason });
+    }
+
+    /// Whether the log takes what a leader sent, and keeps account of it if so.
+    fn takes(&mut self, message: &Message, entries: &[Entry]) -> bool {
+        let Some(last) = entries.last() else {
+            return true;
+        };
+        let id = message.group;
+        let group = self.groups.get_mut(&id).expect("looked up by the caller");
+        let frame_bytes_max = self.wal.frame_bytes_max();
+        let too_large = |entry: &&Entry| entry.frame().len() > frame_bytes_max;
+        if let Some(entry) = entries.iter().find(too_large) {
+            let index = entry.index();
+            if group.too_large != Some(index) {
+                group.too_large = Some(index);
+                self.ports.notice(Notice::FrameTooLarge {
+                    group: id,
+                    peer: message.from.id,
+                    index,
+                    frame_bytes: entry.frame().len(),
+                    frame_bytes_max,
+                });
+            }
+            return false;
+        }
+        let room = |entry: &Entry| entry.frame().len() + ENTRY_ROOM_BYTES;
+        let bytes: usize = entries.iter().map(room).sum();
+        // No-ops may take from the reserve, so that elections go on in a log that is full.
+        let proposals = |entry: &Entry| entry.header().kind == EntryKind::Proposals;
+        let proposals = entries.iter().any(proposals);
+        if !self.wal.takes(self.taken_bytes + bytes, proposals) {
+            self.set_storage_full(Some(bytes));
+            return false;
+        }
+        self.taken_bytes += bytes;
+        if group.too_large.is_some_and(|index| index <= last.index()) {
+            group.too_large = None;
+            self.ports.notice(Notice::FrameFits { group: id });
+        }
         true
     }
 

@@ -5,7 +5,7 @@ use logdrive_raft::io::{PeerStatus, Role};
 use logdrive_raft::{Boot, GroupId, LogPosition, Membership, NodeId, Replica, Term};
 use logdrive_wal::WalStatus;
 
-use crate::group::{Group, Halt, Phase};
+use crate::group::{Group, Phase};
 use crate::shard::stranger_text;
 
 /// How a shard stands.
@@ -82,11 +82,7 @@ pub(crate) fn of_group<O>(group: &Group<O>, own: Replica) -> GroupStatus {
         },
         Phase::Founding { .. } => GroupState::Forming,
         Phase::Running(raft) => GroupState::Running(raft.role()),
-        Phase::Halted { why, .. } => GroupState::Halted(match why {
-            Halt::Core(reason) => reason.to_string(),
-            Halt::Poisoned => "the log refuses every further write".to_owned(),
-            Halt::Machine(text) => text.clone(),
-        }),
+        Phase::Halted { why, .. } => GroupState::Halted(why.to_string()),
     };
     let raft = group.raft();
     let permits = group.inbox.permits();

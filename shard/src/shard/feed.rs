@@ -7,7 +7,7 @@ use logdrive_wal::{ReadDone, ReadRequest};
 
 use super::Shard;
 use crate::apply::ApplyBatch;
-use crate::group::Group;
+use crate::group::{Group, Halt, Phase, ReadTrouble};
 use crate::ports::{Notice, Ports};
 use crate::ticket::Runs;
 
@@ -79,17 +79,23 @@ impl<D: Disk, P: Ports> Shard<D, P> {
                     };
                     group.reading = false;
                     match result {
-                        Ok(entries) if from == group.handed.next() => {
-                            group.read_back.extend(entries);
+                        Ok(entries) => {
+                            if group.read_trouble.take().is_some() {
+                                self.ports.notice(Notice::ReadWorks { group: id });
+                            }
+                            if from == group.handed.next() {
+                                group.read_back.extend(entries);
+                            }
                         }
-                        Ok(_) => {}
                         Err(error) => {
-                            let reason = error.to_string();
-                            self.ports.notice(Notice::ReadFailed {
-                                group: id,
-                                from,
-                                reason,
-                            });
+                            if group.read_failed(now) {
+                                let reason = error.to_string();
+                                self.ports.notice(Notice::ReadFailed {
+                                    group: id,
+                                    from,
+                                    reason,
+                                });
+                            }
                         }
                     }
                 }
@@ -98,11 +104,25 @@ impl<D: Disk, P: Ports> Shard<D, P> {
     }
 
     /// Hands what is committed to the applier, from memory or read back from the log.
-    pub(super) fn hand_to_applier(&mut self) {
+    pub(super) fn hand_to_applier(&mut self, now: Micros) {
         for group in self.groups.values_mut() {
-            let Some(commit) = group.commit() else {
+            if let Err(why) = group.check_machine() {
+                let id = group.id;
+                if let Halt::MachineDiffers { machine, log } = &why {
+                    let (machine, log) = (*machine, *log);
+                    self.ports.notice(Notice::MachineDiffers {
+                        group: id,
+                        machine,
+                        log,
+                    });
+                }
+                group.halt(why);
+            }
+            // A group that has halted applies nothing more.
+            let Phase::Running(raft) = &group.phase else {
                 continue;
             };
+            let commit = raft.commit();
             while group.handed < commit.index && self.ports.apply_room_bytes() > 0 {
                 let batch = next_batch(group, commit.index);
                 if batch.entries.is_empty() {
@@ -111,7 +131,11 @@ impl<D: Disk, P: Ports> Shard<D, P> {
                 self.ports.apply(batch);
             }
             let behind = group.handed < commit.index && self.ports.apply_room_bytes() > 0;
-            if !behind || group.reading {
+            if group.handed == commit.index && group.read_trouble.take().is_some() {
+                self.ports.notice(Notice::ReadWorks { group: group.id });
+            }
+            let pauses = |trouble: ReadTrouble| now < trouble.retry_at;
+            if !behind || group.reading || group.read_trouble.is_some_and(pauses) {
                 continue;
             }
             let from = group.handed.next();

@@ -165,13 +165,11 @@ impl<D: Disk> Opened<D> {
                     (Phase::Forming(Box::new(bootstrap)), None)
                 }
             };
-            let group = Group::new(
-                setup.group,
-                setup.inbox,
-                phase,
-                genesis,
-                setup.applied.index,
-            );
+            let mut group = Group::new(setup.group, setup.inbox, phase, genesis, setup.applied);
+            let last = group.raft().map(|raft| raft.last().index);
+            if last.is_some_and(|last| last < setup.applied.index) {
+                group.machine_ahead = Some(setup.applied);
+            }
             groups.insert(setup.group, group);
         }
         if let Some(group) = self.recovered.into_keys().next() {
@@ -192,6 +190,7 @@ impl<D: Disk> Opened<D> {
             reads: BTreeMap::new(),
             next_read: 0,
             full_for_bytes: None,
+            taken_bytes: 0,
             poisoned: false,
         })
     }
@@ -216,7 +215,7 @@ fn check_machine(group: GroupId, machine: LogPosition, log: &Restored) -> Result
             .map(|entry| entry.chain)
     };
     // Index 0 is before the first entry: an empty machine belongs to any log. An index above the log's end
-    // is legal too: the commit ran ahead of this disk.
+    // is legal too: the commit ran ahead of this disk. They are compared when the log reaches as far.
     match chain {
         Some(chain) if machine.index.0 > 0 && chain != machine.chain => {
             Err(StartError::MachineDiffers { group, machine })

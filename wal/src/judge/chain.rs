@@ -1,0 +1,85 @@
+//! Which segments make a log: each header names its predecessor.
+
+use logdrive_raft::Boot;
+
+use crate::format::{Place, Record, SlotHeader};
+use crate::scan::{Piece, SegmentScan, SlotScan};
+
+use super::Live;
+use super::walk::Walk;
+
+pub(super) fn newest_of(candidates: &[&SlotScan]) -> Option<SlotHeader> {
+    let headers = candidates.iter().filter_map(|scan| scan.header);
+    headers.max_by_key(|header| (header.epoch, header.segment))
+}
+
+/// The segments from the oldest to the newest: each header names its predecessor. And the first one that is
+/// missing, if one is.
+pub(super) fn link(
+    candidates: &[&SlotScan],
+    newest: SlotHeader,
+) -> (Vec<Live>, Option<(u64, Boot)>) {
+    let mut live = Vec::new();
+    let mut missing = None;
+    let mut next = (newest.segment, newest.epoch);
+    loop {
+        let is_next = |header: &SlotHeader| (header.segment, header.epoch) == next;
+        let found = candidates
+            .iter()
+            .find(|scan| scan.header.as_ref().is_some_and(is_next));
+        let Some((scan, header)) = found.and_then(|scan| Some((scan, scan.header?))) else {
+            missing = Some(next);
+            break;
+        };
+        live.push(Live {
+            slot: scan.slot,
+            header,
+        });
+        let before = header.predecessor_end.segment;
+        if before == 0 || before < newest.oldest {
+            break;
+        }
+        next = (before, header.predecessor_epoch);
+    }
+    live.reverse();
+    (live, missing)
+}
+
+pub(super) fn mark_in(piece: &Piece) -> Option<Place> {
+    match piece {
+        Piece::Group(group) => Some(group.header.mark),
+        Piece::Bad(bad) => bad.mark,
+    }
+}
+
+/// Everything before this place was durable when somebody said so.
+pub(super) fn mark_of(segments: &[SegmentScan]) -> Place {
+    let stated = segments
+        .iter()
+        .flat_map(|segment| &segment.pieces)
+        .filter_map(mark_in);
+    // A recovery flushes before it reads, and opens its segment after that.
+    let recovered = segments
+        .iter()
+        .filter(|segment| segment.header.by_recovery)
+        .map(|segment| segment.header.predecessor_end);
+    stated.chain(recovered).max().unwrap_or_default()
+}
+
+/// The epoch whose opening did not get as far as its verdict, if there is one: its segments do not count.
+pub(super) fn unfinished(segments: &[SegmentScan], walk: &Walk) -> Option<Boot> {
+    let opening = segments
+        .iter()
+        .rposition(|segment| segment.header.by_recovery)?;
+    let epoch = segments[opening].header.epoch;
+    let judged = segments[opening..].iter().flat_map(|segment| &segment.pieces).any(|piece| {
+        let Piece::Group(group) = piece else {
+            return false;
+        };
+        let verdict = |record: &Record| {
+            matches!(record, Record::Verdict(verdict) if verdict.boot == epoch)
+        };
+        group.place() < walk.end && group.table.iter().any(verdict)
+    });
+    (!judged).then_some(epoch)
+}

@@ -1,0 +1,182 @@
+//! One chain of segments before the court: its segments are read, followed and judged, unless it turns out
+//! that a part of it does not count.
+
+use crate::disk::{BLOCK_BYTES, Block, Disk, SlotId};
+use crate::error::{ADVICE_HEALED, ADVICE_ROT, ADVICE_SUSPECT, Finding, FindingVerdict, OpenError};
+use crate::format::{Place, SLOT_HEADER_BLOCKS, SlotHeader};
+use crate::scan::{Bad, GroupScan, Piece, SegmentScan, SlotScan, scan_segment};
+use logdrive_raft::{Boot, GroupId, Index, Term};
+
+use super::chain::{link, mark_of, unfinished};
+use super::{Judgement, Live, Question, open_error};
+
+/// The most findings that are kept; one is reason enough to stop.
+const FINDINGS_MAX: usize = 64;
+
+/// A judgement of one chain of segments, unless it turns out that a part of it does not count.
+pub(super) struct Judged {
+    pub(super) judgement: Judgement,
+    pub(super) without: Option<Without>,
+    pub(super) boot: Boot,
+}
+
+/// What does not count.
+pub(super) enum Without {
+    /// A recovery opened segments and did not get as far as its verdict.
+    Epoch(Boot),
+    /// Segments whose predecessor never landed.
+    Unlinked(Vec<Live>),
+}
+
+impl Judged {
+    fn without(part: Without) -> Self {
+        Self {
+            judgement: Judgement::empty(),
+            without: Some(part),
+            boot: Boot(0),
+        }
+    }
+}
+
+/// Reads the segments of one chain and judges them.
+pub(super) struct Court<'a, D> {
+    pub(super) disk: &'a mut D,
+    pub(super) scans: &'a [SlotScan],
+    pub(super) question: &'a Question,
+    pub(super) judgement: Judgement,
+    pub(super) blocks: Vec<Block>,
+}
+
+impl<'a, D: Disk> Court<'a, D> {
+    pub(super) fn new(disk: &'a mut D, scans: &'a [SlotScan], question: &'a Question) -> Self {
+        Self {
+            disk,
+            scans,
+            question,
+            judgement: Judgement::empty(),
+            blocks: Vec::new(),
+        }
+    }
+
+    pub(super) fn try_chain(
+        &mut self,
+        candidates: &[&SlotScan],
+        newest: SlotHeader,
+    ) -> Result<Judged, OpenError> {
+        let (live, missing) = link(candidates, newest);
+        let mut segments = Vec::with_capacity(live.len());
+        for (place, segment) in live.iter().enumerate() {
+            let successor = live
+                .get(place + 1)
+                .map(|next| next.header.predecessor_end.block);
+            if self.question.sealed_only && successor.is_none() {
+                break;
+            }
+            let end = successor.unwrap_or(u32::MAX);
+            let scan = scan_segment(
+                self.disk,
+                segment.slot,
+                &segment.header,
+                end,
+                &mut self.blocks,
+            );
+            segments.push(scan.map_err(|error| open_error(self.disk, error))?);
+        }
+        self.judgement.mark = mark_of(&segments);
+        if let Some((missing, epoch)) = missing {
+            let first = Place {
+                segment: missing,
+                block: SLOT_HEADER_BLOCKS,
+            };
+            let uncounted = self.judgement.mark <= first || self.was_discounted(first, epoch);
+            if uncounted && !self.question.sealed_only {
+                // Its header never landed, nor was anything after it acknowledged.
+                return Ok(Judged::without(Without::Unlinked(live)));
+            }
+            let meaning = format!("segment {missing} is missing");
+            self.find(FindingVerdict::Rot, live[0].slot, 0, None, meaning);
+        }
+        self.look_for_orphans(&live, newest)?;
+        self.judgement.live = live;
+        let walk = self.walk(&segments);
+        let boot = segments
+            .iter()
+            .flat_map(|segment| &segment.pieces)
+            .filter_map(|piece| match piece {
+                Piece::Group(group) => Some(group.header.boot),
+                Piece::Bad(_) => None,
+            })
+            .max()
+            .unwrap_or_default();
+        let open_end = self.judgement.findings.is_empty() && !self.question.sealed_only;
+        let unfinished = if open_end {
+            unfinished(&segments, &walk)
+        } else {
+            None
+        };
+        if unfinished.is_none() {
+            self.decide(segments, walk);
+        }
+        Ok(Judged {
+            judgement: std::mem::replace(&mut self.judgement, Judgement::empty()),
+            without: unfinished.map(Without::Epoch),
+            boot,
+        })
+    }
+
+    /// Whether a later opening went on before this place, and so found nothing durable there: what says
+    /// otherwise was written by an opening that did not get as far as its verdict.
+    pub(super) fn was_discounted(&self, place: Place, epoch: Boot) -> bool {
+        let mut headers = self.scans.iter().filter_map(|scan| scan.header);
+        headers.any(|header| {
+            header.by_recovery && header.epoch > epoch && header.predecessor_end <= place
+        })
+    }
+
+    pub(super) fn find(
+        &mut self,
+        verdict: FindingVerdict,
+        slot: SlotId,
+        block: u32,
+        hit: Option<(GroupId, Index, Term)>,
+        meaning: String,
+    ) {
+        if self.judgement.findings.len() >= FINDINGS_MAX {
+            return;
+        }
+        self.judgement.findings.push(Finding {
+            verdict,
+            file: self.disk.slot_path(slot),
+            offset_bytes: u64::from(block) * BLOCK_BYTES as u64,
+            group: hit.map(|hit| hit.0),
+            index: hit.map(|hit| hit.1),
+            term: hit.map(|hit| hit.2),
+            meaning,
+            advice: match verdict {
+                FindingVerdict::Rot => ADVICE_ROT,
+                FindingVerdict::Suspect => ADVICE_SUSPECT,
+                FindingVerdict::Healed => ADVICE_HEALED,
+            },
+        });
+    }
+
+    /// Says what a bad flush group held, as far as the next one repeats it.
+    pub(super) fn find_bad(
+        &mut self,
+        verdict: FindingVerdict,
+        segments: &[SegmentScan],
+        segment: &SegmentScan,
+        bad: &Bad,
+    ) {
+        let pieces = segments.iter().flat_map(|segment| &segment.pieces);
+        let after = pieces.filter_map(|piece| match piece {
+            Piece::Group(group) if group.place() > bad.at => Some(group),
+            _ => None,
+        });
+        let hit = after
+            .into_iter()
+            .next()
+            .and_then(|next| GroupScan::first_entry(&next.echo));
+        self.find(verdict, segment.slot, bad.block, hit, bad.meaning.clone());
+    }
+}

@@ -1,0 +1,130 @@
+//! Applies what counts, and says what it comes to.
+
+use crate::disk::Disk;
+use crate::error::FindingVerdict;
+use crate::format::{FooterRow, Place, Record, SLOT_HEADER_BLOCKS};
+use crate::scan::{GroupScan, Piece, SegmentScan};
+
+use super::court::Court;
+use super::logs::Logs;
+use super::walk::Walk;
+use super::{Beyond, Live, Verdict};
+
+impl<D: Disk> Court<'_, D> {
+    /// Applies everything up to the end, and settles terms and votes.
+    pub(super) fn decide(&mut self, segments: Vec<SegmentScan>, mut walk: Walk) {
+        let mut logs = Logs::default();
+        let mark = self.judgement.mark;
+        // A mark that stands alone beyond what it states is written again, and that is all.
+        self.judgement.rewrite_last = self.question.split_at_mark && walk.quiet && !walk.dropped;
+        let split = self.question.split_at_mark && !self.judgement.rewrite_last;
+        let mut applied = Walk::begin(&segments);
+        let mut table: &[Record] = &[];
+        for (number, segment) in segments.iter().enumerate() {
+            for piece in &segment.pieces {
+                let Piece::Group(group) = piece else {
+                    continue;
+                };
+                logs.note(group);
+                if group.place() >= walk.end {
+                    continue;
+                }
+                if split && group.place() >= mark {
+                    self.judgement.tail.push(Beyond {
+                        slot: segment.slot,
+                        group: GroupScan::clone(group),
+                    });
+                    continue;
+                }
+                if let Err(misfit) = logs.apply(group) {
+                    let block = group.place().block;
+                    let hit = GroupScan::first_entry(&group.table);
+                    self.find(
+                        FindingVerdict::Rot,
+                        segment.slot,
+                        block,
+                        hit,
+                        misfit.to_string(),
+                    );
+                }
+                if number + 1 > applied.segments {
+                    self.judgement.footer.clear();
+                    self.judgement.before_last = (table.to_vec(), applied.number);
+                }
+                self.judgement.footer.extend(footer_rows(group));
+                table = &group.table;
+                applied.resume = true;
+                // Told already if it does not fit.
+                let _ = applied.take(group, number);
+            }
+        }
+        self.judgement.last_table = table.to_vec();
+        if split {
+            applied.dropped = walk.dropped;
+            applied.quiet = false;
+            walk = applied;
+        }
+        self.judgement.live.truncate(walk.segments);
+        self.note_bad_copies();
+        let judgement = &mut self.judgement;
+        judgement.hard_states = logs.hard_states();
+        judgement.entries = logs
+            .groups
+            .values()
+            .map(|log| log.rows().len() as u64)
+            .sum();
+        judgement.groups = logs.groups;
+        judgement.configurations = logs.configurations;
+        judgement.anchored = logs.anchored;
+        judgement.end = walk.end;
+        judgement.chain = walk.chain;
+        judgement.number = walk.number;
+        judgement.stopped_cleanly = walk.quiet && !walk.dropped;
+        judgement.last_unused = walk.unused;
+        let worst = judgement.findings.iter().map(|finding| finding.verdict);
+        judgement.verdict = match worst
+            .filter(|verdict| *verdict != FindingVerdict::Healed)
+            .min()
+        {
+            Some(FindingVerdict::Rot | FindingVerdict::Healed) => Verdict::Rot,
+            Some(FindingVerdict::Suspect) => Verdict::Suspect,
+            None if walk.dropped => Verdict::Torn,
+            None => Verdict::Clean,
+        };
+    }
+
+    /// A bad copy of a header is rot only if the header was durable; otherwise its write was torn.
+    fn note_bad_copies(&mut self) {
+        let live = self.judgement.live.clone();
+        for Live { slot, header } in live {
+            let scan = self.scans.iter().find(|scan| scan.slot == slot);
+            let copies = scan.map_or(Vec::new(), |scan| scan.bad_copies.clone());
+            for copy in copies {
+                let first = Place {
+                    segment: header.segment,
+                    block: SLOT_HEADER_BLOCKS,
+                };
+                if first < self.judgement.mark {
+                    let meaning = "one copy of the slot's header is bad".to_owned();
+                    self.find(FindingVerdict::Healed, slot, copy, None, meaning);
+                }
+                self.judgement.bad_copies.push((slot, copy));
+            }
+        }
+    }
+}
+
+fn footer_rows(group: &GroupScan) -> impl Iterator<Item = FooterRow> + '_ {
+    let block = group.place().block;
+    group.table.iter().filter_map(move |record| match record {
+        Record::Entries(run) | Record::Rewrite(run) => Some(FooterRow {
+            block,
+            group: run.group,
+            rewrite: matches!(record, Record::Rewrite(_)),
+            first: run.prev.index.next(),
+            last: run.last.index,
+            last_term: run.last.term,
+        }),
+        _ => None,
+    })
+}

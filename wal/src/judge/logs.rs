@@ -1,0 +1,190 @@
+//! The logs of all groups, as flush groups are applied to them.
+
+use std::collections::BTreeMap;
+
+use logdrive_raft::io::HardState;
+use logdrive_raft::{GroupId, Index, Membership, NodeId, Replica, Term};
+
+use crate::format::Record;
+use crate::path::{GroupLog, OffPath, Row};
+use crate::scan::GroupScan;
+
+/// Why a flush group cannot be applied to the logs before it.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Misfit {
+    #[error("entries of group {0} follow an entry that is not in the log ({1:?})")]
+    Entries(GroupId, OffPath),
+    #[error("group {0} is cut at an entry that is not in the log ({1:?})")]
+    Truncate(GroupId, OffPath),
+    #[error("group {0} begins a second time with another genesis")]
+    Genesis(GroupId),
+    #[error("group {0} is not known")]
+    Unknown(GroupId),
+    #[error("the checkpoint says that group {0} ends at {1}, the log ends at {2}")]
+    Checkpoint(
+        GroupId,
+        logdrive_raft::LogPosition,
+        logdrive_raft::LogPosition,
+    ),
+    #[error("a record stands where it does not belong")]
+    Misplaced,
+}
+
+/// The logs of all groups as flush groups are applied.
+#[derive(Default)]
+pub(super) struct Logs {
+    pub(super) groups: BTreeMap<GroupId, GroupLog>,
+    pub(super) configurations: BTreeMap<GroupId, Vec<(Index, Membership)>>,
+    /// The newest term and vote that anything says, beyond the end and in echoes too.
+    stated: BTreeMap<GroupId, HardState>,
+    /// The highest term of any entry, dead ones too.
+    terms: BTreeMap<GroupId, Term>,
+    /// The membership that the newest anchor states.
+    pub(super) anchored: BTreeMap<GroupId, Membership>,
+}
+
+impl Logs {
+    /// Takes note of what holds wherever it stands: a vote that may have been cast was cast.
+    pub(super) fn note(&mut self, group: &GroupScan) {
+        for record in group.table.iter().chain(&group.echo) {
+            match record {
+                Record::HardState { group, hard_state } => {
+                    let stated = self.stated.entry(*group).or_default();
+                    *stated = crate::path::newest(*stated, *hard_state);
+                }
+                Record::Entries(run) | Record::Rewrite(run) => {
+                    let term = self.terms.entry(run.group).or_default();
+                    *term = (*term).max(run.last.term);
+                }
+                Record::Checkpoint(rows) => {
+                    for row in rows {
+                        let stated = self.stated.entry(row.genesis.group).or_default();
+                        *stated = crate::path::newest(*stated, row.hard_state);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn log(&mut self, group: GroupId) -> Result<&mut GroupLog, Misfit> {
+        self.groups.get_mut(&group).ok_or(Misfit::Unknown(group))
+    }
+
+    pub(super) fn apply(&mut self, group: &GroupScan) -> Result<(), Misfit> {
+        let mut frames = group.frames.iter();
+        for record in &group.table {
+            match record {
+                Record::Genesis(genesis) => {
+                    let id = genesis.group;
+                    let log = self.groups.entry(id);
+                    let log = log.or_insert_with(|| GroupLog::new(genesis.clone()));
+                    if log.genesis != *genesis {
+                        return Err(Misfit::Genesis(id));
+                    }
+                }
+                Record::Entries(run) => {
+                    let cut = self.log(run.group)?.truncate(&run.prev);
+                    cut.map_err(|off| Misfit::Entries(run.group, off))?;
+                    self.forget_configurations(run.group, run.prev.index);
+                    for _ in 0..run.count() {
+                        let frame = frames.next().expect("counted when they were read");
+                        let mut row = Row::new(&frame.position, frame.bytes);
+                        row.put(group.place(), frame.offset);
+                        self.log(run.group)?.push(row);
+                        if let Some(membership) = &frame.membership {
+                            let found = (frame.position.index, membership.clone());
+                            self.configurations
+                                .entry(run.group)
+                                .or_default()
+                                .push(found);
+                        }
+                    }
+                }
+                Record::Rewrite(run) => {
+                    for _ in 0..run.count() {
+                        let frame = frames.next().expect("counted when they were read");
+                        let row = self.log(run.group)?.row_mut(frame.position.index);
+                        let row = row.filter(|row| row.chain == frame.position.chain);
+                        if let Some(row) = row {
+                            row.put(group.place(), frame.offset);
+                        }
+                    }
+                }
+                Record::Truncate { group, to } => {
+                    let cut = self.log(*group)?.truncate(to);
+                    cut.map_err(|off| Misfit::Truncate(*group, off))?;
+                    self.forget_configurations(*group, to.index);
+                }
+                Record::Base { group, base, .. } => {
+                    self.log(*group)?.set_base(*base);
+                    let tip = self.log(*group)?.tip();
+                    self.forget_configurations(*group, tip.index);
+                }
+                Record::Anchor(anchor) => {
+                    self.log(anchor.group)?.anchor = Some(anchor.at);
+                    self.anchored
+                        .insert(anchor.group, anchor.membership.clone());
+                }
+                Record::HardState { group, hard_state } => {
+                    self.log(*group)?.raise_hard_state(*hard_state);
+                }
+                Record::Checkpoint(rows) => {
+                    for row in rows {
+                        let id = row.genesis.group;
+                        let log = self.groups.entry(id).or_insert_with(|| {
+                            let mut log = GroupLog::new(row.genesis.clone());
+                            log.set_base(row.base);
+                            log
+                        });
+                        log.raise_hard_state(row.hard_state);
+                        log.anchor = row.anchor.or(log.anchor);
+                        if log.tip() != row.tip {
+                            return Err(Misfit::Checkpoint(id, row.tip, log.tip()));
+                        }
+                    }
+                }
+                Record::GroupRemoved(group) => {
+                    self.groups.remove(group);
+                    self.configurations.remove(group);
+                }
+                Record::Verdict(_) | Record::Configuration { .. } | Record::Footer(_) => {}
+                Record::Mention { .. } => return Err(Misfit::Misplaced),
+            }
+        }
+        Ok(())
+    }
+
+    fn forget_configurations(&mut self, group: GroupId, beyond: Index) {
+        if let Some(configurations) = self.configurations.get_mut(&group) {
+            configurations.retain(|(index, _)| *index <= beyond);
+        }
+    }
+
+    /// The current term is at least that of every entry. If no record says so, who got the vote of that
+    /// term is not known, and it counts as given: to a replica that cannot be.
+    pub(super) fn hard_states(&self) -> BTreeMap<GroupId, HardState> {
+        let state = |group: &GroupId| {
+            let stated = self.stated.get(group).copied().unwrap_or_default();
+            let term = self.terms.get(group).copied().unwrap_or_default();
+            if term > stated.term {
+                HardState {
+                    term,
+                    vote: Some(VOTE_SPENT),
+                }
+            } else {
+                stated
+            }
+        };
+        let unknown = self.stated.keys().chain(self.terms.keys());
+        let groups = self.groups.keys().chain(unknown);
+        groups.map(|group| (*group, state(group))).collect()
+    }
+}
+
+/// The vote of a term whose vote is not known: given to a replica that cannot be, so that it is not given
+/// again.
+pub const VOTE_SPENT: Replica = Replica {
+    id: NodeId(0),
+    incarnation: logdrive_raft::Incarnation(0),
+};

@@ -1,0 +1,119 @@
+//! Follows the flush groups of a chain of segments to the end of the log.
+
+use logdrive_raft::Chain;
+
+use crate::disk::Disk;
+use crate::error::FindingVerdict;
+use crate::format::{GroupKind, Place, Record};
+use crate::scan::{Bad, GroupScan, Piece, SegmentScan};
+
+use super::court::Court;
+
+impl<D: Disk> Court<'_, D> {
+    /// Follows the flush groups to the end of the log.
+    pub(super) fn walk(&mut self, segments: &[SegmentScan]) -> Walk {
+        let mut walk = Walk::begin(segments);
+        for (number, segment) in segments.iter().enumerate() {
+            walk.resume |= number == 0;
+            for piece in &segment.pieces {
+                let bad = match piece {
+                    Piece::Group(group) => match walk.take(group, number) {
+                        Ok(()) => continue,
+                        Err(meaning) => Bad {
+                            at: group.place(),
+                            block: group.place().block,
+                            not_landed: false,
+                            meaning: meaning.to_owned(),
+                            mark: None,
+                            whole_blocks: group.header.blocks,
+                        },
+                    },
+                    Piece::Bad(bad) => bad.clone(),
+                };
+                if bad.at < self.judgement.mark {
+                    self.find_bad(FindingVerdict::Rot, segments, segment, &bad);
+                    walk.resume(piece);
+                    continue;
+                }
+                if !bad.not_landed {
+                    self.find_bad(FindingVerdict::Suspect, segments, segment, &bad);
+                }
+                walk.dropped |= bad.whole_blocks > 0 || number + 1 < segments.len();
+                walk.dropped |= segment
+                    .pieces
+                    .iter()
+                    .any(|piece| matches!(piece, Piece::Group(group) if group.place() > bad.at));
+                return walk;
+            }
+        }
+        walk
+    }
+}
+
+/// How far the flush groups have been followed.
+pub(super) struct Walk {
+    pub(super) end: Place,
+    pub(super) chain: Chain,
+    pub(super) number: u64,
+    /// How many segments have a flush group before the end.
+    pub(super) segments: usize,
+    /// The last group says that everything before it is durable.
+    pub(super) quiet: bool,
+    /// The last segment was opened by a recovery and holds nothing else.
+    pub(super) unused: bool,
+    /// Something of this log lies beyond the end.
+    pub(super) dropped: bool,
+    /// After rot: the next group's chain is taken as it is.
+    pub(super) resume: bool,
+}
+
+impl Walk {
+    pub(super) fn begin(segments: &[SegmentScan]) -> Self {
+        let first = segments.first();
+        Self {
+            end: first.map_or(Place::default(), |segment| segment.header.predecessor_end),
+            chain: first.map_or(Chain::default(), |segment| segment.header.predecessor_chain),
+            number: 0,
+            segments: 0,
+            quiet: false,
+            unused: false,
+            dropped: false,
+            resume: false,
+        }
+    }
+
+    pub(super) fn take(&mut self, group: &GroupScan, segment: usize) -> Result<(), &'static str> {
+        let header = &group.header;
+        if !self.resume {
+            if header.previous != self.chain {
+                return Err("a flush group does not follow the one before");
+            }
+            if header.number != self.number + 1 {
+                return Err("a flush group is missing before this one");
+            }
+        }
+        self.resume = false;
+        let opening = matches!(header.kind, GroupKind::First | GroupKind::Mark)
+            || group
+                .table
+                .iter()
+                .all(|record| matches!(record, Record::Verdict(_)));
+        self.unused = opening && (header.kind == GroupKind::First || self.unused);
+        self.chain = group.chain;
+        self.number = header.number;
+        self.quiet = header.kind == GroupKind::Mark && header.mark == header.place;
+        self.end = header.end();
+        self.segments = segment + 1;
+        Ok(())
+    }
+
+    fn resume(&mut self, piece: &Piece) {
+        self.resume = true;
+        if let Piece::Group(group) = piece {
+            self.chain = group.chain;
+            self.number = group.header.number;
+            self.end = group.header.end();
+            self.resume = false;
+        }
+    }
+}

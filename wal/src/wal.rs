@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use logdrive_raft::io::Write;
 use logdrive_raft::wire::Encode;
 use logdrive_raft::{
-    Boot, Chain, Entry, EntryKind, Genesis, GroupId, Incarnation, Index, LogPosition, Micros,
+    Boot, Chain, Entry, EntryKind, Genesis, GroupId, Incarnation, LogPosition, Micros,
 };
 
 use crate::build::blocks_for;
@@ -209,14 +209,6 @@ impl<D: Disk> Wal<D> {
     #[must_use]
     pub fn tip(&self, group: GroupId) -> Option<LogPosition> {
         self.groups.get(&group).map(GroupLog::tip)
-    }
-
-    /// The highest index of a group that is durable on its path. It falls when the log is cut.
-    #[must_use]
-    pub fn durable_index(&self, group: GroupId) -> Option<Index> {
-        let log = self.groups.get(&group)?;
-        let durable = log.rows().take_while(|row| self.is_durable(row)).count();
-        Some(Index(log.base.index.0 + durable as u64))
     }
 
     /// Bytes of frames that wait for a flush group.

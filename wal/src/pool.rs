@@ -188,6 +188,13 @@ impl Pool {
         };
         growth.op = None;
         let slot_blocks = self.slot_blocks;
+        let result = match (growth.step, result) {
+            // Who asks for the same again and again, and waits, waits for ever.
+            (Step::Zero { .. }, Ok(bytes)) if bytes < BLOCK_BYTES as u64 => {
+                Err(std::io::ErrorKind::WriteZero.into())
+            }
+            (_, result) => result,
+        };
         let bytes = match result {
             Ok(bytes) => bytes,
             Err(error) => {
@@ -223,5 +230,27 @@ impl Pool {
             }
         };
         self.growth = Some(growth);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_zeroes_nothing_is_not_asked_again_at_once() {
+        let mut pool = Pool::new(16, 4);
+        let now = Micros(1);
+        assert!(matches!(pool.grow(OpId(1), now), Some(Op::Create { .. })));
+        pool.on_step(Ok(0), now);
+        assert!(matches!(pool.grow(OpId(2), now), Some(Op::Zero { .. })));
+        pool.on_step(Ok(0), now);
+        assert!(pool.failure.is_some() && !pool.is_busy());
+        assert!(pool.grow(OpId(3), now).is_none());
+        let later = pool.next_deadline().unwrap();
+        assert!(matches!(
+            pool.grow(OpId(4), later),
+            Some(Op::Zero { block: 0, .. })
+        ));
     }
 }

@@ -11,8 +11,13 @@ use crate::disk::DiskError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum FindingVerdict {
-    /// A copy of something was bad and another copy was used: nothing is lost.
-    Healed,
+    /// One of two copies of something is bad and the other one is good. Nothing is lost, and opening the log
+    /// writes the copy again.
+    ///
+    /// The copy was durable, so the medium did go bad there, and that is worth a line and a look at the
+    /// device. But a log that opens, and has everything that was acknowledged, is not called rot: whoever
+    /// asks `verify` wants to know whether the node would start, so this alone leaves the verdict as it is.
+    Healable,
     /// Something that was durable reads back bad.
     Rot,
     /// Something at the end of the log is neither what was written nor what was there before. It may have
@@ -21,11 +26,12 @@ pub enum FindingVerdict {
 }
 
 impl FindingVerdict {
-    /// Its name in reports. A healed place is a place where the medium went bad.
+    /// Its name in reports.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Self::Healed | Self::Rot => "rot",
+            Self::Healable => "healable",
+            Self::Rot => "rot",
             Self::Suspect => "suspect",
         }
     }
@@ -80,7 +86,7 @@ pub(crate) const ADVICE_SUSPECT: &str = "the last write may have been acknowledg
     directory, check the device, and replace this replica from the others with a new directory";
 
 /// Advice for a copy that went bad.
-pub(crate) const ADVICE_HEALED: &str = "the other copy was used; check the device";
+pub(crate) const ADVICE_HEALABLE: &str = "nothing is lost: the other copy is good, and opening the log writes this one again; check the device";
 
 /// Why a log cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -142,7 +148,7 @@ pub enum OpenError {
         findings: Vec<Finding>,
     },
     /// The configured sizes do not work.
-    #[error("{why}: correct wal.slot_bytes, wal.bytes_max or limits.entry_bytes")]
+    #[error("{why}: correct wal.slot_bytes or wal.bytes_max")]
     Sizes {
         /// Why.
         why: String,

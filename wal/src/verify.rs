@@ -9,14 +9,17 @@ use logdrive_raft::{Chain, GroupId, Index, Term};
 use crate::disk::lock::LOCK_FILE;
 use crate::disk::pwrite::PwriteDisk;
 use crate::disk::{Disk, SlotFile, SlotId};
-use crate::error::{Finding, FindingVerdict, OpenError};
+use crate::error::{Finding, OpenError};
 use crate::judge::{Judgement, Question, Verdict, judge, open_error};
 use crate::scan::{Piece, scan_headers, scan_segment};
 
 /// What was found in a directory.
 #[derive(Debug)]
 pub struct Report {
-    /// The worst that was found.
+    /// What opening it would say. A finding that opening it puts right ([`FindingVerdict::Healable`]) leaves
+    /// this as it is.
+    ///
+    /// [`FindingVerdict::Healable`]: crate::FindingVerdict::Healable
     pub verdict: Verdict,
     /// How many segments belong to the log.
     pub segments: usize,
@@ -81,13 +84,6 @@ pub fn verify_disk(
 
 impl Report {
     fn of(judgement: Judgement) -> Self {
-        let healed = |finding: &Finding| finding.verdict == FindingVerdict::Healed;
-        // An opening can put it right; a look at the medium still finds it bad.
-        let verdict = if judgement.findings.iter().any(healed) {
-            judgement.verdict.max(Verdict::Rot)
-        } else {
-            judgement.verdict
-        };
         let groups = judgement.groups.iter().map(|(group, log)| {
             let tip = log.tip();
             let some = log.rows().len() > 0;
@@ -105,7 +101,7 @@ impl Report {
             }
         });
         Self {
-            verdict,
+            verdict: judgement.verdict,
             segments: judgement.live.len(),
             entries: judgement.entries,
             groups: groups.collect(),

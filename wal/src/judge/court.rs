@@ -2,7 +2,7 @@
 //! that a part of it does not count.
 
 use crate::disk::{BLOCK_BYTES, Block, Disk, SlotId};
-use crate::error::{ADVICE_HEALED, ADVICE_ROT, ADVICE_SUSPECT, Finding, FindingVerdict, OpenError};
+use crate::error::{ADVICE_HEALABLE, ADVICE_ROT, ADVICE_SUSPECT, Finding, FindingVerdict, OpenError};
 use crate::format::{Place, SLOT_HEADER_BLOCKS, SlotHeader};
 use crate::scan::{Bad, GroupScan, Piece, SegmentScan, SlotScan, scan_segment};
 use logdrive_raft::{Boot, GroupId, Index, Term};
@@ -155,7 +155,7 @@ impl<'a, D: Disk> Court<'a, D> {
             advice: match verdict {
                 FindingVerdict::Rot => ADVICE_ROT,
                 FindingVerdict::Suspect => ADVICE_SUSPECT,
-                FindingVerdict::Healed => ADVICE_HEALED,
+                FindingVerdict::Healable => ADVICE_HEALABLE,
             },
         });
     }

@@ -83,10 +83,10 @@ impl<D: Disk> Court<'_, D> {
         judgement.last_unused = walk.unused;
         let worst = judgement.findings.iter().map(|finding| finding.verdict);
         judgement.verdict = match worst
-            .filter(|verdict| *verdict != FindingVerdict::Healed)
+            .filter(|verdict| *verdict != FindingVerdict::Healable)
             .min()
         {
-            Some(FindingVerdict::Rot | FindingVerdict::Healed) => Verdict::Rot,
+            Some(FindingVerdict::Rot | FindingVerdict::Healable) => Verdict::Rot,
             Some(FindingVerdict::Suspect) => Verdict::Suspect,
             None if walk.dropped => Verdict::Torn,
             None => Verdict::Clean,
@@ -106,7 +106,7 @@ impl<D: Disk> Court<'_, D> {
                 };
                 if first < self.judgement.mark {
                     let meaning = "one copy of the slot's header is bad".to_owned();
-                    self.find(FindingVerdict::Healed, slot, copy, None, meaning);
+                    self.find(FindingVerdict::Healable, slot, copy, None, meaning);
                 }
                 self.judgement.bad_copies.push((slot, copy));
             }

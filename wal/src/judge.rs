@@ -14,8 +14,9 @@
 use std::collections::BTreeMap;
 
 use logdrive_raft::io::HardState;
-use logdrive_raft::{Boot, Chain, GroupId, Index, Membership};
+use logdrive_raft::{Boot, Chain, GroupId, Membership};
 
+use crate::configurations::Configurations;
 use crate::disk::{Block, Disk, SlotFile, SlotId};
 use crate::error::{Finding, OpenError};
 use crate::format::{FooterRow, Place, Record, SLOT_HEADER_BLOCKS, SlotHeader};
@@ -85,7 +86,7 @@ pub(crate) struct Judgement {
     /// Oldest first.
     pub(crate) live: Vec<Live>,
     pub(crate) groups: BTreeMap<GroupId, GroupLog>,
-    pub(crate) configurations: BTreeMap<GroupId, Vec<(Index, Membership)>>,
+    pub(crate) configurations: Configurations,
     /// Term and vote as they must be from now on.
     pub(crate) hard_states: BTreeMap<GroupId, HardState>,
     /// Where the log ends.
@@ -173,7 +174,7 @@ pub(crate) fn judge(
             Some(Without::Epoch(epoch)) => {
                 candidates.retain(|scan| scan.header.is_some_and(|header| header.epoch < epoch))
             }
-            Some(Without::Unlinked(segments)) => {
+            Some(Without::Segments(segments)) => {
                 candidates.retain(|scan| segments.iter().all(|segment| segment.slot != scan.slot))
             }
             None => {
@@ -248,7 +249,7 @@ impl Judgement {
             known: None,
             live: Vec::new(),
             groups: BTreeMap::new(),
-            configurations: BTreeMap::new(),
+            configurations: Configurations::default(),
             hard_states: BTreeMap::new(),
             end: Place::default(),
             chain: Chain::default(),

@@ -6,6 +6,7 @@ pub mod disk;
 pub mod format;
 
 mod build;
+mod configurations;
 mod error;
 mod judge;
 mod options;

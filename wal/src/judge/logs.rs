@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use logdrive_raft::io::HardState;
-use logdrive_raft::{GroupId, Index, Membership, NodeId, Replica, Term};
+use logdrive_raft::{GroupId, Membership, NodeId, Replica, Term};
 
+use crate::configurations::Configurations;
 use crate::format::Record;
 use crate::path::{GroupLog, OffPath, Row};
 use crate::scan::GroupScan;
@@ -34,7 +35,7 @@ pub(super) enum Misfit {
 #[derive(Default)]
 pub(super) struct Logs {
     pub(super) groups: BTreeMap<GroupId, GroupLog>,
-    pub(super) configurations: BTreeMap<GroupId, Vec<(Index, Membership)>>,
+    pub(super) configurations: Configurations,
     /// The newest term and vote that anything says, beyond the end and in echoes too.
     stated: BTreeMap<GroupId, HardState>,
     /// The highest term of any entry, dead ones too.
@@ -86,18 +87,16 @@ impl Logs {
                 Record::Entries(run) => {
                     let cut = self.log(run.group)?.truncate(&run.prev);
                     cut.map_err(|off| Misfit::Entries(run.group, off))?;
-                    self.forget_configurations(run.group, run.prev.index);
+                    self.configurations.cut(run.group, run.prev.index);
                     for _ in 0..run.count() {
                         let frame = frames.next().expect("counted when they were read");
                         let mut row = Row::new(&frame.position, frame.bytes);
                         row.put(group.place(), frame.offset);
                         self.log(run.group)?.push(row);
                         if let Some(membership) = &frame.membership {
-                            let found = (frame.position.index, membership.clone());
+                            let index = frame.position.index;
                             self.configurations
-                                .entry(run.group)
-                                .or_default()
-                                .push(found);
+                                .push(run.group, index, membership.clone());
                         }
                     }
                 }
@@ -114,12 +113,12 @@ impl Logs {
                 Record::Truncate { group, to } => {
                     let cut = self.log(*group)?.truncate(to);
                     cut.map_err(|off| Misfit::Truncate(*group, off))?;
-                    self.forget_configurations(*group, to.index);
+                    self.configurations.cut(*group, to.index);
                 }
                 Record::Base { group, base, .. } => {
                     self.log(*group)?.set_base(*base);
                     let tip = self.log(*group)?.tip();
-                    self.forget_configurations(*group, tip.index);
+                    self.configurations.cut(*group, tip.index);
                 }
                 Record::Anchor(anchor) => {
                     self.log(anchor.group)?.anchor = Some(anchor.at);
@@ -146,19 +145,13 @@ impl Logs {
                 }
                 Record::GroupRemoved(group) => {
                     self.groups.remove(group);
-                    self.configurations.remove(group);
+                    self.configurations.remove(*group);
                 }
                 Record::Verdict(_) | Record::Configuration { .. } | Record::Footer(_) => {}
                 Record::Mention { .. } => return Err(Misfit::Misplaced),
             }
         }
         Ok(())
-    }
-
-    fn forget_configurations(&mut self, group: GroupId, beyond: Index) {
-        if let Some(configurations) = self.configurations.get_mut(&group) {
-            configurations.retain(|(index, _)| *index <= beyond);
-        }
     }
 
     /// The current term is at least that of every entry. If no record says so, who got the vote of that

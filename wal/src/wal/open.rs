@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::BytesMut;
 use logdrive_raft::io::Restored;
 use logdrive_raft::wire::{Encode, Writer};
-use logdrive_raft::{Boot, Chain, Entry, Genesis, GroupId, Incarnation, Micros};
+use logdrive_raft::{Boot, Chain, Entry, Genesis, GroupId, Incarnation, Membership, Micros};
 
 use super::{Held, Position, Segment, Tail, VOTE_BYTES, Wal, check_slot};
 use crate::build::gather;
 use crate::disk::{Block, Disk, FlushMode, FlushWatchdog, SlotFile, SlotId};
-use crate::error::{Finding, OpenError};
+use crate::error::{Finding, FindingVerdict, OpenError};
 use crate::format::{self, Place, Record, SLOT_HEADER_BLOCKS, SlotHeader, VerdictKind};
 use crate::judge::{Beyond, Judgement, Question, Verdict, judge};
 use crate::options::{FlushModeChoice, Options};
@@ -50,7 +50,12 @@ pub struct RecoveredGroup {
 /// Something beyond the durable mark that is written again.
 enum Again {
     Record(Record),
-    Entry(GroupId, Entry),
+    Entry {
+        group: GroupId,
+        entry: Entry,
+        /// What it holds, if it is a configuration.
+        membership: Option<Membership>,
+    },
 }
 
 impl<D: Disk> Wal<D> {
@@ -72,16 +77,12 @@ impl<D: Disk> Wal<D> {
         let mut judgement = judge(&mut disk, &slots, &question)?.into_result()?;
         heal(&mut disk, &judgement)?;
         let again = read_tail(&mut disk, &judgement)?;
-        let sizes = judgement
-            .groups
-            .values()
-            .map(|log| log.checkpoint().to_bytes().len() + VOTE_BYTES);
-        let checkpoint_bytes = sizes.sum();
-        check_slot(&options, checkpoint_bytes).map_err(|why| OpenError::Sizes { why })?;
+        let checkpoint_bytes =
+            check_contents(&options, &judgement, &again).map_err(|why| OpenError::Sizes { why })?;
 
         let opening = Opening::plan(&mut disk, &options, &slots, &judgement)?;
         let mut wal = Self::begin(disk, options, opening, &mut judgement, checkpoint_bytes);
-        wal.finish_opening(&judgement, again)?;
+        wal.finish_opening(&mut judgement, again)?;
         let recovery = wal.recovery(judgement);
         Ok((wal, recovery))
     }
@@ -173,7 +174,7 @@ impl<D: Disk> Wal<D> {
     /// Writes what the new boot begins with, the verdict last: only with it the opening counts.
     fn finish_opening(
         &mut self,
-        judgement: &Judgement,
+        judgement: &mut Judgement,
         again: Vec<Again>,
     ) -> Result<(), OpenError> {
         let now = Micros::default();
@@ -185,7 +186,7 @@ impl<D: Disk> Wal<D> {
         }
         let rewritten = !again.is_empty();
         for again in again {
-            self.write_again(again);
+            self.write_again(again, judgement);
             if self.queue.bytes() >= self.options.group_bytes_max {
                 self.submit(now);
             }
@@ -212,11 +213,11 @@ impl<D: Disk> Wal<D> {
         let record = Record::Verdict(verdict);
         let bytes = record.to_bytes().len();
         self.queue.push(Item::Record(Box::new(record), bytes));
-        self.drain(now)?;
+        self.drain_opening(now)?;
         if rewritten {
             // Now it is durable as far as any process can know.
             self.build_mark();
-            self.drain(now)?;
+            self.drain_opening(now)?;
         }
         for slot in std::mem::take(&mut self.pool.held_back) {
             self.pool.add(slot.slot, slot.blocks, true);
@@ -226,9 +227,37 @@ impl<D: Disk> Wal<D> {
         Ok(())
     }
 
-    fn write_again(&mut self, again: Again) {
+    /// Waits until all of it is durable. What has no slot to go to never will be, and then somebody has to
+    /// make room.
+    fn drain_opening(&mut self, now: Micros) -> Result<(), OpenError> {
+        let Err(reason) = self.drain(now) else {
+            return Ok(());
+        };
+        // A write or flush that failed stays under way.
+        if self.pipeline.is_empty() && self.pool.any_free().is_none() {
+            let path = self.disk.slot_path(self.pool.next_slot());
+            let source = std::io::Error::new(std::io::ErrorKind::StorageFull, reason.error);
+            return Err(OpenError::NoSpace { path, source });
+        }
+        Err(reason.into())
+    }
+
+    /// Writes it, and keeps in the judgement what the log itself does not know.
+    fn write_again(&mut self, again: Again, judgement: &mut Judgement) {
+        let configurations = &mut judgement.configurations;
         match again {
-            Again::Entry(group, entry) => self.append_entry(group, &entry),
+            Again::Entry {
+                group,
+                entry,
+                membership,
+            } => {
+                self.append_entry(group, &entry);
+                let index = entry.index();
+                configurations.cut(group, index.prev().unwrap_or_default());
+                if let Some(membership) = membership {
+                    configurations.push(group, index, membership);
+                }
+            }
             Again::Record(Record::HardState { group, hard_state }) => {
                 self.log_mut(group).raise_hard_state(hard_state);
                 self.queue.push(Item::HardState(group, hard_state));
@@ -237,6 +266,7 @@ impl<D: Disk> Wal<D> {
                 let cut = self.log_mut(group).truncate(&to);
                 assert!(cut.is_ok(), "the tail was checked when it was judged");
                 self.queue.push(Item::Truncate(group, to));
+                configurations.cut(group, to.index);
             }
             Again::Record(record) => {
                 match &record {
@@ -245,12 +275,19 @@ impl<D: Disk> Wal<D> {
                         self.checkpoint_bytes += log.checkpoint().to_bytes().len() + VOTE_BYTES;
                         self.groups.entry(genesis.group).or_insert(log);
                     }
-                    Record::Base { group, base, .. } => self.log_mut(*group).set_base(*base),
+                    Record::Base { group, base, .. } => {
+                        let log = self.log_mut(*group);
+                        log.set_base(*base);
+                        configurations.cut(*group, log.tip().index);
+                    }
                     Record::Anchor(anchor) => {
                         self.log_mut(anchor.group).anchor = Some(anchor.at);
+                        let membership = anchor.membership.clone();
+                        judgement.anchored.insert(anchor.group, membership);
                     }
                     Record::GroupRemoved(group) => {
                         self.groups.remove(group);
+                        configurations.remove(*group);
                     }
                     _ => return,
                 }
@@ -261,6 +298,9 @@ impl<D: Disk> Wal<D> {
     }
 
     fn recovery(&self, mut judgement: Judgement) -> Recovery {
+        assert!(matches!(judgement.verdict, Verdict::Clean | Verdict::Torn));
+        let healed = |finding: &Finding| finding.verdict == FindingVerdict::Healable;
+        assert!(judgement.findings.iter().all(healed));
         let mut groups = BTreeMap::new();
         for (group, log) in &self.groups {
             let genesis = log.genesis.clone();
@@ -269,9 +309,13 @@ impl<D: Disk> Wal<D> {
                 .anchored
                 .remove(group)
                 .filter(|_| log.base != origin);
-            let configurations = judgement.configurations.remove(group).unwrap_or_default();
+            let configurations = judgement.configurations.remove(*group);
             let restored = Restored {
                 hard_state: log.hard_state,
+                // Both copies of a vote, its record and the echo in the next flush group, can only be
+                // unreadable where something durable is: at or below the mark, or as garbage above it. The
+                // one is rot and the other suspect, and neither is opened. What did not land above the mark
+                // is no such case: a vote is not cast before its echo is durable.
                 never_votes: false,
                 base: log.base,
                 entries: log.rows().map(|row| row.meta()).collect(),
@@ -419,6 +463,35 @@ impl Opening {
     }
 }
 
+/// How many bytes a checkpoint of all groups takes; or why slots of the configured size do not hold that and
+/// what has to be written again. They may have been larger once.
+fn check_contents(
+    options: &Options,
+    judgement: &Judgement,
+    again: &[Again],
+) -> Result<usize, String> {
+    let checkpoint = |log: &GroupLog| log.checkpoint().to_bytes().len() + VOTE_BYTES;
+    let bytes: usize = judgement.groups.values().map(checkpoint).sum();
+    let (mut more, mut frame_bytes_max) = (0, options.frame_bytes_max);
+    for again in again {
+        match again {
+            Again::Entry { entry, .. } => {
+                frame_bytes_max = frame_bytes_max.max(entry.frame().len());
+            }
+            Again::Record(Record::Genesis(genesis)) => {
+                more += checkpoint(&GroupLog::new(genesis.clone()));
+            }
+            Again::Record(_) => {}
+        }
+    }
+    let needed = Options {
+        frame_bytes_max,
+        ..options.clone()
+    };
+    check_slot(&needed, bytes + more)?;
+    Ok(bytes)
+}
+
 /// Puts right what can be put right without a peer, and writes again what may be in the page cache only.
 fn heal(disk: &mut impl Disk, judgement: &Judgement) -> Result<(), OpenError> {
     for (slot, copy) in &judgement.bad_copies {
@@ -461,8 +534,17 @@ fn read_tail(disk: &mut impl Disk, judgement: &Judgement) -> Result<Vec<Again>, 
                                 path: disk.slot_path(*slot),
                                 why: format!("it changed while it was read: {error}"),
                             })?;
-                        tail.push(Again::Entry(run.group, entry));
+                        tail.push(Again::Entry {
+                            group: run.group,
+                            entry,
+                            membership: frame.membership.clone(),
+                        });
                     }
+                }
+                // Bytes for entries that are on the path all the same. They lie where they were.
+                Record::Rewrite(run) => {
+                    let count = usize::try_from(run.count()).unwrap_or(0);
+                    frames.by_ref().take(count).for_each(drop);
                 }
                 other => tail.push(Again::Record(other.clone())),
             }

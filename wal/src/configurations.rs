@@ -1,0 +1,33 @@
+//! The configurations in the logs of all groups: every entry on a path that holds one.
+
+use std::collections::BTreeMap;
+
+use logdrive_raft::{GroupId, Index, Membership};
+
+/// Which entries hold a membership, oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct Configurations {
+    groups: BTreeMap<GroupId, Vec<(Index, Membership)>>,
+}
+
+impl Configurations {
+    /// An entry that was appended holds this one.
+    pub(crate) fn push(&mut self, group: GroupId, index: Index, membership: Membership) {
+        self.groups
+            .entry(group)
+            .or_default()
+            .push((index, membership));
+    }
+
+    /// The log of a group was cut: it ends here.
+    pub(crate) fn cut(&mut self, group: GroupId, last: Index) {
+        if let Some(configurations) = self.groups.get_mut(&group) {
+            configurations.retain(|(index, _)| *index <= last);
+        }
+    }
+
+    /// Takes those of one group.
+    pub(crate) fn remove(&mut self, group: GroupId) -> Vec<(Index, Membership)> {
+        self.groups.remove(&group).unwrap_or_default()
+    }
+}

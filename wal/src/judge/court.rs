@@ -1,11 +1,14 @@
 //! One chain of segments before the court: its segments are read, followed and judged, unless it turns out
 //! that a part of it does not count.
 
-use crate::disk::{BLOCK_BYTES, Block, Disk, SlotId};
-use crate::error::{ADVICE_HEALABLE, ADVICE_ROT, ADVICE_SUSPECT, Finding, FindingVerdict, OpenError};
-use crate::format::{Place, SLOT_HEADER_BLOCKS, SlotHeader};
-use crate::scan::{Bad, GroupScan, Piece, SegmentScan, SlotScan, scan_segment};
 use logdrive_raft::{Boot, GroupId, Index, Term};
+
+use crate::disk::{BLOCK_BYTES, Block, Disk, SlotId};
+use crate::error::{
+    ADVICE_HEALABLE, ADVICE_ROT, ADVICE_SUSPECT, Finding, FindingVerdict, OpenError,
+};
+use crate::format::{Place, SLOT_HEADER_BLOCKS, SlotHeader, Stamper};
+use crate::scan::{Bad, GroupScan, Piece, SegmentScan, SlotScan, scan_segment};
 
 use super::chain::{link, mark_of, unfinished};
 use super::{Judgement, Live, Question, open_error};
@@ -24,8 +27,8 @@ pub(super) struct Judged {
 pub(super) enum Without {
     /// A recovery opened segments and did not get as far as its verdict.
     Epoch(Boot),
-    /// Segments whose predecessor never landed.
-    Unlinked(Vec<Live>),
+    /// Segments whose predecessor never landed, or whose slot a later opening took.
+    Segments(Vec<Live>),
 }
 
 impl Judged {
@@ -81,6 +84,9 @@ impl<'a, D: Disk> Court<'a, D> {
                 &mut self.blocks,
             );
             segments.push(scan.map_err(|error| open_error(self.disk, error))?);
+            if self.was_taken(&segment.header) {
+                return Ok(Judged::without(Without::Segments(vec![segment.clone()])));
+            }
         }
         self.judgement.mark = mark_of(&segments);
         if let Some((missing, epoch)) = missing {
@@ -91,7 +97,7 @@ impl<'a, D: Disk> Court<'a, D> {
             let uncounted = self.judgement.mark <= first || self.was_discounted(first, epoch);
             if uncounted && !self.question.sealed_only {
                 // Its header never landed, nor was anything after it acknowledged.
-                return Ok(Judged::without(Without::Unlinked(live)));
+                return Ok(Judged::without(Without::Segments(live)));
             }
             let meaning = format!("segment {missing} is missing");
             self.find(FindingVerdict::Rot, live[0].slot, 0, None, meaning);
@@ -131,6 +137,29 @@ impl<'a, D: Disk> Court<'a, D> {
         headers.any(|header| {
             header.by_recovery && header.epoch > epoch && header.predecessor_end <= place
         })
+    }
+
+    /// Whether a later opening found that this segment does not count, took its slot for a segment of its
+    /// own, and did not get as far as that one's header: the blocks of both lie here in a mixture that says
+    /// nothing of the log. One that counted was not free to be taken before the verdict of that opening was
+    /// durable, and then nobody asks for it any more.
+    ///
+    /// The blocks of the segment are those that were read last.
+    fn was_taken(&self, header: &SlotHeader) -> bool {
+        let first = Place {
+            segment: header.segment,
+            block: SLOT_HEADER_BLOCKS,
+        };
+        let newer = |block: &Block| {
+            let stamp = Stamper::whole_stamp(header.log_uuid, block);
+            stamp.is_some_and(|stamp| u64::from(stamp.epoch) > header.epoch.0)
+        };
+        self.was_discounted(first, header.epoch)
+            && self
+                .blocks
+                .iter()
+                .skip(SLOT_HEADER_BLOCKS as usize)
+                .any(newer)
     }
 
     pub(super) fn find(

@@ -129,7 +129,7 @@ codes! {
         "wait for answers before sending more, or raise limits.proposals_bytes_max if memory allows";
     /// The log has no room for proposals.
     StorageFull = 3, "storage_full", NeverAppended,
-        "give the log more room (wal.bytes_max); reads, votes and heartbeats go on";
+        "give the log more room (space on its disk, or wal.bytes_max); reads, votes and heartbeats go on";
     /// The proposal is larger than an entry may be.
     TooLarge = 4, "too_large", NeverAppended,
         "split it; an entry carries at most 1 MiB";

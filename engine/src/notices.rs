@@ -199,7 +199,7 @@ pub(crate) fn carry(shared: &Shared, notice: Notice) {
                 "storage_full",
                 None,
                 "the log has no room: proposals are refused, votes and heartbeats go on".to_owned(),
-                "raise wal.bytes_max if the disk has room",
+                "free space on the disk, or raise wal.bytes_max and restart the node",
             );
         }
         Notice::StorageFull { full: false } => {

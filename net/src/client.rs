@@ -520,6 +520,7 @@ impl Inner {
     /// Tries a part again, elsewhere or later, or gives it up. It is known that it was not appended.
     fn refused(self: &Arc<Self>, mut part: Part, by: usize, why: Refused) {
         part.attempts += 1;
+        part.refused = Some(why.code);
         let mut delay = why.retry_after.max(backoff(part.attempts));
         if matches!(why.code, Code::NOT_LEADER | Code::UNREACHABLE) {
             let mut routes = lock(&self.routes);

@@ -135,6 +135,9 @@ fn propose_failure(error: &ProposeError) -> Failure {
         _ => Exit::AssertionFailed,
     };
     let failure = Failure::of(exit, error);
+    if code == Code::DEADLINE && matches!(error, ProposeError::NeverAppended { .. }) {
+        return failure.advise("nothing was written: sending it again cannot double it");
+    }
     let known = logdrive::Code::ALL
         .iter()
         .find(|known| known.as_str() == code.name());

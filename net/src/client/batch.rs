@@ -248,6 +248,8 @@ pub(super) struct Part {
     pub(super) count: u32,
     /// How often it was refused and tried again.
     pub(super) attempts: u32,
+    /// Why, the last time.
+    pub(super) refused: Option<Code>,
 }
 
 /// A batch and to whom its answers go.
@@ -264,6 +266,7 @@ impl Part {
             first: 0,
             count,
             attempts: 0,
+            refused: None,
         }
     }
 

@@ -328,7 +328,8 @@ impl Session {
         self.queue().retain(|part| {
             let waits = part.deadline() > now;
             if !waits {
-                let code = Code::DEADLINE;
+                // Whoever was refused all the time wants to hear of that, and not that it took long.
+                let code = part.refused.unwrap_or(Code::DEADLINE);
                 inner.answer(part.clone(), Answered::NeverAppended { code }, answers);
             }
             waits

@@ -38,7 +38,7 @@ pub struct RunArgs {
     /// What to load: spawn:N (N processes here), inproc:N (inside this process), cluster ADDR,.. (elsewhere)
     #[arg(long, num_args = 1..=2, default_value = "spawn:3", value_name = "TARGET")]
     pub target: Vec<String>,
-    /// Certificates for `cluster`: ca.crt, client.crt, client.key
+    /// Certificates for `cluster`: ca.crt and client-1.crt with its key, as `logdrive tls issue` writes them
     #[arg(long, value_name = "DIR")]
     pub tls: Option<PathBuf>,
 
@@ -287,7 +287,10 @@ impl RunArgs {
             )));
         }
         if cluster && self.tls.is_none() {
-            return refuse("--target cluster needs --tls DIR (ca.crt, client.crt, client.key)");
+            return refuse(
+                "--target cluster needs --tls DIR with ca.crt and a client's certificate: `logdrive tls \
+                 issue --role client` makes one",
+            );
         }
         if !cluster && self.tls.is_some() {
             return refuse("--tls is for --target cluster; other targets make their own");

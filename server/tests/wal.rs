@@ -1,5 +1,7 @@
 //! `logdrive wal` over the directory of a node, as an operator meets it.
 
+#![allow(clippy::unwrap_used, reason = "all of this is tests")]
+
 mod common;
 
 use std::fs;

@@ -3,9 +3,9 @@
 //! Its queue is bounded in bytes by whoever fills it: the shard asks for room before it hands a batch over.
 //! The number of batches is bounded as well, by the queue itself.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -13,7 +13,7 @@ use std::time::Instant;
 use crossbeam_queue::ArrayQueue;
 use crossbeam_utils::sync::{Parker, Unparker};
 use logdrive_raft::GroupId;
-use logdrive_shard::{Applier, ApplyBatch, Fenced, StateMachine};
+use logdrive_shard::{Applier, ApplyBatch, Fatal, Fenced, StateMachine};
 
 use crate::error::StartError;
 use crate::metrics::Metrics;
@@ -30,11 +30,33 @@ pub(crate) struct ApplyQueue<O> {
     /// The shard found no room and wants to be woken when there is some.
     shard_waits: AtomicBool,
     shard: Waker,
-    /// Groups whose machines have failed; the shard takes them out. One place a group.
-    fenced: ArrayQueue<Fenced>,
+    /// Groups whose machines have failed; the shard takes them out.
+    fenced: Mutex<FencedGroups>,
+    /// There is something to take out of `fenced`.
+    fenced_waits: AtomicBool,
     applied: BTreeMap<GroupId, AtomicU64>,
     closed: AtomicBool,
+    /// The thread has ended and applies nothing more.
+    ended: AtomicBool,
     unparker: Unparker,
+}
+
+/// What the shard has to hear of, each said once: a group that fails over and over leaves room for others.
+#[derive(Debug, Default)]
+struct FencedGroups {
+    known: BTreeSet<GroupId>,
+    waiting: Vec<Fenced>,
+    /// The applier itself has panicked, with this text, and applies nothing more.
+    died: Option<String>,
+}
+
+/// What the shard hears of the applier.
+#[derive(Debug)]
+pub(crate) enum ApplyNews {
+    /// The machine of a group has failed.
+    Fenced(Fenced),
+    /// The applier has panicked: no machine is applied any more.
+    Died(String),
 }
 
 impl<O> std::fmt::Debug for ApplyQueue<O> {
@@ -74,7 +96,48 @@ impl<O> ApplyQueue<O> {
         if self.batches.push(batch).is_err() {
             unreachable!("the only producer has seen room");
         }
+        if self.ended.load(Ordering::SeqCst) {
+            self.drop_batches();
+        }
         self.unparker.unpark();
+    }
+
+    /// Nobody will apply these any more. Dropping them answers whoever waits.
+    fn drop_batches(&self) {
+        while let Some(batch) = self.batches.pop() {
+            self.bytes.fetch_sub(batch.bytes, Ordering::SeqCst);
+        }
+    }
+
+    fn fence(&self, fenced: Fenced) {
+        let mut groups = self.fenced_groups();
+        if !groups.known.insert(fenced.group) {
+            return;
+        }
+        tracing::error!(
+            event = "machine_failed",
+            group = fenced.group.0,
+            index = fenced.index.0,
+            code = "halted",
+            "{fenced}; nothing more is applied here, the log is untouched; mend the machine and \
+             restart this node"
+        );
+        groups.waiting.push(fenced);
+        drop(groups);
+        self.fenced_waits.store(true, Ordering::SeqCst);
+        self.shard.wake_by_ref();
+    }
+
+    fn die(&self, text: String) {
+        self.fenced_groups().died = Some(text);
+        self.ended.store(true, Ordering::SeqCst);
+        self.drop_batches();
+        self.fenced_waits.store(true, Ordering::SeqCst);
+        self.shard.wake_by_ref();
+    }
+
+    fn fenced_groups(&self) -> MutexGuard<'_, FencedGroups> {
+        self.fenced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Bytes in the queue and its bound.
@@ -82,9 +145,16 @@ impl<O> ApplyQueue<O> {
         (self.bytes.load(Ordering::Relaxed), self.bytes_max)
     }
 
-    /// A group whose machine has failed since the last call.
-    pub(crate) fn take_fenced(&self) -> Option<Fenced> {
-        self.fenced.pop()
+    /// What has gone wrong since the last call.
+    pub(crate) fn take_news(&self) -> Vec<ApplyNews> {
+        if !self.fenced_waits.swap(false, Ordering::SeqCst) {
+            return Vec::new();
+        }
+        let mut groups = self.fenced_groups();
+        let fenced = groups.waiting.drain(..).map(ApplyNews::Fenced);
+        let mut news: Vec<ApplyNews> = fenced.collect();
+        news.extend(groups.died.take().map(ApplyNews::Died));
+        news
     }
 
     /// How far the machine of a group is.
@@ -146,9 +216,11 @@ impl<S: StateMachine> Machines<S> {
             bytes_max,
             shard_waits: AtomicBool::new(false),
             shard,
-            fenced: ArrayQueue::new(groups.len().max(1)),
+            fenced: Mutex::default(),
+            fenced_waits: AtomicBool::new(false),
             applied,
             closed: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
             unparker: parker.unparker().clone(),
         });
         Self {
@@ -167,7 +239,13 @@ impl<S: StateMachine> Machines<S> {
     pub(crate) fn on_thread(self, name: &str) -> Result<JoinHandle<()>, StartError> {
         std::thread::Builder::new()
             .name(name.to_owned())
-            .spawn(move || self.run())
+            .spawn(move || {
+                let queue = Arc::clone(&self.queue);
+                // The host process never goes down with us. What is queued is answered by being dropped.
+                if let Err(panic) = Fatal::catch(|| self.run()) {
+                    queue.die(panic.what);
+                }
+            })
             .map_err(StartError::Thread)
     }
 
@@ -208,20 +286,7 @@ impl<S: StateMachine> Machines<S> {
                     shown.store(applied.index.0, Ordering::Release);
                 }
             }
-            Err(fenced) => {
-                tracing::error!(
-                    event = "machine_failed",
-                    group = group.0,
-                    index = fenced.index.0,
-                    code = "halted",
-                    "{fenced}; nothing more is applied here, the log is untouched; mend the \
-                     machine and restart this node"
-                );
-                // Said once a group; the queue has a place for each.
-                if self.queue.fenced.push(fenced).is_ok() {
-                    self.queue.shard.wake_by_ref();
-                }
-            }
+            Err(fenced) => self.queue.fence(fenced),
         }
         self.metrics.applied(proposals, started.elapsed());
     }
@@ -230,5 +295,107 @@ impl<S: StateMachine> Machines<S> {
 impl<S: StateMachine> Inline<S> {
     pub(crate) fn apply(&mut self, batch: ApplyBatch<S::Output>) {
         self.machines.apply(batch);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Drain;
+
+    use logdrive_raft::{Chain, EntryBuilder, Index, LogPosition, Term};
+    use logdrive_shard::{Batch, Door, Durable, Failure, Inbox, ReplySink};
+
+    use super::*;
+
+    struct Failing;
+
+    impl StateMachine for Failing {
+        type Output = ();
+        type Reader = ();
+
+        fn open(&mut self) -> Result<Durable, Fatal> {
+            Ok(Durable::default())
+        }
+
+        fn apply(&mut self, _: Batch<'_>, _: &mut Vec<()>) -> Result<(), Fatal> {
+            Err(Fatal::new("as always"))
+        }
+
+        fn reader(&self) {}
+    }
+
+    /// Counts those who were told that there will be no answer.
+    #[derive(Default)]
+    struct Told(AtomicU64);
+
+    impl ReplySink<()> for Told {
+        fn applied(&self, _: u64, _: u32, _: LogPosition, _: u32, _: Drain<'_, ()>) {}
+
+        fn failed(&self, _: u64, _: u32, _: u32, _: Failure) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn batch(group: u64, index: u64, told: &Arc<Told>) -> ApplyBatch<()> {
+        let mut builder = EntryBuilder::with_room(1, 1);
+        builder.push(b"x");
+        let group = GroupId(group);
+        let entry = builder
+            .finish()
+            .seal(group, Term(1), Index(index), Chain(0));
+        let inbox = Inbox::new(1 << 10, 1 << 10, Waker::noop().clone());
+        inbox.set_door(Door::Open);
+        let sink: Arc<dyn ReplySink<()>> = told.clone();
+        inbox.submit(&["x"], &sink, 0).unwrap();
+        ApplyBatch {
+            group,
+            bytes: entry.frame().len(),
+            entries: vec![(entry, inbox.take().unwrap().runs)],
+            appended: None,
+        }
+    }
+
+    fn machines() -> Machines<Failing> {
+        let groups = [GroupId(1), GroupId(2)];
+        let mut applier = Applier::default();
+        for group in groups {
+            applier.open(group, Failing).unwrap();
+        }
+        let metrics = Arc::new(Metrics::new());
+        Machines::new(applier, &groups, 1 << 20, Waker::noop().clone(), metrics)
+    }
+
+    #[test]
+    fn a_group_that_fails_over_and_over_leaves_room_for_the_fence_of_another() {
+        let (mut machines, told) = (machines().inline(), Arc::default());
+        for index in 1..10 {
+            machines.apply(batch(1, index, &told));
+        }
+        machines.apply(batch(2, 1, &told));
+        let news = machines.machines.queue.take_news();
+        let fenced = |news: &ApplyNews| match news {
+            ApplyNews::Fenced(fenced) => fenced.group.0,
+            ApplyNews::Died(text) => panic!("{text}"),
+        };
+        assert_eq!(news.iter().map(fenced).collect::<Vec<u64>>(), [1, 2]);
+        assert_eq!(told.0.load(Ordering::SeqCst), 10);
+    }
+
+    #[test]
+    fn a_panic_of_the_applier_itself_answers_everybody_and_is_told() {
+        let machines = machines();
+        let (queue, told) = (Arc::clone(machines.queue()), Arc::default());
+        // A group that has no machine: our own invariant.
+        queue.push(batch(7, 1, &told));
+        queue.push(batch(1, 1, &told));
+        machines.on_thread("apply-test").unwrap().join().unwrap();
+        queue.push(batch(2, 1, &told));
+        assert_eq!(told.0.load(Ordering::SeqCst), 3);
+        let news = queue.take_news();
+        let [ApplyNews::Died(text)] = &news[..] else {
+            panic!("{news:?}");
+        };
+        assert!(text.contains("machines open before"), "{text}");
+        assert!(queue.take_news().is_empty());
     }
 }

@@ -254,6 +254,23 @@ pub(crate) fn fenced(shared: &Shared, fenced: &Fenced) {
     );
 }
 
+/// The applier itself has panicked.
+pub(crate) fn apply_died(shared: &Shared, text: &str) {
+    tracing::error!(
+        event = "panicked",
+        code = "panicked",
+        "the apply thread {text}"
+    );
+    raise(
+        shared,
+        "panicked",
+        None,
+        format!("the apply thread {text}; nothing more is applied or acknowledged here"),
+        "restart this node: it applies the log from where its machines end; report this with the log \
+         lines before",
+    );
+}
+
 /// The shard's thread has panicked.
 pub(crate) fn panicked(shared: &Shared, panic: &(dyn Any + Send)) {
     let text = panic

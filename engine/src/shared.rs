@@ -7,7 +7,7 @@ use std::task::{Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use logdrive_raft::{GroupId, NodeId};
-use logdrive_shard::ShardStatus;
+use logdrive_shard::{Fatal, ShardStatus};
 use logdrive_wal::FlushHistogram;
 use tokio::sync::Notify;
 
@@ -103,7 +103,8 @@ impl Shared {
             std::mem::take(&mut published.waiting)
         };
         for waker in woken {
-            waker.wake();
+            // The caller's code, which must not run into the shard's.
+            drop(Fatal::catch(|| waker.wake()));
         }
     }
 
@@ -150,7 +151,8 @@ impl Shared {
         self.ended.store(true, Ordering::SeqCst);
         let woken = std::mem::take(&mut self.published().waiting);
         for waker in woken {
-            waker.wake();
+            // The caller's code, which must not run into the shard's.
+            drop(Fatal::catch(|| waker.wake()));
         }
     }
 

@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 use logdrive_raft::io::Config;
 use logdrive_raft::{GroupId, Message, NodeId};
 use logdrive_shard::{
-    Applier, ApplyBatch, Door, GroupSetup, Inbox, Notice, Opened, PeerInput, Ports, Shard,
+    Applier, ApplyBatch, Door, Fatal, GroupSetup, Inbox, Notice, Opened, PeerInput, Ports, Shard,
     StateMachine,
 };
 use logdrive_wal::disk::{Disk, WakeBy};
 
 use tokio::task::LocalSet;
 
-use crate::apply::{ApplyOn, ApplyQueue, Inline, Machines};
+use crate::apply::{ApplyNews, ApplyOn, ApplyQueue, Inline, Machines};
 use crate::clock::Clock;
 use crate::error::StartError;
 use crate::links::Links;
@@ -173,14 +173,13 @@ impl<S: StateMachine> Driver<S> {
         let mut setups = Vec::new();
         let mut groups = BTreeMap::new();
         for group in &ids {
-            let machine = (setup.machines)(*group);
-            let applied = applier
-                .open(*group, machine)
-                .map_err(|fatal| StartError::Machine {
-                    group: *group,
-                    what: fatal.what,
-                })?;
-            let reader = applier.reader(*group).expect("opened above");
+            let failed = |fatal: Fatal| StartError::Machine {
+                group: *group,
+                what: fatal.what,
+            };
+            let machine = Fatal::catch(|| (setup.machines)(*group)).map_err(failed)?;
+            let applied = applier.open(*group, machine).map_err(failed)?;
+            let reader = applier.reader(*group).map_err(failed)?;
             let inbox = Inbox::new(
                 setup.limits.proposals_bytes_max,
                 frame_bytes_max,
@@ -302,9 +301,17 @@ impl<S: StateMachine> Driver<S> {
                 self.shard.shut_doors();
                 ending = Some(Instant::now() + drain);
             }
-            while let Some(fenced) = self.apply.take_fenced() {
-                notices::fenced(&self.shared, &fenced);
-                self.shard.fence(fenced.group, fenced.to_string());
+            for news in self.apply.take_news() {
+                match news {
+                    ApplyNews::Fenced(fenced) => {
+                        notices::fenced(&self.shared, &fenced);
+                        self.shard.fence(fenced.group, fenced.to_string());
+                    }
+                    ApplyNews::Died(text) => {
+                        notices::apply_died(&self.shared, &text);
+                        self.shard.fence_all(&format!("the apply thread {text}"));
+                    }
+                }
                 self.dirty = true;
             }
             self.links.poll(&mut inputs, || {

@@ -3,7 +3,6 @@
 //! An [`Applier`] is a value. The engine runs it on a thread of its own, the simulator in line.
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use logdrive_raft::{Entry, EntryKind, GroupId, Index, LogPosition, Micros};
 
@@ -66,7 +65,7 @@ impl<S: StateMachine> Default for Applier<S> {
 impl<S: StateMachine> Applier<S> {
     /// Opens the machine of a group and says how far it reaches.
     pub fn open(&mut self, group: GroupId, mut machine: S) -> Result<LogPosition, Fatal> {
-        let durable = guarded(|| machine.open())?;
+        let durable = Fatal::catch(|| machine.open())??;
         let applied = LogPosition::from(durable);
         self.machines.insert(
             group,
@@ -80,9 +79,13 @@ impl<S: StateMachine> Applier<S> {
     }
 
     /// A handle for reads of a group's machine.
-    #[must_use]
-    pub fn reader(&self, group: GroupId) -> Option<S::Reader> {
-        self.machines.get(&group).map(|slot| slot.machine.reader())
+    ///
+    /// # Panics
+    ///
+    /// If the group has none: that would be our error.
+    pub fn reader(&self, group: GroupId) -> Result<S::Reader, Fatal> {
+        let slot = &self.machines[&group];
+        Fatal::catch(|| slot.machine.reader())
     }
 
     /// How far a group's machine is.
@@ -126,7 +129,17 @@ impl<S: StateMachine> Applier<S> {
             }
             slot.applied = entry.position();
             for run in runs {
-                run.answer(entry.position(), &mut self.outputs);
+                if slot.fenced.is_some() {
+                    run.fail(Failure::HaltedBeforeApply {
+                        index: entry.index(),
+                    });
+                } else if let Err(fatal) = run.answer(entry.position(), &mut self.outputs) {
+                    slot.fenced = Some(Fenced {
+                        group: batch.group,
+                        index: entry.index(),
+                        what: format!("giving its answer {}", fatal.what),
+                    });
+                }
             }
             self.outputs.clear();
         }
@@ -150,7 +163,7 @@ impl<S: StateMachine> Slot<S> {
                 row.kind
             )));
         }
-        guarded(|| self.machine.apply(Batch::new(entry), outputs))?;
+        Fatal::catch(|| self.machine.apply(Batch::new(entry), outputs))??;
         let (expected, got) = (entry.header().count as usize, outputs.len());
         if expected != got {
             return Err(Fatal::new(format!(
@@ -158,21 +171,6 @@ impl<S: StateMachine> Slot<S> {
             )));
         }
         Ok(())
-    }
-}
-
-/// Runs the user's code. A panic is an error like any other; the machine is not used again after one.
-fn guarded<T>(run: impl FnOnce() -> Result<T, Fatal>) -> Result<T, Fatal> {
-    match catch_unwind(AssertUnwindSafe(run)) {
-        Ok(result) => result,
-        Err(panic) => {
-            let text = panic
-                .downcast_ref::<&str>()
-                .map(|text| (*text).to_owned())
-                .or_else(|| panic.downcast_ref::<String>().cloned())
-                .unwrap_or_else(|| "no message".to_owned());
-            Err(Fatal::new(format!("panicked: {text}")))
-        }
     }
 }
 
@@ -186,8 +184,14 @@ fn fail_all<O>(runs: Runs<O>, index: Index) {
 mod tests {
     use logdrive_raft::{Chain, EntryBuilder, Term};
 
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::vec::Drain;
+
     use super::*;
+    use crate::inbox::{Door, Inbox};
     use crate::machine::Durable;
+    use crate::sync::Arc;
+    use crate::ticket::ReplySink;
 
     /// Sums the lengths it sees; panics at a proposal that says so.
     #[derive(Default)]
@@ -245,6 +249,54 @@ mod tests {
         assert_eq!(fenced.to_string(), expected);
         assert_eq!(applier.apply(batch(3, &["ab"])).unwrap_err(), fenced);
         assert_eq!(applier.applied(GroupId(1)).unwrap().index, Index(1));
+    }
+
+    /// Panics over every answer, whatever it is.
+    #[derive(Default)]
+    struct Clumsy(AtomicUsize);
+
+    impl ReplySink<usize> for Clumsy {
+        fn applied(&self, _: u64, _: u32, _: LogPosition, _: u32, _: Drain<'_, usize>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            panic!("dropped it");
+        }
+
+        fn failed(&self, _: u64, _: u32, _: u32, _: Failure) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            panic!("dropped that too");
+        }
+    }
+
+    #[test]
+    fn a_sink_that_panics_fences_its_group_and_harms_nobody_else() {
+        let inbox = Inbox::new(1 << 20, 1 << 20, std::task::Waker::noop().clone());
+        inbox.set_door(Door::Open);
+        let clumsy = Arc::new(Clumsy::default());
+        let sink: Arc<dyn ReplySink<usize>> = clumsy.clone();
+        inbox.submit(&["ab"], &sink, 1).unwrap();
+        inbox.submit(&["cd"], &sink, 2).unwrap();
+        let sealed = inbox.take().unwrap();
+        let mut with_runs = batch(1, &["ab", "cd"]);
+        with_runs.entries[0].1 = sealed.runs;
+        let mut applier = Applier::default();
+        applier.open(GroupId(1), Lengths::default()).unwrap();
+        applier.open(GroupId(2), Lengths::default()).unwrap();
+        let fenced = applier.apply(with_runs).unwrap_err();
+        assert!(fenced.what.contains("dropped it"), "{fenced}");
+        // The first heard twice, the second that its group has halted.
+        assert_eq!(clumsy.0.load(Ordering::Relaxed), 3);
+        assert_eq!(inbox.permits().held(), 0);
+        assert_eq!(applier.apply(batch(2, &["ab"])).unwrap_err(), fenced);
+        let mut other = batch(1, &["ab"]);
+        other.group = GroupId(2);
+        assert!(applier.apply(other).is_ok());
+        // Those who wait at a door that shuts, or are dropped, are no danger either.
+        inbox.submit(&["ef"], &sink, 3).unwrap();
+        inbox.submit(&["gh"], &sink, 4).unwrap();
+        drop(inbox.take());
+        inbox.submit(&["ij"], &sink, 5).unwrap();
+        inbox.set_door(Door::Halted);
+        assert_eq!(clumsy.0.load(Ordering::Relaxed), 6);
     }
 
     #[test]

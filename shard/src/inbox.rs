@@ -413,7 +413,7 @@ mod tests {
         assert_eq!(entry.header().count, 3);
         let mut outputs = vec![10, 11, 12];
         for run in sealed.runs {
-            run.answer(entry.position(), &mut outputs);
+            run.answer(entry.position(), &mut outputs).unwrap();
         }
         assert_eq!(
             heard(&log),

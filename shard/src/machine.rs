@@ -3,6 +3,8 @@
 //! It is synchronous, because storage blocks anyway and determinism is easier to see, and it never runs on
 //! the shard's thread. It gets whole entries, in order, each once for each time it is opened.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use logdrive_raft::{Chain, Entry, GroupId, Index, LogPosition, ProposalRow, Term};
 
 /// A deterministic machine that turns committed proposals into outputs.
@@ -75,6 +77,19 @@ impl Fatal {
     /// The machine cannot go on because of this.
     pub fn new(what: impl Into<String>) -> Self {
         Self { what: what.into() }
+    }
+
+    /// Runs code that is not ours. A panic in it is an error like any other; what it was working on is not
+    /// used again after one.
+    pub fn catch<T>(run: impl FnOnce() -> T) -> Result<T, Self> {
+        catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
+            let text = panic
+                .downcast_ref::<&str>()
+                .map(|text| (*text).to_owned())
+                .or_else(|| panic.downcast_ref::<String>().cloned())
+                .unwrap_or_else(|| "no message".to_owned());
+            Self::new(format!("panicked: {text}"))
+        })
     }
 }
 

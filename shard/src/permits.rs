@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::task::Waker;
 
+use crate::machine::Fatal;
 use crate::sync::{Arc, AtomicUsize, Mutex, Ordering, lock};
 
 /// What a proposal costs besides its payload: its row, its share of a frame and of a run.
@@ -149,7 +150,8 @@ impl Drop for Permit {
             waiters.drain(..).collect()
         };
         for waker in woken {
-            waker.wake();
+            // A waker is the caller's code, and a panic that leaves a destructor may end the process.
+            drop(Fatal::catch(|| waker.wake()));
         }
     }
 }

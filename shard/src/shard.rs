@@ -136,6 +136,13 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         }
     }
 
+    /// Stops every group: nothing is applied any more.
+    pub fn fence_all(&mut self, why: &str) {
+        for group in self.groups.values_mut() {
+            group.halt(Halt::Machine(why.to_owned()));
+        }
+    }
+
     /// Shuts all doors. What is appended goes on; what waits at a door is told that it was not.
     pub fn shut_doors(&mut self) {
         for group in self.groups.values() {

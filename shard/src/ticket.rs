@@ -7,11 +7,12 @@ use std::vec::Drain;
 
 use logdrive_raft::{Index, LogPosition, NodeId};
 
+use crate::machine::Fatal;
 use crate::permits::Permit;
 use crate::sync::Arc;
 
 /// Where answers go. Called on the apply thread, or on the shard's when nothing will be applied: be brief,
-/// never block, never panic.
+/// never block, never panic: a panic in `applied` fences the group, one in `failed` is lost.
 pub trait ReplySink<O>: Send + Sync {
     /// `outputs` are those of the proposals `first..` of the batch submitted under `token`; the first of
     /// them lies at `slot` of the entry at `at`.
@@ -140,37 +141,47 @@ impl<O> Run<O> {
         self.count
     }
 
-    /// Answers with the outputs at the front of `outputs`, and takes them out.
+    /// Answers with the outputs at the front of `outputs`, and takes them out. An error is what the sink
+    /// panicked with: encoding an output may be the user's code. Then the sink has been told that there
+    /// will be no outputs.
     ///
     /// # Panics
     ///
     /// If there are fewer outputs than proposals; [`crate::apply::Applier`] has checked that.
-    pub fn answer(mut self, at: LogPosition, outputs: &mut Vec<O>) {
+    pub fn answer(mut self, at: LogPosition, outputs: &mut Vec<O>) -> Result<(), Fatal> {
         let count = self.count as usize;
         assert!(count <= outputs.len());
+        let (token, first, slot) = (self.token, self.first, self.slot);
+        let outputs = outputs.drain(..count);
+        let said = Fatal::catch(|| self.sink.applied(token, first, at, slot, outputs));
+        if said.is_err() {
+            self.say_failed(Failure::HaltedBeforeApply { index: at.index });
+        }
         self.answered = true;
-        self.sink.applied(
-            self.token,
-            self.first,
-            at,
-            self.slot,
-            outputs.drain(..count),
-        );
+        said
     }
 
     /// Answers that there will be no outputs.
     pub fn fail(mut self, failure: Failure) {
+        self.say_failed(failure);
+    }
+
+    /// A sink that panics over this harms itself alone: whoever fails runs is often ending something, and a
+    /// panic that leaves a destructor would end the process.
+    fn say_failed(&mut self, failure: Failure) {
         self.answered = true;
-        self.sink
-            .failed(self.token, self.first, self.count, failure);
+        let said = Fatal::catch(|| {
+            self.sink
+                .failed(self.token, self.first, self.count, failure);
+        });
+        drop(said);
     }
 }
 
 impl<O> Drop for Run<O> {
     fn drop(&mut self) {
         if !self.answered {
-            self.sink
-                .failed(self.token, self.first, self.count, Failure::Abandoned);
+            self.say_failed(Failure::Abandoned);
         }
     }
 }

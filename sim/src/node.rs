@@ -159,7 +159,7 @@ impl SimNode {
         for group in groups {
             let kv = Kv::default();
             let applied = applier.open(group, kv).expect("a machine in memory opens");
-            let reader = applier.reader(group).expect("opened above");
+            let reader = applier.reader(group).expect("a reader of a map in memory");
             let inbox = Inbox::new(1 << 20, frame_bytes_max, std::task::Waker::noop().clone());
             doors.push((group, inbox.clone(), reader));
             let voters = self

@@ -1,13 +1,13 @@
 //! How a node is set up and started.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use logdrive_net::MtuProfile;
+use logdrive_net::{Listen, MtuProfile};
 use logdrive_raft::{ClusterId, GroupId, Incarnation, NodeId};
 use logdrive_shard::StateMachine;
 use logdrive_wal::{FreshIds, Identity};
@@ -33,8 +33,8 @@ pub struct NodeBuilder<S: StateMachine> {
     cluster: String,
     groups: Vec<GroupId>,
     members: Vec<(NodeId, String)>,
-    listen_peer: Option<SocketAddr>,
-    listen_client: Option<(SocketAddr, Encoder<S::Output>)>,
+    listen_peer: Option<Listen>,
+    listen_client: Option<(Listen, Encoder<S::Output>)>,
     tls: Option<Tls>,
     mtu: MtuProfile,
     limits: Limits,
@@ -113,7 +113,15 @@ impl<S: StateMachine> NodeBuilder<S> {
     /// Where peers reach this node. Port 0 takes a free one.
     #[must_use]
     pub fn listen_peer(mut self, address: SocketAddr) -> Self {
-        self.listen_peer = Some(address);
+        self.listen_peer = Some(address.into());
+        self
+    }
+
+    /// The same on a socket that is bound already. Whoever keeps a clone of it keeps the port, also while
+    /// the node is down.
+    #[must_use]
+    pub fn listen_peer_on(mut self, socket: UdpSocket) -> Self {
+        self.listen_peer = Some(Listen::Socket(Arc::new(socket)));
         self
     }
 
@@ -123,7 +131,17 @@ impl<S: StateMachine> NodeBuilder<S> {
     where
         S::Output: Into<Bytes>,
     {
-        self.listen_client = Some((address, Into::into));
+        self.listen_client = Some((address.into(), Into::into));
+        self
+    }
+
+    /// The same on a socket that is bound already.
+    #[must_use]
+    pub fn listen_client_on(mut self, socket: UdpSocket) -> Self
+    where
+        S::Output: Into<Bytes>,
+    {
+        self.listen_client = Some((Listen::Socket(Arc::new(socket)), Into::into));
         self
     }
 

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::vec::Drain;
 
 use bytes::Bytes;
+use logdrive_net::socket::SocketBuffers;
 use logdrive_net::{ClientEvent, ClientNet, ProposeBatch, ResponseQueue};
 use logdrive_raft::{GroupId, LogPosition, NodeId};
 use logdrive_shard::{Failure, Inbox, Outcome, Refused, ReplySink};
@@ -67,6 +68,10 @@ impl<O: Send + 'static> Clients<O> {
             addresses,
             events: Cell::default(),
         }
+    }
+
+    pub(crate) fn socket_buffers(&self) -> SocketBuffers {
+        self.net.socket_buffers()
     }
 
     pub(crate) fn address(&self) -> SocketAddr {

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use logdrive_net::{
-    ClientNet, ClientNetConfig, MtuProfile, NetError, NetSecret, PeerEvent, PeerNet, PeerNetConfig,
-    TransportSettings,
+    ClientNet, ClientNetConfig, Listen, MtuProfile, NetError, NetSecret, PeerEvent, PeerNet,
+    PeerNetConfig, TransportSettings,
 };
 use logdrive_raft::{Boot, ClusterId, GroupId, Message, NodeId, Replica};
 use logdrive_shard::{Inbox, PeerInput, StateMachine};
@@ -25,8 +25,8 @@ pub(crate) struct LinksSetup<S: StateMachine> {
     pub(crate) dir: PathBuf,
     pub(crate) cluster: ClusterId,
     pub(crate) members: Vec<(NodeId, String)>,
-    pub(crate) listen_peer: Option<SocketAddr>,
-    pub(crate) listen_client: Option<(SocketAddr, Encoder<S::Output>)>,
+    pub(crate) listen_peer: Option<Listen>,
+    pub(crate) listen_client: Option<(Listen, Encoder<S::Output>)>,
     pub(crate) tls: Option<Tls>,
     pub(crate) mtu: MtuProfile,
     pub(crate) shared: Arc<Shared>,
@@ -55,7 +55,7 @@ impl<S: StateMachine> LinksSetup<S> {
     ) -> Result<Links<S::Output>, StartError> {
         let mut transport = TransportSettings::default();
         transport.mtu = self.mtu;
-        let listen = |address| {
+        let listen_failed = |address: SocketAddr| {
             move |source: NetError| StartError::Listen {
                 address,
                 source: Box::new(source),
@@ -66,7 +66,8 @@ impl<S: StateMachine> LinksSetup<S> {
             .map_err(|source| StartError::Directory { path, source })?;
         let addresses = Addresses::default();
         let clients = match (&self.tls, self.listen_client) {
-            (Some(tls), Some((address, encode))) => {
+            (Some(tls), Some((listen, encode))) => {
+                let address = listen.address();
                 let credentials = tls.credentials.clone();
                 let mut config = ClientNetConfig::new(
                     replica.id,
@@ -75,10 +76,13 @@ impl<S: StateMachine> LinksSetup<S> {
                     credentials,
                     secret.clone(),
                 );
+                config.listen = listen;
                 config.transport = transport;
                 config.inbox_bytes_max = limits.client_bytes_max;
                 config.responses_bytes_max = limits.client_bytes_max;
-                let net = ClientNet::start(config).await.map_err(listen(address))?;
+                let net = ClientNet::start(config)
+                    .await
+                    .map_err(listen_failed(address))?;
                 net.set_waker(self.shared.waker());
                 let inboxes = groups
                     .iter()
@@ -93,22 +97,34 @@ impl<S: StateMachine> LinksSetup<S> {
             .as_ref()
             .map(|clients| clients.address().to_string());
         let peers = match (&self.tls, self.listen_peer) {
-            (Some(tls), Some(address)) => {
+            (Some(tls), Some(listen)) => {
+                let address = listen.address();
                 let credentials = tls.credentials.clone();
                 let mut config =
                     PeerNetConfig::new(replica, boot, self.cluster, address, credentials, secret);
+                config.listen = listen;
                 config.transport = transport;
                 config.client_address = client_address;
                 config.groups_max = u32::try_from(groups.len()).unwrap_or(u32::MAX).max(1);
                 config.queue_bytes_max = limits.peer_queue_bytes_max;
                 config.inbox_bytes_max = limits.inbox_bytes_max;
-                let mut peers = PeerNet::start(config).await.map_err(listen(address))?;
+                let mut peers = PeerNet::start(config)
+                    .await
+                    .map_err(listen_failed(address))?;
                 peers.set_waker(self.shared.waker());
                 peers.set_peers(self.members);
                 Some(peers)
             }
             _ => None,
         };
+        let buffers = [
+            peers.as_ref().map(PeerNet::socket_buffers),
+            clients.as_ref().map(Clients::socket_buffers),
+        ];
+        // Both ports are told the same.
+        let fallback = buffers.into_iter().flatten().find_map(|b| b.fallback());
+        self.shared
+            .set_net_fallbacks(fallback.into_iter().collect());
         Ok(Links {
             peers,
             queue_bytes_max: limits.peer_queue_bytes_max,

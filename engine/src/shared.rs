@@ -38,6 +38,7 @@ struct Published {
     shard: Option<ShardStatus>,
     links: Vec<crate::status::LinkStatus>,
     alarms: Vec<Alarm>,
+    net_fallbacks: Vec<String>,
     leaders: BTreeMap<GroupId, NodeId>,
     waiting: Vec<Waker>,
 }
@@ -91,6 +92,11 @@ impl Shared {
         let mut published = self.published();
         published.shard = Some(shard);
         published.links = links;
+    }
+
+    /// What the network wanted and could not have. Said once, when the ports are bound.
+    pub(crate) fn set_net_fallbacks(&self, fallbacks: Vec<String>) {
+        self.published().net_fallbacks = fallbacks;
     }
 
     pub(crate) fn set_leader(&self, group: GroupId, leader: Option<NodeId>) {
@@ -162,7 +168,7 @@ impl Shared {
         apply_bytes: (usize, usize),
     ) -> Status {
         let published = self.published();
-        Status::build(
+        let mut status = Status::build(
             &self.cluster,
             published
                 .shard
@@ -174,7 +180,9 @@ impl Shared {
             !self.ended.load(Ordering::SeqCst),
             applied,
             apply_bytes,
-        )
+        );
+        status.net.fallbacks.clone_from(&published.net_fallbacks);
+        status
     }
 
     /// How long the log's flushes took, as of the last publication.

@@ -36,6 +36,8 @@ pub struct Status {
     pub peers: Vec<PeerLine>,
     /// Its log.
     pub wal: WalLine,
+    /// Its network.
+    pub net: NetLine,
     /// What waits where, and how much may.
     pub queues: Vec<QueueLine>,
     /// What an operator should know.
@@ -141,6 +143,14 @@ pub struct WalLine {
     pub bytes_written: u64,
     /// Bytes of frames written.
     pub bytes_payload: u64,
+}
+
+/// The network in a status.
+#[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
+pub struct NetLine {
+    /// What was wanted and could not be had.
+    pub fallbacks: Vec<String>,
 }
 
 /// A bounded queue in a status.
@@ -263,6 +273,7 @@ impl Status {
             groups,
             peers,
             wal: wal_line(shard),
+            net: NetLine::default(),
             queues,
             alarms: alarms.to_vec(),
         }

@@ -31,7 +31,7 @@ use crate::protocol::{
 };
 use crate::responses::{NextResponses, ResponseQueue};
 use crate::secret::NetSecret;
-use crate::socket::SocketBuffers;
+use crate::socket::{Listen, SocketBuffers};
 use crate::task::Task;
 use crate::tls::{Credentials, identity_of};
 
@@ -43,8 +43,8 @@ pub struct ClientNetConfig {
     pub node: NodeId,
     /// The cluster it belongs to.
     pub cluster: ClusterId,
-    /// Where to listen. Port 0 lets the system choose.
-    pub listen: SocketAddr,
+    /// Where to listen.
+    pub listen: Listen,
     /// The node's certificate, which clients verify.
     pub credentials: Credentials,
     /// What lets the node be recognised after a restart.
@@ -74,7 +74,7 @@ impl ClientNetConfig {
         Self {
             node,
             cluster,
-            listen,
+            listen: listen.into(),
             credentials,
             secret,
             transport: TransportSettings::default(),
@@ -188,10 +188,8 @@ impl ClientNet {
         let listener_transport = endpoint::transport(&config.transport, windows);
         let server = config.credentials.server_config(CLIENT_ALPN)?;
         let server = endpoint::server_config(server, Arc::clone(&listener_transport));
-        let bind = |source| NetError::Bind {
-            address: config.listen,
-            source,
-        };
+        let address = config.listen.address();
+        let bind = |source| NetError::Bind { address, source };
         let (transport, secret) = (&config.transport, &config.secret);
         let bound = endpoint::bind(config.listen, transport, secret, Some(server)).map_err(bind)?;
         let shared = Rc::new(Shared {

@@ -3,7 +3,6 @@
 //! Packet size decides throughput, bytes in flight decide latency. Both are set here and nowhere else.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use tokio::time::timeout;
 
 use crate::error::CloseCode;
 use crate::secret::NetSecret;
-use crate::socket::{self, CappedSocket, SOCKET_BUFFER_BYTES, SocketBuffers};
+use crate::socket::{self, CappedSocket, Listen, SOCKET_BUFFER_BYTES, SocketBuffers};
 
 /// How large packets are. One value for all nodes of a cluster.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -236,6 +235,7 @@ pub(crate) fn client_config(
 }
 
 /// An endpoint that is bound.
+#[derive(Debug)]
 pub(crate) struct Bound {
     pub(crate) endpoint: Endpoint,
     pub(crate) buffers: SocketBuffers,
@@ -245,13 +245,13 @@ pub(crate) struct Bound {
 
 /// Binds an endpoint. Must be called within a tokio runtime.
 pub(crate) fn bind(
-    address: SocketAddr,
+    listen: impl Into<Listen>,
     settings: &TransportSettings,
     secret: &NetSecret,
     server: Option<ServerConfig>,
 ) -> io::Result<Bound> {
     let mtu = settings.mtu.bytes();
-    let (socket, buffers) = socket::bind(address, settings.socket_buffer_bytes)?;
+    let (socket, buffers) = socket::bind(&listen.into(), settings.socket_buffer_bytes)?;
     let mut config = EndpointConfig::new(Arc::new(secret.reset_key()));
     let connection_ids = secret.connection_id_key();
     config

@@ -39,7 +39,7 @@ use crate::hello::{Hello, PROTOCOL_MAX, PROTOCOL_MIN, StreamKind};
 use crate::identity::{ClusterName, Role};
 use crate::memory::{PeerMemory, Tally};
 use crate::secret::NetSecret;
-use crate::socket::SocketBuffers;
+use crate::socket::{Listen, SocketBuffers};
 use crate::task::Task;
 use crate::tls::Credentials;
 
@@ -53,8 +53,8 @@ pub struct PeerNetConfig {
     pub boot: Boot,
     /// The cluster it belongs to.
     pub cluster: ClusterId,
-    /// Where to listen. Port 0 lets the system choose.
-    pub listen: SocketAddr,
+    /// Where to listen.
+    pub listen: Listen,
     /// Where clients reach this node, for the peers to tell theirs.
     pub client_address: Option<String>,
     /// Certificate, key, and whom to trust.
@@ -86,7 +86,7 @@ impl PeerNetConfig {
             replica,
             boot,
             cluster,
-            listen,
+            listen: listen.into(),
             client_address: None,
             credentials,
             secret,
@@ -224,10 +224,8 @@ impl PeerNet {
         let dialled_transport = endpoint::transport(&config.transport, windows);
         let server = config.credentials.server_config(PEER_ALPN)?;
         let server = endpoint::server_config(server, Arc::clone(&listener_transport));
-        let bind = |source| NetError::Bind {
-            address: config.listen,
-            source,
-        };
+        let address = config.listen.address();
+        let bind = |source| NetError::Bind { address, source };
         let bound = endpoint::bind(
             config.listen,
             &config.transport,

@@ -6,7 +6,7 @@
 //! capped here.
 
 use std::io::{self, IoSliceMut};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -52,24 +52,55 @@ impl SocketBuffers {
     }
 }
 
-/// Binds a UDP socket with buffers as large as the system allows, up to `buffer_bytes`.
-pub(crate) fn bind(
-    address: SocketAddr,
-    buffer_bytes: usize,
-) -> io::Result<(UdpSocket, SocketBuffers)> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::DGRAM,
-        Some(Protocol::UDP),
-    )?;
-    if address.is_ipv6() {
-        // Where the system refuses, the socket speaks IPv6 alone, which is what it was asked for.
-        let _ = socket.set_only_v6(false);
+/// Where an endpoint listens.
+#[derive(Clone, Debug)]
+pub enum Listen {
+    /// On an address that is bound now. Port 0 lets the system choose.
+    Address(SocketAddr),
+    /// On a socket that was bound before. Its port stays taken for as long as somebody holds it.
+    Socket(Arc<UdpSocket>),
+}
+
+impl Listen {
+    /// The address; of a socket that does not tell, the unspecified one.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        match self {
+            Self::Address(address) => *address,
+            Self::Socket(socket) => {
+                let unspecified = (Ipv4Addr::UNSPECIFIED, 0).into();
+                socket.local_addr().unwrap_or(unspecified)
+            }
+        }
     }
+}
+
+impl From<SocketAddr> for Listen {
+    fn from(address: SocketAddr) -> Self {
+        Self::Address(address)
+    }
+}
+
+/// A UDP socket with buffers as large as the system allows, up to `buffer_bytes`.
+pub(crate) fn bind(listen: &Listen, buffer_bytes: usize) -> io::Result<(UdpSocket, SocketBuffers)> {
+    let (socket, address) = match listen {
+        Listen::Address(address) => {
+            let domain = Domain::for_address(*address);
+            let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+            if address.is_ipv6() {
+                // Where the system refuses, the socket speaks IPv6 alone, which is what it was asked for.
+                let _ = socket.set_only_v6(false);
+            }
+            (socket, Some(*address))
+        }
+        Listen::Socket(socket) => (Socket::from(socket.try_clone()?), None),
+    };
     // What is above the system's limit is cut to it, or refused; the read back tells.
     let _ = socket.set_recv_buffer_size(buffer_bytes);
     let _ = socket.set_send_buffer_size(buffer_bytes);
-    socket.bind(&address.into())?;
+    if let Some(address) = address {
+        socket.bind(&address.into())?;
+    }
     // Linux keeps as much again for its own use and reports the sum.
     let share = if cfg!(target_os = "linux") { 2 } else { 1 };
     let buffers = SocketBuffers {
@@ -167,9 +198,30 @@ mod tests {
         }
     }
 
+    fn local() -> Listen {
+        Listen::Address("127.0.0.1:0".parse().unwrap())
+    }
+
+    #[test]
+    fn a_socket_that_is_bound_already_keeps_its_port() {
+        let held = Arc::new(UdpSocket::bind("127.0.0.1:0").unwrap());
+        let listen = Listen::Socket(Arc::clone(&held));
+        for _ in 0..2 {
+            // Bound again while it is held: an address alone would be in use.
+            let (socket, buffers) = bind(&listen, 64 << 10).unwrap();
+            assert_eq!(socket.local_addr().unwrap(), held.local_addr().unwrap());
+            assert!(buffers.receive_bytes >= 64 << 10);
+        }
+        let address = Listen::Address(listen.address());
+        assert_eq!(
+            bind(&address, 64 << 10).unwrap_err().kind(),
+            io::ErrorKind::AddrInUse
+        );
+    }
+
     #[test]
     fn small_buffers_are_told() {
-        let (_socket, buffers) = bind("127.0.0.1:0".parse().unwrap(), 64 << 10).unwrap();
+        let (_socket, buffers) = bind(&local(), 64 << 10).unwrap();
         assert!(buffers.fallback().unwrap().contains("net.core.rmem_max"));
         let enough = SocketBuffers {
             receive_bytes: SOCKET_BUFFER_BYTES_MIN,

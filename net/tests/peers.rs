@@ -127,7 +127,7 @@ fn a_restarted_peer_is_noticed_and_found_again() {
         let mut second = config(&authority, 2);
         second.secret = secret;
         second.boot = Boot(2);
-        second.listen = address;
+        second.listen = address.into();
         second.client_address = Some("0.0.0.0:7001".to_owned());
         let b = Node::start(second).await;
         let event = a.connected().await;

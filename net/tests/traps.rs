@@ -284,7 +284,7 @@ fn a_killed_and_restarted_peer_is_noticed_long_before_the_idle_timeout() {
             .unwrap();
         let mut again = config(&authority, 2);
         again.secret = secret;
-        again.listen = address;
+        again.listen = address.into();
         again.boot = Boot(2);
         let since = Instant::now();
         let _b = Node::start(again).await;

@@ -63,6 +63,9 @@ pub(super) fn view(address: &str, status: &Value) -> String {
     groups(&mut out, status);
     peers(&mut out, status);
     wal(&mut out, &status["wal"]);
+    for fallback in list(&status["net"], "fallbacks") {
+        let _ = writeln!(out, "  network fell back: {}", text(fallback));
+    }
     queues(&mut out, status);
     let uptime_s = status["uptime_s"].as_u64().unwrap_or(0);
     for alarm in list(status, "alarms") {
@@ -237,6 +240,7 @@ mod tests {
         status["alarms"] = json!([{"code": "storage_full", "group": null, "since": 3640,
             "text": "the log has no room", "advice": "raise wal.bytes_max"}]);
         status["running"] = json!(false);
+        status["net"] = json!({"fallbacks": ["small socket buffers"]});
         assert_eq!(
             complaints(&status),
             [
@@ -252,6 +256,7 @@ mod tests {
             "{view}"
         );
         assert!(view.contains("raise wal.bytes_max"), "{view}");
+        assert!(view.contains("network fell back: small"), "{view}");
         assert!(!view.contains('\x1b'), "{view}");
     }
 

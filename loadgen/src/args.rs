@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use logdrive_net::{MtuProfile, TransportSettings};
 
 use crate::assertion::Assertion;
 use crate::mix::Mix;
@@ -122,6 +123,12 @@ pub struct RunArgs {
     /// Fail (exit 10) unless this holds, like 'p99<5ms' (repeatable)
     #[arg(long, value_name = "EXPR")]
     pub assert: Vec<Assertion>,
+    /// Fail (exit 11) if p99 or throughput is worse than in this run.json of the same load
+    #[arg(long, value_name = "FILE")]
+    pub baseline: Option<PathBuf>,
+    /// How much worse than the baseline is still the same
+    #[arg(long, default_value = "10%", value_parser = share, value_name = "PERCENT")]
+    pub tolerance: f64,
 }
 
 /// A replica of a `spawn` target.
@@ -177,6 +184,18 @@ pub enum Mtu {
 }
 
 impl Mtu {
+    /// How connections with packets of this size are set up.
+    #[must_use]
+    pub fn transport(self) -> TransportSettings {
+        let mut transport = TransportSettings::default();
+        transport.mtu = match self {
+            Self::Loopback => MtuProfile::Loopback,
+            Self::Ethernet => MtuProfile::Ethernet,
+            Self::Jumbo => MtuProfile::Jumbo,
+        };
+        transport
+    }
+
     /// Its name on the command line and in reports.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -296,7 +315,11 @@ impl RunArgs {
             return refuse("--tls is for --target cluster; other targets make their own");
         }
         if cluster && self.verify {
-            return refuse("--verify restarts replicas and needs --target spawn:N or inproc:N");
+            return refuse(
+                "--verify reads the ledger inside each replica, after killing and restarting all of \
+                 them; the client port does not hand it out, and these replicas are not loadgen's to \
+                 kill. Use --target spawn:N, or --history FILE and check what was acknowledged",
+            );
         }
         if self.keep && !spawned {
             return refuse("--keep leaves processes running and needs --target spawn:N");
@@ -351,6 +374,21 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Cli, clap::Error>
         args.insert(1.min(args.len()), "run".to_owned());
     }
     Cli::try_parse_from(args)
+}
+
+/// A share like `10%`.
+fn share(text: &str) -> Result<f64, String> {
+    let number = text.trim().strip_suffix('%').unwrap_or_default().trim();
+    match number.parse::<f64>() {
+        Ok(percent) if (0.0..1000.0).contains(&percent) => Ok(percent / 100.0),
+        _ => {
+            let digits: String = text.chars().filter(char::is_ascii_digit).collect();
+            let nearest = if digits.is_empty() { "10" } else { &digits };
+            Err(format!(
+                "`{text}` is not a share; did you mean `{nearest}%`?"
+            ))
+        }
+    }
 }
 
 fn parse_target(words: &[String]) -> Result<TargetSpec, Usage> {

@@ -5,6 +5,8 @@ pub mod node;
 pub mod protocol;
 pub mod remote;
 pub mod replica;
+pub mod sockets;
+#[cfg(unix)]
 pub mod spawn;
 
 use std::sync::Arc;
@@ -32,6 +34,12 @@ pub trait Cluster {
 
     /// Processor time of all replicas since they started, those that were killed included.
     fn cpu_ns(&mut self) -> Option<u64>;
+
+    /// The most memory that each node's process held, in the order of [`Cluster::nodes`]; `None`: it has
+    /// none of its own, or is elsewhere.
+    fn rss_peak_bytes(&mut self) -> Vec<Option<u64>> {
+        vec![None; self.nodes().len()]
+    }
 
     /// Kills a node as a crash would.
     fn kill(&mut self, node: u64) -> Result<(), ClusterError>;

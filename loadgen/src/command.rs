@@ -4,14 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use logdrive::Node;
-use logdrive_net::{Credentials, MtuProfile, TransportSettings};
+use logdrive_net::Credentials;
 use logdrive_shard::kv::Kv;
 
-use crate::args::{Mtu, ReplicaArgs, RunArgs, TargetSpec};
+use crate::args::{ReplicaArgs, RunArgs, TargetSpec};
 use crate::cluster::inproc::Inproc;
-use crate::cluster::protocol::{Observation, Ports, ReplicaConfig};
+use crate::cluster::protocol::{Observation, ReplicaConfig};
 use crate::cluster::remote::Remote;
 use crate::cluster::replica::{self, Ended, Host};
+use crate::cluster::sockets::Sockets;
+#[cfg(unix)]
 use crate::cluster::spawn::Spawned;
 use crate::cluster::{Cluster, ClusterError, node};
 use crate::exit::Exit;
@@ -55,19 +57,18 @@ fn make(setting: &Setting<'_>) -> Result<Box<dyn Cluster>, ClusterError> {
             apply: setting.args.apply,
             mtu: setting.args.mtu,
             wal_bytes_max: setting.wal_bytes_max,
-            ports: None,
         };
         (1..=count as u64).map(config).collect()
     };
-    let mut transport = TransportSettings::default();
-    transport.mtu = match setting.args.mtu {
-        Mtu::Loopback => MtuProfile::Loopback,
-        Mtu::Ethernet => MtuProfile::Ethernet,
-        Mtu::Jumbo => MtuProfile::Jumbo,
-    };
+    let transport = setting.args.mtu.transport();
     let in_flight_max = usize::try_from(setting.args.in_flight()).unwrap_or(usize::MAX);
     match setting.target {
         TargetSpec::Inproc(count) => Ok(Box::new(Inproc::start(dir, configs(*count))?)),
+        #[cfg(not(unix))]
+        TargetSpec::Spawn(_) => Err(ClusterError(
+            "replicas as processes need a Unix system: use --target inproc:3".to_owned(),
+        )),
+        #[cfg(unix)]
         TargetSpec::Spawn(count) => {
             let configs = configs(*count);
             let spawned = Spawned::start(dir, configs, transport, in_flight_max)?;
@@ -94,7 +95,18 @@ pub fn replica(args: &ReplicaArgs) -> Exit {
             return Exit::Usage;
         }
     };
-    let mut host = EngineHost { config, node: None };
+    let sockets = match receive_sockets() {
+        Ok(sockets) => Some(sockets),
+        Err(error) => {
+            eprintln!("error: the sockets that loadgen sends: {error}");
+            return Exit::Internal;
+        }
+    };
+    let mut host = EngineHost {
+        config,
+        sockets,
+        node: None,
+    };
     let input = std::io::stdin().lock();
     match replica::serve(input, std::io::stdout(), &mut host) {
         // Whoever started it is gone and reads nothing any more: no orderly end is owed to anybody.
@@ -112,23 +124,28 @@ pub fn replica(args: &ReplicaArgs) -> Exit {
     }
 }
 
+#[cfg(unix)]
+fn receive_sockets() -> std::io::Result<Sockets> {
+    Sockets::receive(std::io::stdin())
+}
+
+#[cfg(not(unix))]
+fn receive_sockets() -> std::io::Result<Sockets> {
+    Err(std::io::ErrorKind::Unsupported.into())
+}
+
 struct EngineHost {
     config: ReplicaConfig,
+    /// Until it is started.
+    sockets: Option<Sockets>,
     node: Option<Node<Kv>>,
 }
 
 impl Host for EngineHost {
-    fn ports(&mut self) -> Result<Ports, String> {
-        if let Some(ports) = self.config.ports {
-            return Ok(ports);
-        }
-        let ports = node::free_ports().map_err(|error| error.to_string())?;
-        self.config.ports = Some(ports);
-        Ok(ports)
-    }
-
     fn start(&mut self, members: Vec<(u64, String)>) -> Result<(), String> {
-        let node = node::start(&self.config, &members).map_err(|error| error.0)?;
+        let sockets = self.sockets.take();
+        let sockets = sockets.ok_or_else(|| "it was started before".to_owned())?;
+        let node = node::start(&self.config, Some(sockets), &members).map_err(|error| error.0)?;
         self.node = Some(node);
         Ok(())
     }

@@ -7,6 +7,7 @@
 
 pub mod args;
 pub mod assertion;
+pub mod baseline;
 pub mod clock;
 pub mod cluster;
 pub mod command;

@@ -138,6 +138,20 @@ pub fn threads_cpu_ns(counts: impl Fn(&str) -> bool) -> Option<u64> {
     Some(sum)
 }
 
+/// The most bytes of a process that were resident at once; `None` once it is gone.
+#[must_use]
+pub fn process_rss_peak_bytes(pid: u32) -> Option<u64> {
+    rss_peak_in(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
+}
+
+fn rss_peak_in(status: &str) -> Option<u64> {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
 fn cpu_of(stat: &Path) -> Option<u64> {
     cpu_in(&fs::read_to_string(stat).ok()?)
 }
@@ -178,5 +192,12 @@ mod tests {
         let stat = "77 (a b) c) S 1 2 3 4 5 6 7 8 9 10 150 50 0 0 20 0 1 0";
         assert_eq!(cpu_in(stat), Some(2_000_000_000));
         assert_eq!(cpu_in("nonsense"), None);
+    }
+
+    #[test]
+    fn resident_memory_is_told_in_bytes() {
+        let status = "Name:\tx\nVmPeak:\t 9 kB\nVmHWM:\t    2048 kB\nVmRSS:\t 1 kB\n";
+        assert_eq!(rss_peak_in(status), Some(2 << 20));
+        assert_eq!(rss_peak_in("VmHWM: much"), None);
     }
 }

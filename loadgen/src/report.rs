@@ -31,6 +31,8 @@ pub struct Report {
     pub wal: Vec<Wal>,
     /// Processor time.
     pub cpu: Cpu,
+    /// Memory of each node's process, if it has one of its own.
+    pub memory: Vec<Memory>,
     /// What the replicas hold.
     pub verify: Verify,
     /// What was made to fail.
@@ -136,6 +138,8 @@ pub struct RunResult {
     pub completed_per_s: Option<f64>,
     /// Bytes of values acknowledged a second.
     pub payload_bytes_per_s: Option<u64>,
+    /// Entries that the logs committed; each holds a batch of writes.
+    pub entries: Option<u64>,
     /// Operations that may or may not be in the log.
     pub unknown: Option<u64>,
     /// The same, by code.
@@ -219,6 +223,7 @@ impl RunResult {
             sent_per_s: Some(per_s(tally.sent)),
             completed_per_s: Some(per_s(tally.completed)),
             payload_bytes_per_s: Some((tally.payload_bytes as f64 / seconds) as u64),
+            entries: None,
             unknown: Some(tally.unknown.values().sum()),
             unknown_by_code: tally.unknown.clone(),
             retries: Some(tally.retries),
@@ -248,6 +253,15 @@ pub struct Wal {
     pub bytes_payload: Option<u64>,
     /// What it could not have and does without.
     pub fallbacks: Vec<String>,
+}
+
+/// Memory of a node's process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Memory {
+    /// The node.
+    pub node: u64,
+    /// The most that was resident, from its start to the end of the measurement.
+    pub rss_peak_bytes: Option<u64>,
 }
 
 /// Processor time, user and system, over the measurement.
@@ -318,6 +332,8 @@ pub struct Verdict {
     pub warnings: Vec<String>,
     /// Assertions that do not hold.
     pub failed_asserts: Vec<String>,
+    /// What is worse than in the baseline.
+    pub regressions: Vec<String>,
 }
 
 /// The schema of [`Report`].

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::args::{RunArgs, TargetSpec, Usage};
+use crate::baseline::Baseline;
 use crate::cluster::{self, Cluster, ClusterError};
 use crate::exit::Exit;
 use crate::floors::{self, Floors};
@@ -85,6 +86,11 @@ pub fn run(
 ) -> Result<Exit, RunError> {
     args.check()?;
     let target = args.target()?;
+    let baseline = args.baseline.as_deref().map(|path| {
+        let config = Config::of(args, &target);
+        Baseline::read(path, &config, args.mtu.name())
+    });
+    let baseline = baseline.transpose()?;
     fs::create_dir_all(&args.out).map_err(io_error(format!("make {}", args.out.display())))?;
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1 << 53));
     let mut work_dir = match &target {
@@ -105,7 +111,10 @@ pub fn run(
         eprintln!(" data in {}", work_dir.path().display());
     }
     let storage = dir.map(Storage::of).unwrap_or_default();
-    (report.env.floor_ns, report.env.raw3_bytes_per_s) = measure_floors(dir);
+    let transport = args.mtu.transport();
+    // Without replicas here there is no disk to speak of, and the way to them is another.
+    let floors = dir.map(|dir| floors::measure(dir, &transport));
+    (report.env.floor_ns, report.env.raw3_bytes_per_s) = floors.unwrap_or_default();
 
     let setting = Setting {
         args,
@@ -156,6 +165,9 @@ pub fn run(
         Err(Failed::Run(error)) => return Err(error),
     }
     verdict::judge(&mut report, &seen, &args.assert);
+    if let Some(baseline) = &baseline {
+        report.verdict.regressions = baseline.regressions(&report, args.tolerance);
+    }
     let interrupted = stop.load(Ordering::Relaxed);
     let exit = verdict::exit_of(&report, interrupted, unreachable);
     output::write_out(args, &report, exit, began, &seconds)?;
@@ -227,16 +239,13 @@ fn blank_report(
         result: RunResult::default(),
         wal: Vec::new(),
         cpu: Cpu::default(),
+        memory: Vec::new(),
         verify: Default::default(),
         faults: Vec::new(),
         verdict: Verdict::default(),
     }
 }
 
-fn measure_floors(dir: Option<&Path>) -> (Floors, Option<u64>) {
-    // Without replicas here there is no disk to speak of.
-    dir.map(floors::measure).unwrap_or_default()
-}
 fn wait_for_leaders(
     cluster: &mut dyn Cluster,
     groups: u64,

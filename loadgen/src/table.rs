@@ -49,6 +49,9 @@ pub fn render(report: &Report, exit: Exit) -> String {
     for failed in &report.verdict.failed_asserts {
         line(text, "failed", failed);
     }
+    for worse in &report.verdict.regressions {
+        line(text, "regression", worse);
+    }
     for warning in &report.verdict.warnings {
         line(text, "note", warning);
     }
@@ -168,6 +171,18 @@ fn throughput(text: &mut String, report: &Report) {
             us(cpu.generator_us_core_per_write)
         ),
     );
+    let peaks = report
+        .memory
+        .iter()
+        .filter_map(|memory| memory.rss_peak_bytes);
+    let peaks: Vec<String> = peaks.map(show_bytes).collect();
+    if !peaks.is_empty() {
+        line(
+            text,
+            "memory",
+            &format!("replicas at most {}", peaks.join(", ")),
+        );
+    }
     for wal in &report.wal {
         let (Some(flushes), Some(written)) = (wal.flushes, wal.bytes_written) else {
             continue;

@@ -58,6 +58,7 @@ pub fn judge(report: &mut Report, seen: &Circumstances, assertions: &[Assertion]
         reasons,
         warnings,
         failed_asserts,
+        regressions: Vec::new(),
     };
 }
 
@@ -112,6 +113,9 @@ pub fn exit_of(report: &Report, interrupted: bool, unreachable: bool) -> Exit {
         .faults
         .iter()
         .any(|fault| fault.unavailable_ms.is_none());
+    if !report.verdict.regressions.is_empty() {
+        exits.push(Exit::Regression);
+    }
     if never_back || !report.verdict.failed_asserts.is_empty() {
         exits.push(Exit::Assertion);
     }
@@ -169,6 +173,7 @@ pub(crate) mod tests {
             result: RunResult::of(&measured, 10.0, Some(0)),
             wal: Vec::new(),
             cpu: Cpu::default(),
+            memory: Vec::new(),
             verify: Verify::default(),
             faults: Vec::new(),
             verdict: Verdict::default(),
@@ -265,6 +270,9 @@ pub(crate) mod tests {
         assert_eq!(exit_of(&report, false, true), Exit::Unreachable);
         assert_eq!(exit_of(&report, false, false), Exit::Invalid);
         report.verdict.valid = true;
+        report.verdict.regressions.push("p99".to_owned());
+        assert_eq!(exit_of(&report, false, false), Exit::Regression);
+        report.verdict.regressions.clear();
         assert_eq!(exit_of(&report, false, false), Exit::Assertion);
         report.verdict.failed_asserts.clear();
         assert_eq!(exit_of(&report, false, false), Exit::Pass);

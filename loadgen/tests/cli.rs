@@ -29,6 +29,15 @@ fn misuse_exits_with_2_and_names_what_would_be_right() {
         ("--wal-backend|iouring", "io_uring"),
         ("--size|4kib", "did you mean `4KiB`?"),
         ("--duration|10", "did you mean `10s`?"),
+        ("--tolerance|5", "did you mean `5%`?"),
+        (
+            "--baseline|/nowhere/run.json",
+            "--baseline /nowhere/run.json",
+        ),
+        (
+            "--target|cluster a:1|--tls|x|--verify",
+            "Use --target spawn:N, or --history FILE",
+        ),
     ];
     for (arguments, expected) in cases {
         let output = loadgen(arguments);
@@ -61,4 +70,17 @@ fn a_directory_of_somebody_else_is_refused() {
         error.contains("neither empty nor a directory of loadgen"),
         "{error}"
     );
+}
+
+#[test]
+fn a_run_that_would_not_fit_is_refused_with_the_figure() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, out) = (dir.path().join("data"), dir.path().join("out"));
+    let load = "--rate|50M|--size|1MB|--duration|10000s";
+    let arguments = format!("{load}|--dir|{}|--out|{}", data.display(), out.display());
+    let output = loadgen(&arguments);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert!(error.contains("GiB") && error.contains("free"), "{error}");
+    assert!(!out.join("run.json").exists());
 }

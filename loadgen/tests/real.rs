@@ -85,6 +85,12 @@ fn replicas_as_processes_keep_what_they_acknowledged_though_their_leader_is_kill
     let arguments = format!("{load}|{mix}|--history|{}", history.display());
     let (output, report) = run(dir.path(), &arguments);
     check(&output, &report, 100.0);
+    for memory in report["memory"].as_array().unwrap() {
+        assert!(
+            memory["rss_peak_bytes"].as_u64().unwrap() > 1 << 20,
+            "{memory}"
+        );
+    }
     let fault = &report["faults"][0];
     assert_eq!(fault["what"], "kill-leader");
     assert!(fault["unavailable_ms"].is_u64(), "{fault}");
@@ -133,11 +139,20 @@ fn nothing_survives_a_sigkill_of_loadgen() {
 }
 
 #[test]
-fn a_signal_ends_the_run_with_what_there_is() {
+fn an_interrupt_ends_the_run_with_what_there_is() {
+    ends_with_what_there_is(rustix::process::Signal::INT);
+}
+
+#[test]
+fn a_request_to_terminate_ends_the_run_with_what_there_is() {
+    ends_with_what_there_is(rustix::process::Signal::TERM);
+}
+
+fn ends_with_what_there_is(signal: rustix::process::Signal) {
     let dir = tempfile::tempdir().unwrap();
     let (mut child, mut progress) = start(dir.path());
     let pid = rustix::process::Pid::from_child(&child);
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
     let mut rest = String::new();
     progress.read_to_string(&mut rest).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130), "{rest}");
@@ -158,6 +173,32 @@ fn replicas_that_are_kept_run_on_until_they_are_told_to_stop() {
     let lock = dir.path().join("with space/node-1/wal-0/LOCK");
     let lock = File::options().write(true).open(lock).unwrap();
     assert!(lock.try_lock().is_err(), "it runs on");
+    // The command it prints names what answers: here another run asks, from elsewhere so to speak.
+    let (_, status) = told.split_once("logdrive status ").expect("it says how");
+    let (addresses, tls) = status.split_once(" --tls '").unwrap();
+    let tls = tls.split('\'').next().unwrap();
+    let out = dir.path().join("second");
+    let second = Command::new(env!("CARGO_BIN_EXE_loadgen"))
+        .args([
+            "--target",
+            "cluster",
+            &addresses.replace(' ', ","),
+            "--tls",
+            tls,
+        ])
+        .args(["--duration", "500ms", "--warmup", "100ms", "--rate", "200"])
+        .args(["--json", "-", "--out"])
+        .arg(&out)
+        .output()
+        .unwrap();
+    let report: Value = serde_json::from_slice(&second.stdout).expect("nothing but JSON");
+    assert!(matches!(second.status.code(), Some(0 | 12)), "{report:#}");
+    assert!(report["result"]["completed_per_s"].as_f64().unwrap() > 10.0);
+    assert!(
+        report["result"]["entries"].as_u64().unwrap() > 0,
+        "{report:#}"
+    );
+    assert_eq!(report["env"]["floor_ns"]["rtt"], Value::Null);
     for pid in pids {
         let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();

@@ -51,6 +51,7 @@ const KEYS: &[(&str, &str)] = &[
     ("result.sent_per_s", "number?"),
     ("result.completed_per_s", "number?"),
     ("result.payload_bytes_per_s", "number?"),
+    ("result.entries", "integer?"),
     ("result.unknown", "integer?"),
     ("result.leader_changes", "integer?"),
     ("result.errors", "object"),
@@ -73,6 +74,7 @@ const KEYS: &[(&str, &str)] = &[
     ("result.latency.send.mean_ns", "integer?"),
     ("result.latency.send.hdr_v2", "string"),
     ("wal", "array"),
+    ("memory", "array"),
     ("cpu.us_core_per_write", "number?"),
     ("cpu.generator_us_core_per_write", "number?"),
     ("cpu.busy_cores", "number?"),
@@ -84,6 +86,7 @@ const KEYS: &[(&str, &str)] = &[
     ("verdict.valid", "boolean"),
     ("verdict.reasons", "array"),
     ("verdict.warnings", "array"),
+    ("verdict.regressions", "array"),
 ];
 
 const WAL_KEYS: &[(&str, &str)] = &[
@@ -150,6 +153,9 @@ fn a_report_has_every_key_of_its_schema() {
     assert!((250..2000).contains(&unavailable_ms), "{fault}");
     let completed = report["result"]["completed_per_s"].as_f64().unwrap();
     assert!((4000.0..6000.0).contains(&completed), "{completed}");
+    // Here every batch that is handed over is an entry of its own.
+    let entries = report["result"]["entries"].as_u64().unwrap();
+    assert!((1..=3000).contains(&entries), "{entries}");
     assert_eq!(report["verify"]["lost"], 0);
     assert!(report["verify"]["acked"].as_u64().unwrap() >= 2500);
 }
@@ -216,6 +222,29 @@ fn an_assertion_that_fails_says_so() {
         failed.starts_with("completed_per_s>1M/s: it is "),
         "{failed}"
     );
+}
+
+#[test]
+fn a_run_that_is_worse_than_its_baseline_exits_with_11() {
+    let dir = tempfile::tempdir().unwrap();
+    let baseline = dir.path().join("baseline.json");
+    let load = "--closed|--in-flight|16|--duration|300ms|--warmup|50ms|";
+    let (_, mut report) = run(Wrong::Nothing, load);
+    // A debug build is no baseline, but here only the comparison is looked at.
+    report["verdict"]["valid"] = true.into();
+    report["result"]["completed_per_s"] = 1e12.into();
+    std::fs::write(&baseline, report.to_string()).unwrap();
+    let against = format!("{load}--tolerance|20%|--baseline|{}", baseline.display());
+    let (exit, report) = run(Wrong::Nothing, &against);
+    let expected = if cfg!(debug_assertions) {
+        Exit::Invalid
+    } else {
+        Exit::Regression
+    };
+    assert_eq!(exit, expected);
+    let regressions = report["verdict"]["regressions"].as_array().unwrap();
+    let told = regressions.last().unwrap().as_str().unwrap();
+    assert!(told.ends_with("(-20% allowed)"), "{told}");
 }
 
 #[test]

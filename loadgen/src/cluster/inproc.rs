@@ -7,7 +7,8 @@ use std::sync::{Arc, RwLock};
 use logdrive::Node;
 use logdrive_shard::kv::Kv;
 
-use super::protocol::{Observation, Ports, ReplicaConfig};
+use super::protocol::{Observation, ReplicaConfig};
+use super::sockets::Sockets;
 use super::{Cluster, ClusterError, node};
 use crate::machine;
 use crate::target::Target;
@@ -18,6 +19,8 @@ use crate::verify::ReplicaState;
 #[derive(Debug)]
 pub struct Inproc {
     configs: Vec<ReplicaConfig>,
+    /// Held also while a node is down. None if it is alone.
+    sockets: BTreeMap<u64, Sockets>,
     members: Vec<(u64, String)>,
     nodes: BTreeMap<u64, Node<Kv>>,
     doors: Arc<RwLock<Doors>>,
@@ -25,22 +28,25 @@ pub struct Inproc {
 
 impl Inproc {
     /// Starts replicas and waits until all of them run.
-    pub fn start(dir: &Path, mut configs: Vec<ReplicaConfig>) -> Result<Self, ClusterError> {
-        let mut members = Vec::new();
+    pub fn start(dir: &Path, configs: Vec<ReplicaConfig>) -> Result<Self, ClusterError> {
+        let failed = |error: std::io::Error| ClusterError(format!("take a free port: {error}"));
+        let (mut members, mut sockets) = (Vec::new(), BTreeMap::new());
         if configs.len() > 1 {
             let numbers: Vec<u64> = configs.iter().map(|config| config.node).collect();
             node::make_certificates(&dir.join("tls"), &configs[0].cluster, &numbers)?;
-            for config in &mut configs {
-                let Ports { peer, .. } = node::free_ports()?;
+            for node in numbers {
                 // The load comes in by calls, not by connections.
-                config.ports = Some(Ports { peer, client: 0 });
-                members.push((config.node, format!("127.0.0.1:{peer}")));
+                let bound = Sockets::bind(false).map_err(failed)?;
+                let address = bound.peer.local_addr().map_err(failed)?;
+                members.push((node, address.to_string()));
+                sockets.insert(node, bound);
             }
         }
         let mut this = Self {
             nodes: BTreeMap::new(),
             doors: Arc::default(),
             configs,
+            sockets,
             members,
         };
         let numbers = this.nodes();
@@ -87,7 +93,11 @@ impl Cluster for Inproc {
     }
 
     fn start(&mut self, number: u64) -> Result<(), ClusterError> {
-        let node = node::start(self.config(number)?, &self.members)?;
+        let sockets = self.sockets.get(&number).map(Sockets::try_clone);
+        let sockets = sockets
+            .transpose()
+            .map_err(|error| ClusterError(format!("node {number}: {error}")))?;
+        let node = node::start(self.config(number)?, sockets, &self.members)?;
         let groups = node.groups().cloned().collect();
         Doors::open(&self.doors, number, groups);
         self.nodes.insert(number, node);

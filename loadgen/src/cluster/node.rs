@@ -1,6 +1,5 @@
 //! One replica as the engine runs it, set up from what loadgen knows.
 
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,12 +10,17 @@ use logdrive_raft::NodeId;
 use logdrive_shard::kv::Kv;
 
 use super::ClusterError;
-use super::protocol::{GroupObservation, Observation, Ports, ReplicaConfig, WalObservation};
+use super::protocol::{GroupObservation, Observation, ReplicaConfig, WalObservation};
+use super::sockets::Sockets;
 use crate::args::{Apply, Mtu, WalBackend};
 use crate::verify::{GroupState, ReplicaState};
 
-/// Starts a replica. One that is alone listens nowhere unless it has a port for clients.
-pub fn start(config: &ReplicaConfig, members: &[(u64, String)]) -> Result<Node<Kv>, ClusterError> {
+/// Starts a replica. One without sockets listens nowhere.
+pub fn start(
+    config: &ReplicaConfig,
+    sockets: Option<Sockets>,
+    members: &[(u64, String)],
+) -> Result<Node<Kv>, ClusterError> {
     let failed = |error: &dyn std::error::Error| {
         let text = crate::run::source_chain(error);
         ClusterError(format!("node {}: {text}", config.node))
@@ -43,18 +47,15 @@ pub fn start(config: &ReplicaConfig, members: &[(u64, String)]) -> Result<Node<K
             Apply::Inline => ApplyOn::ShardThread,
             Apply::Thread => ApplyOn::Thread,
         });
-    if let Some(ports) = config.ports {
+    if let Some(sockets) = sockets {
+        sockets.drain().map_err(|error| failed(&error))?;
         let tls = Tls::dir(&config.tls, config.node).map_err(|error| failed(&error))?;
-        builder = builder.tls(tls).listen_peer(local(ports.peer));
-        if ports.client != 0 {
-            builder = builder.listen_client(local(ports.client));
+        builder = builder.tls(tls).listen_peer_on(sockets.peer);
+        if let Some(client) = sockets.client {
+            builder = builder.listen_client_on(client);
         }
     }
     builder.start().map_err(|error| failed(&error))
-}
-
-fn local(port: u16) -> SocketAddr {
-    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
 /// How a replica stands.
@@ -79,6 +80,7 @@ pub fn observe(node: &Node<Kv>) -> Observation {
             bytes_payload: wal.bytes_payload,
             fallbacks: wal.fallbacks.clone(),
         },
+        net_fallbacks: status.net.fallbacks.clone(),
         alarms: status
             .alarms
             .iter()
@@ -120,19 +122,6 @@ pub fn make_certificates(dir: &Path, cluster: &str, nodes: &[u64]) -> Result<(),
         issue(Role::Peer, *node).map_err(|error| failed(&error))?;
     }
     issue(Role::Client, 1).map_err(|error| failed(&error))
-}
-
-/// A pair of ports that were free a moment ago.
-pub fn free_ports() -> Result<Ports, ClusterError> {
-    let bind = || UdpSocket::bind(local(0));
-    let port = |socket: &UdpSocket| socket.local_addr().map(|address| address.port());
-    let pair = || {
-        // Both are held until both are known, so that they differ.
-        let (peer, client) = (bind()?, bind()?);
-        let (peer, client) = (port(&peer)?, port(&client)?);
-        Ok(Ports { peer, client })
-    };
-    pair().map_err(|error: std::io::Error| ClusterError(format!("take a free port: {error}")))
 }
 
 const CERTIFICATE_DAYS: u32 = 7;

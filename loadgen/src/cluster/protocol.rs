@@ -1,7 +1,7 @@
 //! What loadgen and the replicas it starts say to each other, over the pipes between them.
 //!
-//! One JSON line a question on the replica's standard input, one a reply on its standard output. The end of
-//! the input means that loadgen is gone, and the replica ends: nothing survives it.
+//! One JSON line a question on the replica's standard input, one a reply on its standard output. Before the
+//! first question its sockets come the same way. The end of the input means that loadgen is gone, and the replica ends: nothing survives it.
 
 use std::path::PathBuf;
 
@@ -30,17 +30,6 @@ pub struct ReplicaConfig {
     pub mtu: Mtu,
     /// The most bytes of its log.
     pub wal_bytes_max: u64,
-    /// Where it listened before it was killed; else it takes free ports.
-    pub ports: Option<Ports>,
-}
-
-/// Where a replica listens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ports {
-    /// For its peers.
-    pub peer: u16,
-    /// For clients.
-    pub client: u16,
 }
 
 /// A question, numbered so that a late reply is not taken for that to a later one.
@@ -56,8 +45,6 @@ pub struct Question {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ask {
-    /// Which ports do you have? A free pair is taken.
-    Ports,
     /// Start with these members and their addresses.
     Start(Vec<(u64, String)>),
     /// How do you stand?
@@ -83,8 +70,6 @@ pub struct Reply {
 pub enum Say {
     /// It is done.
     Done,
-    /// These are the ports.
-    Ports(Ports),
     /// This is how it stands.
     Observed(Observation),
     /// It cannot be done.
@@ -98,6 +83,8 @@ pub struct Observation {
     pub groups: Vec<GroupObservation>,
     /// Its log.
     pub wal: WalObservation,
+    /// What its network could not have.
+    pub net_fallbacks: Vec<String>,
     /// What its operator should know.
     pub alarms: Vec<String>,
 }

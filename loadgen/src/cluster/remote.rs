@@ -167,6 +167,7 @@ fn observation(status: &Value) -> Observation {
             bytes_payload: number(&wal["bytes_payload"]),
             fallbacks: list(&wal["fallbacks"]).iter().map(text).collect(),
         },
+        net_fallbacks: list(&status["net"]["fallbacks"]).iter().map(text).collect(),
         alarms: list(&status["alarms"])
             .iter()
             .map(|alarm| text(&alarm["text"]))
@@ -186,6 +187,7 @@ mod tests {
             "node": 2,
             "groups": [{"group": 1, "role": "leader", "term": 4, "leader": 2, "applied": 9}],
             "wal": {"backend": "io_uring", "flush_mode": "dsync", "fallbacks": ["slow"], "flushes": 7},
+            "net": {"fallbacks": ["small"]},
         });
         let seen = observation(&status);
         assert!(seen.groups[0].leads && seen.groups[0].applied == 9);
@@ -194,6 +196,7 @@ mod tests {
             ("dsync", 7)
         );
         assert_eq!(seen.wal.fallbacks, ["slow"]);
+        assert_eq!(seen.net_fallbacks, ["small"]);
         assert_eq!(observation(&Value::Null), Observation::default());
     }
 }

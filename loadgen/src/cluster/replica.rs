@@ -6,15 +6,12 @@ use std::path::Path;
 
 use logdrive_raft::wire::Encode;
 
-use super::protocol::{Ask, Observation, Ports, Question, Reply, Say};
+use super::protocol::{Ask, Observation, Question, Reply, Say};
 use crate::verify::ReplicaState;
 use crate::workdir;
 
 /// What runs inside a replica's process.
 pub trait Host {
-    /// The ports it listens on, or will.
-    fn ports(&mut self) -> Result<Ports, String>;
-
     /// Starts it.
     fn start(&mut self, members: Vec<(u64, String)>) -> Result<(), String>;
 
@@ -65,7 +62,6 @@ pub fn serve(input: impl BufRead, mut output: impl Write, host: &mut dyn Host) -
 
 fn answer(ask: Ask, host: &mut dyn Host, lock: &mut Option<File>) -> Say {
     let done = match ask {
-        Ask::Ports => return host.ports().map_or_else(Say::Failed, Say::Ports),
         Ask::Start(members) => host.start(members),
         Ask::Observe => match host.observe() {
             Some(observation) => return Say::Observed(observation),
@@ -96,11 +92,6 @@ mod tests {
     }
 
     impl Host for Fake {
-        fn ports(&mut self) -> Result<Ports, String> {
-            let (peer, client) = (7, 8);
-            Ok(Ports { peer, client })
-        }
-
         fn start(&mut self, members: Vec<(u64, String)>) -> Result<(), String> {
             if members.is_empty() {
                 return Err("nobody".to_owned());
@@ -124,7 +115,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("state");
         let asks = [
-            Ask::Ports,
             Ask::Observe,
             Ask::Start(Vec::new()),
             Ask::Start(vec![(1, "a:1".to_owned())]),
@@ -145,14 +135,12 @@ mod tests {
             .lines()
             .map(|line| serde_json::from_str::<Reply>(line).unwrap().say)
             .collect();
-        let (peer, client) = (7, 8);
-        assert_eq!(says[0], Say::Ports(Ports { peer, client }));
-        assert_eq!(says[1], Say::Failed("not started".to_owned()));
-        assert_eq!(says[2], Say::Failed("nobody".to_owned()));
-        assert_eq!(says[3], Say::Done);
-        assert_eq!(says[4], Say::Observed(Observation::default()));
-        assert_eq!(says[5], Say::Done);
-        assert!(matches!(&says[6], Say::Failed(_)));
+        assert_eq!(says[0], Say::Failed("not started".to_owned()));
+        assert_eq!(says[1], Say::Failed("nobody".to_owned()));
+        assert_eq!(says[2], Say::Done);
+        assert_eq!(says[3], Say::Observed(Observation::default()));
+        assert_eq!(says[4], Say::Done);
+        assert!(matches!(&says[5], Say::Failed(_)));
         assert!(file.exists());
     }
 

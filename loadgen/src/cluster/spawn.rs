@@ -1,11 +1,14 @@
 //! Replicas as processes of their own, started, watched and killed by this one.
 //!
-//! Each holds a pipe from here and ends when it closes, so nothing survives even a SIGKILL of loadgen.
+//! Each holds a Unix socket from here and ends when it closes, so nothing survives even a SIGKILL of loadgen.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -13,7 +16,8 @@ use std::time::{Duration, Instant};
 use logdrive_net::{Credentials, TransportSettings};
 use logdrive_raft::wire::Decode;
 
-use super::protocol::{Ask, Observation, Ports, Question, ReplicaConfig, Reply, Say};
+use super::protocol::{Ask, Observation, Question, ReplicaConfig, Reply, Say};
+use super::sockets::Sockets;
 use super::{Cluster, ClusterError, node};
 use crate::machine;
 use crate::run::source_chain;
@@ -35,13 +39,15 @@ pub struct Processes {
 #[derive(Debug)]
 struct Process {
     config: ReplicaConfig,
+    /// Held here, too, so that one that was killed finds its ports free.
+    sockets: Sockets,
     running: Option<Running>,
 }
 
 #[derive(Debug)]
 struct Running {
     child: Child,
-    questions: ChildStdin,
+    questions: UnixStream,
     replies: Receiver<Reply>,
     asked: u64,
 }
@@ -56,23 +62,18 @@ impl Processes {
             gone_cpu_ns: 0,
             lives_on: false,
         };
+        let failed = |error: std::io::Error| ClusterError(format!("take a free port: {error}"));
         for config in configs {
+            let sockets = Sockets::bind(true).map_err(failed)?;
+            let address = sockets.peer.local_addr().map_err(failed)?;
+            this.members.push((config.node, address.to_string()));
             let mut process = Process {
                 config,
+                sockets,
                 running: None,
             };
             process.spawn(program)?;
             this.replicas.push(process);
-        }
-        for process in &mut this.replicas {
-            let asked = process.ask(Ask::Ports)?;
-            let ports = match process.reply(asked, START_TIME)? {
-                Say::Ports(ports) => ports,
-                other => return Err(process.failed(&other)),
-            };
-            process.config.ports = Some(ports);
-            let address = format!("127.0.0.1:{}", ports.peer);
-            this.members.push((process.config.node, address));
         }
         let members = &this.members;
         let mut asked = Vec::new();
@@ -100,10 +101,12 @@ impl Processes {
     /// Where clients reach the replicas.
     #[must_use]
     pub fn client_addresses(&self) -> Vec<String> {
-        let ports = self.replicas.iter().filter_map(|p| p.config.ports);
-        ports
-            .map(|Ports { client, .. }| format!("127.0.0.1:{client}"))
-            .collect()
+        let sockets = self
+            .replicas
+            .iter()
+            .filter_map(|p| p.sockets.client.as_ref());
+        let addresses = sockets.filter_map(|socket| socket.local_addr().ok());
+        addresses.map(|address| address.to_string()).collect()
     }
 
     /// The numbers of those that run.
@@ -137,6 +140,15 @@ impl Processes {
             }
         }
         Some(sum)
+    }
+
+    /// The most memory that each held since it was started.
+    #[must_use]
+    pub fn rss_peak_bytes(&self) -> Vec<Option<u64>> {
+        let running = self.replicas.iter().map(|p| p.running.as_ref());
+        running
+            .map(|running| machine::process_rss_peak_bytes(running?.child.id()))
+            .collect()
     }
 
     /// SIGKILL.
@@ -223,17 +235,19 @@ impl Process {
             .open(self.log())
             .map_err(|error| failed("open log", error))?;
         let config = serde_json::to_string(&self.config).expect("a config is plain data");
+        let (questions, theirs) =
+            UnixStream::pair().map_err(|error| failed("make a socket", error))?;
+        let sent = self.sockets.send(&questions);
+        sent.map_err(|error| failed("send its sockets", error))?;
         let mut command = Command::new(program);
         command
             .args(["replica", "--config", &config])
-            .stdin(Stdio::piped())
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::piped())
-            .stderr(log);
-        // A Ctrl-C is for loadgen, which still has a report to write.
-        #[cfg(unix)]
-        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+            .stderr(log)
+            // A Ctrl-C is for loadgen, which still has a report to write.
+            .process_group(0);
         let mut child = command.spawn().map_err(|error| failed("start", error))?;
-        let questions = child.stdin.take().expect("piped above");
         let output = child.stdout.take().expect("piped above");
         let (send, replies) = channel();
         std::thread::spawn(move || {
@@ -388,6 +402,10 @@ impl Cluster for Spawned {
 
     fn cpu_ns(&mut self) -> Option<u64> {
         self.processes.cpu_ns()
+    }
+
+    fn rss_peak_bytes(&mut self) -> Vec<Option<u64>> {
+        self.processes.rss_peak_bytes()
     }
 
     fn kill(&mut self, node: u64) -> Result<(), ClusterError> {

@@ -10,7 +10,7 @@ use crate::cluster::protocol::Observation;
 use crate::cluster::{self, Cluster};
 use crate::progress;
 use crate::recorder::Measured;
-use crate::report::{Cpu, Fault, Report, RunResult, Wal};
+use crate::report::{Cpu, Fault, Memory, Report, RunResult, Wal};
 use crate::worker::{Plan, Shared};
 
 /// What was seen of the cluster while it was loaded.
@@ -19,6 +19,7 @@ pub(super) struct Watched {
     at_start: Vec<Option<Observation>>,
     at_end: Vec<Option<Observation>>,
     cpu_ns: Option<u64>,
+    rss_peak_bytes: Vec<Option<u64>>,
     seconds: f64,
     leader_changes: u64,
     faults: Vec<Fault>,
@@ -43,6 +44,7 @@ pub(super) fn watch(
         at_start: Vec::new(),
         at_end: Vec::new(),
         cpu_ns: None,
+        rss_peak_bytes: Vec::new(),
         seconds: 0.0,
         leader_changes: 0,
         faults: Vec::new(),
@@ -206,6 +208,7 @@ impl Watched {
         self.cpu_ns = cluster
             .cpu_ns()
             .and_then(|now| Some(now.saturating_sub(cpu_ns?)));
+        self.rss_peak_bytes = cluster.rss_peak_bytes();
         self.at_end = observed;
     }
 
@@ -225,6 +228,7 @@ impl Watched {
         let measured_s = (interrupted_ns.saturating_sub(from_ns) as f64 / 1e9).min(seconds);
         let changes = observes.then_some(self.leader_changes);
         report.result = RunResult::of(measured, measured_s.max(0.001), changes);
+        report.result.entries = self.entries();
         let writes = measured.tally.completed_writes;
         let a_write = |ns: u64| (writes > 0).then(|| ns as f64 / 1e3 / writes as f64);
         report.cpu = Cpu {
@@ -241,7 +245,35 @@ impl Watched {
             report.env.flush_mode = Some(observation.wal.flush_mode.clone());
         }
         report.wal = self.wals();
+        let memory = self.nodes.iter().zip(&self.rss_peak_bytes);
+        report.memory = memory
+            .map(|(node, bytes)| Memory {
+                node: *node,
+                rss_peak_bytes: *bytes,
+            })
+            .collect();
+        for (node, seen) in self.nodes.iter().zip(&self.at_end) {
+            let fallbacks = seen.iter().flat_map(|seen| &seen.net_fallbacks);
+            let notes = fallbacks.map(|fallback| format!("node {node}: {fallback}"));
+            report.verdict.warnings.extend(notes);
+        }
         report.faults = self.faults;
+    }
+
+    /// Entries that were committed while it was measured: of each group, as far as the node that was
+    /// furthest had applied them.
+    fn entries(&self) -> Option<u64> {
+        let applied = |seen: &[Option<Observation>]| {
+            let each = seen.iter().flatten().map(|observation| {
+                let groups = observation.groups.iter();
+                groups.map(|group| group.applied).collect::<Vec<u64>>()
+            });
+            let furthest = |a: Vec<u64>, b: Vec<u64>| a.into_iter().zip(b).map(|(a, b)| a.max(b));
+            each.reduce(|a, b| furthest(a, b).collect())
+        };
+        let (start, end) = (applied(&self.at_start)?, applied(&self.at_end)?);
+        let groups = start.into_iter().zip(end);
+        Some(groups.map(|(start, end)| end.saturating_sub(start)).sum())
     }
 
     fn wals(&self) -> Vec<Wal> {

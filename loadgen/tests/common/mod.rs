@@ -179,6 +179,7 @@ impl Cluster for Fake {
             let observation = Observation {
                 groups: vec![group],
                 wal,
+                net_fallbacks: Vec::new(),
                 alarms: Vec::new(),
             };
             (!self.down.contains(node)).then_some(observation)

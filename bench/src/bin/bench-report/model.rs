@@ -28,49 +28,130 @@ impl Costs {
     }
 }
 
+/// What may be asked of the model with packets of one size.
+struct Asked {
+    mtu: &'static str,
+    packets: &'static str,
+    entry_us: f64,
+    proposal_us: f64,
+    byte_ns: f64,
+}
+
+const ASKED: [Asked; 2] = [
+    Asked {
+        mtu: "loopback",
+        packets: "65000",
+        entry_us: 600.0,
+        proposal_us: 0.3,
+        byte_ns: 5.0,
+    },
+    Asked {
+        mtu: "ethernet",
+        packets: "1452",
+        entry_us: 600.0,
+        proposal_us: 0.3,
+        byte_ns: 10.0,
+    },
+];
+
 /// The section of the report.
 pub(crate) fn section(runs: &Runs) -> String {
-    let cases = runs.0.iter().filter(|(case, _)| case.starts_with("model-"));
-    let all = cases
-        .flat_map(|(_, rounds)| rounds.values())
-        .filter(|run| run.is_valid());
-    let samples: Vec<Sample> = all.filter_map(sample).collect();
+    let mut text = "a · entries + b · proposals + c · payload bytes: user and system time of all three \
+                    replicas for each acknowledged write, fitted to runs of several sizes and depths.\n\n"
+        .to_owned();
+    for asked in &ASKED {
+        text += &of_mtu(runs, asked);
+    }
+    text
+}
+
+/// The fitted costs and what is asked of them, for the table of promises: name, unit, found, bound.
+pub(crate) fn promises(runs: &Runs) -> Vec<(&'static str, &'static str, Option<f64>, f64)> {
+    let asked = &ASKED[0];
+    let samples: Vec<Sample> = samples(runs, asked).into_iter().map(|(_, s)| s).collect();
+    let costs = fit(&samples);
+    vec![
+        (
+            "a, an entry",
+            "µs",
+            costs.map(|costs| costs.entry),
+            asked.entry_us,
+        ),
+        (
+            "b, a proposal",
+            "µs",
+            costs.map(|costs| costs.proposal),
+            asked.proposal_us,
+        ),
+        (
+            "c, a byte",
+            "ns",
+            costs.map(|costs| costs.byte * 1e3),
+            asked.byte_ns,
+        ),
+    ]
+}
+
+fn samples<'a>(runs: &'a Runs, asked: &Asked) -> Vec<(&'a str, Sample)> {
+    let prefix = format!("model-{}-", asked.mtu);
+    let mut samples = Vec::new();
+    for (case, rounds) in &runs.0 {
+        let valid = rounds.values().filter(|run| run.is_valid());
+        if case.starts_with(&prefix) {
+            samples.extend(valid.filter_map(|run| Some((case.as_str(), sample(run)?))));
+        }
+    }
+    samples
+}
+
+fn of_mtu(runs: &Runs, asked: &Asked) -> String {
+    let named = samples(runs, asked);
+    let samples: Vec<Sample> = named.iter().map(|(_, sample)| *sample).collect();
     let Some(costs) = fit(&samples) else {
-        return "Too few runs over sizes and depths (cases `model-*`) for a fit.\n".to_owned();
+        return format!(
+            "MTU {}: too few valid runs (cases `model-{}-*`) for a fit.\n\n",
+            asked.packets, asked.mtu
+        );
     };
-    let off: Vec<f64> = samples
-        .iter()
-        .map(|sample| (costs.of(sample) / sample.cpu_us - 1.0).abs())
-        .collect();
-    let worst = off.iter().copied().fold(0.0, f64::max);
-    format!(
-        "a · entries + b · proposals + c · payload bytes, user and system time of all replicas, {} runs: \
-         typically off by {:.0} %, at most by {:.0} %.\n\n\
+    let off = |sample: &Sample| (costs.of(sample) / sample.cpu_us - 1.0) * 100.0;
+    let offs: Vec<f64> = samples.iter().map(|sample| off(sample).abs()).collect();
+    let worst = offs.iter().copied().fold(0.0, f64::max);
+    let mut text = format!(
+        "MTU {} ({}), TLS 1.3, {} runs: typically off by {:.0} %, at most by {worst:.0} %.\n\n\
          | | fitted | at most |\n|---|--:|--:|\n\
-         | a, an entry | {:.0} µs | 600 µs |\n\
-         | b, a proposal | {:.3} µs | 0.3 µs |\n\
-         | c, a byte | {:.2} ns | 5 ns |\n",
+         | a, an entry | {:.0} µs | {} µs |\n\
+         | b, a proposal | {:.3} µs | {} µs |\n\
+         | c, a byte | {:.2} ns | {} ns |\n\n\
+         | case | writes an entry | measured µs/write | model µs/write | off by |\n|---|--:|--:|--:|--:|\n",
+        asked.packets,
+        asked.mtu,
         samples.len(),
-        median(&off).unwrap_or(0.0) * 100.0,
-        worst * 100.0,
+        median(&offs).unwrap_or(0.0),
         costs.entry,
+        asked.entry_us,
         costs.proposal,
+        asked.proposal_us,
         costs.byte * 1000.0,
-    )
+        asked.byte_ns,
+    );
+    for (case, sample) in &named {
+        text += &format!(
+            "| {case} | {:.1} | {:.2} | {:.2} | {:+.0} % |\n",
+            1.0 / sample.entries,
+            sample.cpu_us,
+            costs.of(sample),
+            off(sample),
+        );
+    }
+    text + "\n"
 }
 
 fn sample(run: &Run) -> Option<Sample> {
     let seconds = run.number("/config/duration_ms")? / 1000.0;
     let writes = run.number("/result/completed_per_s")? * seconds;
-    // Without a count of entries the flush groups of the node that made most of them stand for it: about one
-    // an entry as long as the disk keeps up.
-    let entries = run.number("/result/entries").or_else(|| {
-        let nodes = run.0.pointer("/wal")?.as_array()?;
-        nodes
-            .iter()
-            .filter_map(|node| node.get("groups")?.as_f64())
-            .reduce(f64::max)
-    })?;
+    let entries = run
+        .number("/result/entries")
+        .filter(|entries| *entries > 0.0)?;
     let cpu_us = run.number("/cpu/us_core_per_write")?;
     (writes > 0.0 && cpu_us > 0.0).then_some(Sample {
         entries: entries / writes,
@@ -148,7 +229,7 @@ fn solve(samples: &[Sample], used: &[usize]) -> Option<Costs> {
 mod tests {
     use super::*;
 
-    fn samples(costs: Costs) -> Vec<Sample> {
+    fn made_of(costs: Costs) -> Vec<Sample> {
         let mut samples = Vec::new();
         for bytes in [16.0, 128.0, 1024.0, 16_384.0] {
             for batch in [1.0, 60.0, 2000.0] {
@@ -165,13 +246,42 @@ mod tests {
     }
 
     #[test]
+    fn each_packet_size_has_its_fit_and_residuals() {
+        let costs = Costs {
+            entry: 300.0,
+            proposal: 0.2,
+            byte: 0.003,
+        };
+        let mut runs = Runs::default();
+        for (number, sample) in made_of(costs).iter().enumerate() {
+            let run = serde_json::json!({
+                "config": { "duration_ms": 1000, "size_bytes": sample.bytes },
+                "result": { "completed_per_s": 1e6, "entries": 1e6 * sample.entries },
+                "cpu": { "us_core_per_write": sample.cpu_us },
+                "verdict": { "valid": true },
+            });
+            let case = format!("model-loopback-{number}");
+            runs.0.insert(case, [(1, Run(run))].into());
+        }
+        let text = section(&runs);
+        assert!(text.contains("| a, an entry | 300 µs | 600 µs |"), "{text}");
+        assert!(
+            text.contains("| model-loopback-0 | 1.0 | 300.25 | 300.25 | +0 % |"),
+            "{text}"
+        );
+        assert!(text.contains("MTU 1452: too few valid runs"), "{text}");
+        let found: Vec<_> = promises(&runs).into_iter().map(|row| row.2).collect();
+        assert!((found[2].unwrap() - 3.0).abs() < 1e-3, "{found:?}");
+    }
+
+    #[test]
     fn costs_are_found_again() {
         let costs = Costs {
             entry: 300.0,
             proposal: 0.2,
             byte: 0.003,
         };
-        let found = fit(&samples(costs)).unwrap();
+        let found = fit(&made_of(costs)).unwrap();
         assert!((found.entry / costs.entry - 1.0).abs() < 1e-6, "{found:?}");
         assert!(
             (found.proposal / costs.proposal - 1.0).abs() < 1e-6,
@@ -182,7 +292,7 @@ mod tests {
 
     #[test]
     fn a_cost_that_is_nothing_is_not_made_negative() {
-        let mut all = samples(Costs {
+        let mut all = made_of(Costs {
             entry: 300.0,
             proposal: 0.0,
             byte: 0.003,

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
+use crate::etcd::Etcd;
 use crate::runs::{Run, Runs, median};
+use crate::{memory, model};
 
 /// One promise: which case shows it, and what has to be at least or at most how large.
 struct Promise {
@@ -35,7 +37,7 @@ impl Bound {
     }
 }
 
-const PROMISES: [Promise; 8] = [
+const PROMISES: [Promise; 9] = [
     Promise {
         case: "latency",
         what: "one in flight, p50 over max(0.7 ms, 1.8 (R + F3 + 2 wake-ups))",
@@ -103,6 +105,13 @@ const PROMISES: [Promise; 8] = [
         unit: "ms",
         bound: Bound::AtMost(5.0),
     },
+    Promise {
+        case: "memory",
+        what: "60 s with defaults, largest replica over formula + 64 MiB",
+        of: |run| memory::held_and_allowed(run).map(|(held, allowed)| held / allowed),
+        unit: "",
+        bound: Bound::AtMost(1.0),
+    },
 ];
 
 fn violations(run: &Run) -> Option<f64> {
@@ -136,33 +145,94 @@ pub(crate) fn settings(runs: &Runs) -> String {
     )
 }
 
-/// The promises, and whether the median of the rounds keeps them.
-pub(crate) fn promises(runs: &Runs) -> String {
-    let mut text =
-        "| case | what | bound | median | rounds | |\n|---|---|--:|--:|---|---|\n".to_owned();
-    for promise in &PROMISES {
-        let each = runs.each(promise.case, promise.of);
-        let verdict = match median(&each) {
-            None => "not run",
-            Some(median) if promise.bound.holds(median) => "holds",
-            Some(_) => "**does not hold**",
+/// The promises, and whether the median of the rounds keeps each.
+#[derive(Debug)]
+pub(crate) struct Promises {
+    /// A row each.
+    pub(crate) table: String,
+    /// How many hold, do not hold, and were not run.
+    pub(crate) counts: [usize; 3],
+    /// Those that do not hold or were not run.
+    pub(crate) missing: Vec<String>,
+}
+
+impl Promises {
+    /// Looks at all runs.
+    pub(crate) fn of(runs: &Runs, etcd: &Etcd) -> Self {
+        let mut this = Self {
+            table: "| what | setting | bound | median | rounds | |\n|---|---|--:|--:|---|---|\n"
+                .to_owned(),
+            counts: [0; 3],
+            missing: Vec::new(),
         };
-        let median = median(&each).map_or_else(|| "-".to_owned(), short);
-        let each: Vec<String> = each.into_iter().map(short).collect();
-        let Promise {
-            case,
-            what,
-            unit,
-            bound,
-            ..
-        } = promise;
-        let bound = bound.text();
-        let each = each.join(" ");
+        for promise in &PROMISES {
+            let each = runs.each(promise.case, promise.of);
+            let (what, unit, bound) = (promise.what, promise.unit, &promise.bound);
+            this.row(what, &setting(runs, promise.case), unit, bound, &each);
+        }
+        let beside = "128 B puts, 512 in flight each, over etcd 3.4";
+        let plain = "ours as above, etcd with its defaults and without TLS; 3 + 3 nodes on one disk, one at a time";
+        this.row(beside, plain, "×", &Bound::AtLeast(20.0), &etcd.at_equal());
+        for (what, unit, found, bound) in model::promises(runs) {
+            let what = format!("processor time: {what}");
+            let each: Vec<f64> = found.into_iter().collect();
+            let setting = setting(runs, "model-loopback-128-1024");
+            this.row(&what, &setting, unit, &Bound::AtMost(bound), &each);
+        }
+        this
+    }
+
+    fn row(&mut self, what: &str, setting: &str, unit: &str, bound: &Bound, each: &[f64]) {
+        let verdict = match median(each) {
+            None => 2,
+            Some(median) if bound.holds(median) => 0,
+            Some(_) => 1,
+        };
+        self.counts[verdict] += 1;
+        let said = ["holds", "**does not hold**", "not run"][verdict];
+        if verdict > 0 {
+            self.missing.push(format!("{what} ({said})"));
+        }
+        let median = median(each).map_or_else(|| "-".to_owned(), short);
+        let each: Vec<String> = each.iter().copied().map(short).collect();
+        let (each, bound) = (each.join(" "), bound.text());
         let _ = writeln!(
-            text,
-            "| {case} | {what} | {bound} {unit} | {median} | {each} | {verdict} |"
+            self.table,
+            "| {what} | {setting} | {bound} {unit} | {median} | {each} | {said} |"
         );
     }
+}
+
+/// What a figure of a case was measured with. A dash if it was not run.
+fn setting(runs: &Runs, case: &str) -> String {
+    let Some(run) = runs.0.get(case).and_then(|rounds| rounds.values().next()) else {
+        return "-".to_owned();
+    };
+    let text = |path: &str| run.text(path).unwrap_or("?").to_owned();
+    format!(
+        "{}, MTU {}, TLS 1.3, {} {}, 3 replicas and the generator on one machine and disk",
+        text("/config/target"),
+        text("/env/mtu_profile"),
+        text("/env/wal_backend"),
+        text("/env/flush_mode"),
+    )
+}
+
+/// The same loads with packets of one machine and with those of any Ethernet.
+pub(crate) fn profiles(runs: &Runs) -> String {
+    let mut text = "| | loopback, 65000 B | ethernet, 1452 B |\n|---|--:|--:|\n".to_owned();
+    let mut row = |what: &str, case: &str, of: fn(&Run) -> Option<f64>| {
+        let cell = |case: &str| cell(median(&runs.each(case, of)));
+        let (loopback, ethernet) = (cell(case), cell(&format!("{case}_ethernet")));
+        let _ = writeln!(text, "| {what} | {loopback} | {ethernet} |");
+    };
+    let p50 = |run: &Run| Some(run.number("/result/latency/send/p50_ns")? / 1e6);
+    row("one in flight, 128 B: p50, ms", "latency", p50);
+    row("… over R + F3 + 2 wake-ups", "latency", Run::over_floor);
+    let per_s = |run: &Run| Some(run.number("/result/completed_per_s")? / 1e3);
+    row("4096 in flight, 128 B: k/s", "rate128", per_s);
+    let us = |run: &Run| run.number("/cpu/us_core_per_write");
+    row("… µs of a core a write, all replicas", "rate128", us);
     text
 }
 
@@ -270,13 +340,17 @@ mod tests {
 
     #[test]
     fn a_promise_is_judged_by_the_median_and_shown_with_every_round() {
-        let text = promises(&runs());
+        let promises = Promises::of(&runs(), &Etcd::default());
+        let text = promises.table;
+        assert_eq!(promises.counts, [3, 0, 10], "{text}");
+        assert_eq!(promises.missing.len(), 10);
         let line = text
             .lines()
             .find(|line| line.contains("4096 in flight"))
             .unwrap();
         let expected = "| ≥ 400 k/s | 410 | 390 410 450 | holds |";
         assert!(line.ends_with(expected), "{line}");
+        assert!(line.contains("MTU loopback, TLS 1.3"), "{line}");
         let line = text.lines().find(|line| line.contains("8192")).unwrap();
         assert!(line.ends_with("| - |  | not run |"), "{line}");
     }
@@ -289,6 +363,11 @@ mod tests {
             "{text}"
         );
         assert!(floors(&runs()).contains("| rate128 | - | - |"));
+        let text = profiles(&runs());
+        assert!(
+            text.contains("| 4096 in flight, 128 B: k/s | 410 | - |"),
+            "{text}"
+        );
         assert!(!settings(&runs()).contains("not all of it clean"));
     }
 

@@ -10,7 +10,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use logdrive_bench::{GROUP, Shape, genesis};
 use logdrive_raft::limits::FRAME_BYTES_MAX;
 use logdrive_raft::wire::Encode;
-use logdrive_raft::{LogPosition, Term};
+use logdrive_raft::{Index, LogPosition, Term};
 use logdrive_shard::kv::{Command, Kv, KvOutput, Op};
 use logdrive_shard::{Applier, ApplyBatch, Door, Failure, Inbox, ReplySink};
 
@@ -80,10 +80,18 @@ fn apply(c: &mut Criterion) {
         let batches = puts(shape);
         let inbox = open_inbox::<KvOutput>();
         let sink: Arc<dyn ReplySink<KvOutput>> = Arc::new(Nobody);
+        // The keys come to be in another order than they are written in later, or memory would lie in the
+        // order of the accesses, which it does nowhere else.
+        let mut kv = Kv::default();
+        let mut sorted: Vec<&Bytes> = batches.iter().flatten().collect();
+        sorted.sort();
+        kv.apply_entry(
+            Index(0),
+            (0..).zip(sorted.iter().map(|put| &put[..])),
+            &mut Vec::new(),
+        );
         let mut applier = Applier::default();
-        let mut last = applier
-            .open(GROUP, Kv::default())
-            .expect("a machine in memory opens");
+        let mut last = applier.open(GROUP, kv).expect("a machine in memory opens");
         let mut next = batches.iter().cycle();
         group.throughput(Throughput::Elements(shape.count as u64));
         group.bench_function(format!("{shape}/kv_put"), |b| {
@@ -111,12 +119,14 @@ fn apply(c: &mut Criterion) {
     group.finish();
 }
 
-/// Batches of puts that write each of 100 000 keys about once, in no order that a cache would like.
+/// Batches of puts that write each of 100 000 keys once, in no order that a cache would like.
 fn puts(shape: Shape) -> Vec<Vec<Bytes>> {
     let value = vec![b'v'; shape.size_bytes];
     let keys = 100_000;
-    let put = |number: usize| {
-        let key = format!("k{:07}", number * 7919 % keys);
+    let mut order: Vec<usize> = (0..keys).collect();
+    fastrand::Rng::with_seed(1).shuffle(&mut order);
+    let put = |number: &usize| {
+        let key = format!("k{number:07}");
         let command = Command {
             origin: None,
             key: key.as_bytes(),
@@ -124,8 +134,8 @@ fn puts(shape: Shape) -> Vec<Vec<Bytes>> {
         };
         command.to_bytes()
     };
-    let batch = |first: usize| (first..first + shape.count).map(put).collect();
-    (0..keys).step_by(shape.count).map(batch).collect()
+    let batch = |numbers: &[usize]| numbers.iter().map(put).collect();
+    order.chunks(shape.count).map(batch).collect()
 }
 
 criterion_group! {

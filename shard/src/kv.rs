@@ -7,18 +7,19 @@ mod command;
 mod hash;
 mod ledger;
 mod output;
+mod table;
 
-use std::collections::HashMap;
-
+use arrayvec::ArrayVec;
 use logdrive_raft::Index;
 use logdrive_raft::limits::ENTRY_PAYLOAD_BYTES_MAX;
+use logdrive_raft::wire::DecodeError;
 
 pub use self::command::{COMMAND_VERSION, Command, KEY_BYTES_MAX, Op, Origin};
 pub use self::ledger::{ClientLedger, applied_hash};
 pub use self::output::{KvOutput, Reply};
 
-use self::hash::FastHash;
 use self::ledger::{Ledger, place_hash};
+use self::table::Table;
 use crate::machine::{Batch, Durable, Fatal, StateMachine};
 use crate::sync::{Arc, Mutex, lock};
 
@@ -67,19 +68,10 @@ pub struct KvSummary {
 
 #[derive(Debug)]
 struct State {
-    map: HashMap<Box<[u8]>, Value, FastHash>,
+    table: Table,
     ledger: Ledger,
     applied: Index,
-    /// The sum of all values' digests.
-    digest: u64,
     malformed: u64,
-}
-
-#[derive(Debug, Default)]
-struct Value {
-    bytes: Vec<u8>,
-    /// A hash of key and value: this pair's share of the machine's digest.
-    digest: u64,
 }
 
 impl Default for Kv {
@@ -91,10 +83,9 @@ impl Default for Kv {
 impl Kv {
     fn with_ledger_of(chunks_max: usize) -> Self {
         let state = State {
-            map: HashMap::default(),
+            table: Table::default(),
             ledger: Ledger::new(chunks_max),
             applied: Index(0),
-            digest: 0,
             malformed: 0,
         };
         Self {
@@ -110,8 +101,17 @@ impl Kv {
         outputs: &mut Vec<KvOutput>,
     ) {
         let mut state = lock(&self.state);
-        for (slot, payload) in proposals {
-            outputs.push(state.apply_one(index, slot, payload));
+        let mut proposals = proposals.into_iter();
+        let mut window = ArrayVec::<Parsed<'a>, WINDOW>::new();
+        loop {
+            window.extend(proposals.by_ref().take(WINDOW).map(Parsed::new));
+            if window.is_empty() {
+                break;
+            }
+            state.reach(&window);
+            for parsed in window.drain(..) {
+                outputs.push(state.apply_one(index, &parsed));
+            }
         }
         state.applied = index;
     }
@@ -150,8 +150,8 @@ impl KvReader {
         let state = lock(&self.state);
         KvSummary {
             applied: state.applied,
-            keys: state.map.len() as u64,
-            digest: state.digest,
+            keys: state.table.len() as u64,
+            digest: state.table.digest(),
             malformed: state.malformed,
             untracked: state.ledger.untracked(),
         }
@@ -161,7 +161,7 @@ impl KvReader {
     #[must_use]
     pub fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
         let state = lock(&self.state);
-        state.map.get(key).map(|value| value.bytes.clone())
+        state.table.get(key, hash::bytes(key)).map(<[u8]>::to_vec)
     }
 
     /// The clients that the verify ledger knows, in the order of their numbers.
@@ -177,79 +177,84 @@ impl KvReader {
     }
 }
 
+/// How many commands are looked up before the first of them is carried out.
+const WINDOW: usize = 32;
+
+/// A command that is about to be carried out.
+struct Parsed<'a> {
+    slot: u32,
+    command: Result<Command<'a>, DecodeError>,
+    key_hash: u64,
+}
+
+impl<'a> Parsed<'a> {
+    fn new((slot, payload): (u32, &'a [u8])) -> Self {
+        let command = Command::parse(payload);
+        let key_hash = command
+            .as_ref()
+            .map_or(0, |command| hash::bytes(command.key));
+        Self {
+            slot,
+            command,
+            key_hash,
+        }
+    }
+}
+
 impl State {
-    fn apply_one(&mut self, index: Index, slot: u32, payload: &[u8]) -> KvOutput {
-        let command = match Command::parse(payload) {
-            Ok(command) => command,
+    /// Looks up what the commands are about. A processor that waits for one pair's memory goes on to the
+    /// next one's, since no lookup depends on another; carried out one by one, each would wait alone.
+    fn reach(&self, window: &[Parsed<'_>]) {
+        let bytes = window
+            .iter()
+            .map(|parsed| self.table.reach(parsed.key_hash));
+        std::hint::black_box(bytes.sum::<usize>());
+    }
+
+    fn apply_one(&mut self, index: Index, parsed: &Parsed<'_>) -> KvOutput {
+        let command = match &parsed.command {
+            Ok(command) => *command,
             Err(error) => {
                 self.malformed += 1;
-                return KvOutput::malformed(&error);
+                return KvOutput::malformed(error);
             }
         };
+        let (slot, key_hash) = (parsed.slot, parsed.key_hash);
         let Command { origin, key, op } = command;
         let value_hash = hash::bytes(op.value());
         if let Some(origin) = origin {
             let hash = place_hash(value_hash, index, slot);
             self.ledger.record(origin, hash);
         }
+        let table = &mut self.table;
         match op {
-            Op::Get => KvOutput::get(self.value(key)),
+            Op::Get => KvOutput::get(table.get(key, key_hash)),
             Op::Put(value) => {
-                self.put(key, value, value_hash);
+                table.put(key, key_hash, value, value_hash);
                 KvOutput::done()
             }
             Op::Delete => {
-                if let Some(old) = self.map.remove(key) {
-                    self.digest = self.digest.wrapping_sub(old.digest);
-                }
+                table.remove(key, key_hash);
                 KvOutput::done()
             }
             Op::CompareAndSwap { expected, new } => {
-                let found = self.value(key);
+                let found = table.get(key, key_hash);
                 if found == expected {
-                    self.put(key, new, value_hash);
+                    table.put(key, key_hash, new, value_hash);
                     KvOutput::done()
                 } else {
                     KvOutput::mismatch(found)
                 }
             }
-            Op::Append(tail) => self.append(key, tail),
+            Op::Append(tail) => {
+                let bytes = table.get(key, key_hash).map_or(0, <[u8]>::len) + tail.len();
+                if bytes > VALUE_BYTES_MAX {
+                    return KvOutput::too_large(bytes, VALUE_BYTES_MAX);
+                }
+                table.append(key, key_hash, tail);
+                KvOutput::done()
+            }
         }
-    }
-
-    fn value(&self, key: &[u8]) -> Option<&[u8]> {
-        self.map.get(key).map(|value| value.bytes.as_slice())
-    }
-
-    fn put(&mut self, key: &[u8], bytes: &[u8], hash: u64) {
-        let digest = hash::fold(hash::bytes(key), hash);
-        self.digest = self.digest.wrapping_add(digest);
-        if let Some(value) = self.map.get_mut(key) {
-            self.digest = self.digest.wrapping_sub(value.digest);
-            value.digest = digest;
-            value.bytes.clear();
-            value.bytes.extend_from_slice(bytes);
-        } else {
-            let bytes = bytes.to_vec();
-            self.map.insert(key.into(), Value { bytes, digest });
-        }
-    }
-
-    fn append(&mut self, key: &[u8], tail: &[u8]) -> KvOutput {
-        let bytes = self.value(key).map_or(0, <[u8]>::len) + tail.len();
-        if bytes > VALUE_BYTES_MAX {
-            return KvOutput::too_large(bytes, VALUE_BYTES_MAX);
-        }
-        if !self.map.contains_key(key) {
-            self.map.insert(key.into(), Value::default());
-        }
-        let value = self.map.get_mut(key).expect("inserted above");
-        value.bytes.extend_from_slice(tail);
-        let digest = hash::fold(hash::bytes(key), hash::bytes(&value.bytes));
-        self.digest = self.digest.wrapping_add(digest);
-        self.digest = self.digest.wrapping_sub(value.digest);
-        value.digest = digest;
-        KvOutput::done()
     }
 }
 

@@ -22,7 +22,7 @@ pub(super) fn fold(first: u64, second: u64) -> u64 {
     product as u64 ^ (product >> 64) as u64
 }
 
-/// Hashes keys with xxh3 and numbers with one multiplication. The same on every run and replica.
+/// Hashes numbers with one multiplication. The same on every run and replica.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct FastHash;
 

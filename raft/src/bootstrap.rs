@@ -149,6 +149,8 @@ impl Bootstrap {
             Input::Message(message) => self.on_message(message),
             Input::Tick
             | Input::PeerDisconnected(_)
+            | Input::LaneFull { .. }
+            | Input::LaneRoom(_)
             | Input::Propose(_)
             | Input::Durable(_)
             | Input::Read { .. } => {}

@@ -131,6 +131,18 @@ pub enum Input {
     PeerConnected(NodeId),
     /// The connection to a peer is gone.
     PeerDisconnected(NodeId),
+    /// As much as may wait for a peer does wait: an append of this session was not taken, nor is any that
+    /// comes after it, until [`Input::LaneRoom`].
+    LaneFull {
+        /// The peer.
+        peer: NodeId,
+        /// The append stream.
+        session: ReplicationSession,
+        /// The first entry that was not taken.
+        from: Index,
+    },
+    /// What waits for a peer has become less.
+    LaneRoom(NodeId),
 }
 
 /// Numbers the writes of a group, in the order in which they must become durable.

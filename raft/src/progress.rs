@@ -29,6 +29,9 @@ pub(crate) struct Progress {
     pub(crate) reading: Option<Index>,
     /// The disk could not give them; not asked again before the next heartbeat.
     pub(crate) read_failed: bool,
+    /// It lags: the way there takes no more appends for now. What is not taken is not remembered, it is
+    /// in the log.
+    pub(crate) lane_full: bool,
 }
 
 /// How entries are sent.
@@ -68,6 +71,7 @@ impl Progress {
             asked: now,
             reading: None,
             read_failed: false,
+            lane_full: false,
         }
     }
 
@@ -84,6 +88,7 @@ impl Progress {
         };
         self.reading = None;
         self.read_failed = false;
+        self.lane_full = false;
     }
 
     /// Bytes and entries on their way: everything between what is durable there and what was sent.

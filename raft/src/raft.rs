@@ -166,6 +166,12 @@ impl Raft {
             } => self.on_read(peer, from, entries),
             Input::PeerConnected(peer) => self.on_peer_connected(peer),
             Input::PeerDisconnected(peer) => self.on_peer_disconnected(peer),
+            Input::LaneFull {
+                peer,
+                session,
+                from,
+            } => self.on_lane_full(peer, session, from),
+            Input::LaneRoom(peer) => self.on_lane_room(peer),
         }
         self.announce();
         assert!(term <= self.hard_state.term);

@@ -218,7 +218,16 @@ fn a_core_survives_whatever_it_is_told() {
                 0..4 => Input::Tick,
                 4 => Input::PeerConnected(NodeId(liar.number())),
                 5 => Input::PeerDisconnected(NodeId(liar.random.u64(0..5))),
-                6 => Input::Durable(newest),
+                6 if liar.random.bool() => Input::Durable(newest),
+                6 if liar.random.bool() => Input::LaneRoom(NodeId(liar.random.u64(0..5))),
+                6 => Input::LaneFull {
+                    peer: NodeId(liar.random.u64(0..5)),
+                    session: ReplicationSession {
+                        boot: Boot(1),
+                        counter: liar.random.u64(0..4),
+                    },
+                    from: Index(liar.number()),
+                },
                 7 => Input::Read {
                     peer: NodeId(liar.random.u64(0..5)),
                     from: Index(liar.number()),

@@ -8,6 +8,7 @@ use logdrive_raft::limits::ENTRY_HEADER_BYTES;
 use logdrive_raft::message::Body;
 use logdrive_raft::{
     Boot, Entry, EntryKind, Genesis, GroupId, Index, Message, Micros, NodeId, Raft, Replica,
+    ReplicationSession,
 };
 use logdrive_wal::disk::Disk;
 use logdrive_wal::{AppendError, ENTRY_ROOM_BYTES, Wal};
@@ -40,6 +41,19 @@ pub enum PeerInput {
     Connected(NodeId),
     /// The connection to it is gone.
     Disconnected(NodeId),
+    /// An append was not taken, for as much waits for it as may.
+    LaneFull {
+        /// The peer.
+        peer: NodeId,
+        /// The group of the append.
+        group: GroupId,
+        /// Its replication session.
+        session: ReplicationSession,
+        /// Its first entry.
+        from: Index,
+    },
+    /// What waits for it has become less.
+    LaneRoom(NodeId),
 }
 
 /// One thread's worth of engine.
@@ -187,6 +201,26 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             PeerInput::Disconnected(peer) => {
                 for group in self.groups.values_mut() {
                     group.step(now, Input::PeerDisconnected(peer));
+                }
+            }
+            PeerInput::LaneFull {
+                peer,
+                group,
+                session,
+                from,
+            } => {
+                if let Some(group) = self.groups.get_mut(&group) {
+                    let full = Input::LaneFull {
+                        peer,
+                        session,
+                        from,
+                    };
+                    group.step(now, full);
+                }
+            }
+            PeerInput::LaneRoom(peer) => {
+                for group in self.groups.values_mut() {
+                    group.step(now, Input::LaneRoom(peer));
                 }
             }
         }

@@ -4,7 +4,7 @@
 
 use super::{Raft, RoleState, Sessions};
 use crate::entry::Entry;
-use crate::ids::{Boot, Index, LogPosition, Micros, NodeId, Replica};
+use crate::ids::{Boot, Index, LogPosition, Micros, NodeId, Replica, ReplicationSession};
 use crate::io::ReadLog;
 use crate::limits::APPEND_ENTRIES_MAX;
 use crate::message::{Ack, Append, Body, CommitPoint, HeartbeatReply, Reject};
@@ -63,6 +63,9 @@ impl Raft {
     }
 
     fn next_for(&self, peer: &Progress) -> Next {
+        if peer.lane_full {
+            return Next::Nothing;
+        }
         let prev = self.log.position(Index(peer.next_index.0 - 1));
         let prev = prev.expect("next_index lies above the base");
         let window = match peer.mode {
@@ -177,7 +180,7 @@ impl Raft {
                 Mode::Probe { waiting, .. } => waiting,
                 Mode::Replicate => peer.inflight(&self.log).1 > 0,
             };
-            if waits && interval <= now.since(peer.asked) {
+            if waits && !peer.lane_full && interval <= now.since(peer.asked) {
                 peer.asked = now;
                 questions.push((place, Index(peer.next_index.0 - 1)));
             }
@@ -288,6 +291,39 @@ impl Raft {
     /// All of the window is free again. Asked with the heartbeats until it is back.
     pub(super) fn on_peer_disconnected(&mut self, id: NodeId) {
         self.open_sessions(id, true);
+    }
+
+    /// What was not taken was not sent, and nothing after it: once there is room, sending goes on from there,
+    /// from memory or from the log, and the follower never sees a gap.
+    pub(super) fn on_lane_full(&mut self, id: NodeId, session: ReplicationSession, from: Index) {
+        let base = self.log.base().index;
+        let RoleState::Leader(leader) = &mut self.role else {
+            return;
+        };
+        let named = |peer: &&mut Progress| peer.replica.id == id && peer.session == session;
+        let Some(peer) = leader.peers.iter_mut().find(named) else {
+            return;
+        };
+        let known = peer.match_index.unwrap_or(base).max(base);
+        peer.next_index = peer.next_index.min(from).max(known.next());
+        peer.reading = None;
+        peer.lane_full = true;
+    }
+
+    pub(super) fn on_lane_room(&mut self, id: NodeId) {
+        let RoleState::Leader(leader) = &mut self.role else {
+            return;
+        };
+        for peer in &mut leader.peers {
+            if peer.replica.id != id || !std::mem::take(&mut peer.lane_full) {
+                continue;
+            }
+            if let Mode::Probe { waiting, .. } = &mut peer.mode {
+                *waiting = false;
+            }
+            peer.asked = self.now;
+            leader.wants_sending = true;
+        }
     }
 
     fn open_sessions(&mut self, id: NodeId, waiting: bool) {

@@ -163,6 +163,15 @@ impl World {
             "elect" => self.elect(words.id(), &words),
             "connect" => self.step(words.id(), Input::PeerConnected(peer(&words))),
             "disconnect" => self.step(words.id(), Input::PeerDisconnected(peer(&words))),
+            "lane-full" => {
+                let full = Input::LaneFull {
+                    peer: peer(&words),
+                    session: session(&words),
+                    from: Index(words.number("from").unwrap()),
+                };
+                self.step(words.id(), full);
+            }
+            "lane-room" => self.step(words.id(), Input::LaneRoom(peer(&words))),
             "propose" => self.propose(&words),
             "change" => {
                 let payload = membership(&words).to_bytes();
@@ -620,15 +629,7 @@ impl World {
             Some(place) => log[usize::try_from(place).unwrap()].position(),
         };
         let last = log.last().map_or(origin, Entry::position);
-        let (boot, counter) = words
-            .text("session")
-            .unwrap_or("1.1")
-            .split_once('.')
-            .unwrap();
-        let session = ReplicationSession {
-            boot: Boot(boot.parse().unwrap()),
-            counter: counter.parse().unwrap(),
-        };
+        let session = session(words);
         let round = Round(words.number("round").unwrap_or(1));
         let commit = position(words.number("commit").unwrap_or(0));
         let commit = CommitPoint {
@@ -700,6 +701,15 @@ impl World {
             term: Term(words.number("term").unwrap_or(0)),
             body,
         }
+    }
+}
+
+fn session(words: &Words<'_>) -> ReplicationSession {
+    let text = words.text("session").unwrap_or("1.1");
+    let (boot, counter) = text.split_once('.').unwrap();
+    ReplicationSession {
+        boot: Boot(boot.parse().unwrap()),
+        counter: counter.parse().unwrap(),
     }
 }
 

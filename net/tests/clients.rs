@@ -367,7 +367,9 @@ fn a_hint_to_somebody_else_than_it_names_is_not_followed() {
 fn a_server_that_falls_silent_is_left_before_its_connection_is_given_up() {
     run(async {
         let authority = authority("blue");
-        let first = Server::start(server_config(&authority, 1), echo()).await;
+        let mut config = server_config(&authority, 1);
+        config.transport.idle = 3 * PATIENCE;
+        let first = Server::start(config, echo()).await;
         let relay = Relay::to(first.address.parse().unwrap()).await;
         let seen = Rc::new(RefCell::new(Vec::new()));
         let log = Rc::clone(&seen);

@@ -1,6 +1,6 @@
 //! The way to peers and clients, as the shard's thread uses it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,9 +8,12 @@ use std::sync::Arc;
 
 use logdrive_net::{
     ClientNet, ClientNetConfig, Listen, MtuProfile, NetError, NetSecret, PeerEvent, PeerNet,
-    PeerNetConfig, TransportSettings,
+    PeerNetConfig, SendError, TransportSettings,
 };
-use logdrive_raft::{Boot, ClusterId, GroupId, Message, NodeId, Replica};
+use logdrive_raft::message::Body;
+use logdrive_raft::{
+    Boot, ClusterId, GroupId, Index, Message, NodeId, Replica, ReplicationSession,
+};
 use logdrive_shard::{Inbox, PeerInput, StateMachine};
 
 use crate::clients::{Addresses, Clients, Encoder};
@@ -42,6 +45,8 @@ pub(crate) struct Links<O> {
     unreleased: Cell<usize>,
     unreleased_max: usize,
     events: Cell<Vec<PeerEvent>>,
+    /// Of which append streams something was not taken, and from where on.
+    full: RefCell<BTreeMap<(NodeId, GroupId), (ReplicationSession, Index)>>,
 }
 
 impl<S: StateMachine> LinksSetup<S> {
@@ -133,6 +138,7 @@ impl<S: StateMachine> LinksSetup<S> {
             unreleased: Cell::new(0),
             unreleased_max: limits.inbox_bytes_max,
             events: Cell::default(),
+            full: RefCell::default(),
         })
     }
 }
@@ -146,11 +152,24 @@ impl<O: Send + 'static> Links<O> {
         self.clients.as_ref().map(Clients::address)
     }
 
-    /// Hands a message to the network. What does not fit is lost, as on any network: windows keep appends
-    /// below the queue's bound, and everything else is said again.
+    /// Hands a message to the network. What does not fit is lost, as on any network: of appends the core
+    /// hears, and goes on from there once there is room; everything else is said again anyway.
     pub(crate) fn send(&self, message: Message) {
-        if let Some(peers) = &self.peers {
-            let _ = peers.try_send(message);
+        let Some(peers) = &self.peers else {
+            return;
+        };
+        let (peer, group) = (message.to, message.group);
+        let append = match &message.body {
+            Body::Append(append) => Some((append.session, append.prev.index.next())),
+            _ => None,
+        };
+        if let (Err(SendError::Full), Some((session, from))) = (peers.try_send(message), append) {
+            let mut full = self.full.borrow_mut();
+            let first = full.entry((peer, group)).or_insert((session, from));
+            // A later session has nothing to do with what an earlier one missed.
+            if first.0 < session {
+                *first = (session, from);
+            }
         }
     }
 
@@ -162,6 +181,15 @@ impl<O: Send + 'static> Links<O> {
         let Some(peers) = &self.peers else {
             return;
         };
+        // Room is for what did not fit before, so it must not be heard of first.
+        let full = std::mem::take(&mut *self.full.borrow_mut());
+        let lane_full = |((peer, group), (session, from))| PeerInput::LaneFull {
+            peer,
+            group,
+            session,
+            from,
+        };
+        inputs.extend(full.into_iter().map(lane_full));
         let mut events = self.events.take();
         peers.poll_events(&mut events);
         let mut taken = 0;
@@ -179,6 +207,7 @@ impl<O: Send + 'static> Links<O> {
                 PeerInput::Connected(peer)
             }
             PeerEvent::Disconnected { peer } => PeerInput::Disconnected(peer),
+            PeerEvent::Room { peer } => PeerInput::LaneRoom(peer),
         }));
         self.unreleased.set(self.unreleased.get() + taken);
         self.events.set(events);

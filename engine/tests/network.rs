@@ -5,7 +5,9 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use logdrive::{Batch, Durable, Fatal, Index, Limits, Mtu, Node, StateMachine, Tls, WalSettings};
+use logdrive::{
+    Batch, Durable, Fatal, Index, Limits, Mtu, Node, StateMachine, Tls, WalSettings, wait,
+};
 use logdrive_net::ca::{Authority, IssueRequest};
 use logdrive_net::{Client, ClientOptions, Credentials, Role};
 use logdrive_raft::{GroupId, NodeId};
@@ -139,4 +141,34 @@ fn a_client_that_knows_one_follower_finds_the_leader() {
         let applied = client.propose(GroupId(1), &b"hello"[..]).await.unwrap();
         assert_eq!(applied.output, &b"5"[..]);
     });
+}
+
+/// A queue to each peer that takes a small part of what its window allows.
+#[test]
+fn a_full_queue_to_a_peer_costs_nothing_but_time() {
+    let mut limits = Limits::default();
+    limits.peer_queue_bytes_max = 16 << 10;
+    limits.append_bytes_max = 64 << 10;
+    limits.uncommitted_entries_max = 256;
+    let cluster = Cluster::start(&limits);
+    let leader = cluster.leader().unwrap();
+    let payload = vec![7; 8 << 10];
+    // Thrown in at once and awaited later: many entries are on their way together.
+    let mut proposals = Vec::new();
+    for _ in 0..2_000 {
+        proposals.push(leader.propose(&payload));
+    }
+    let last = proposals
+        .into_iter()
+        .map(|proposal| wait(proposal).unwrap().index)
+        .max()
+        .unwrap();
+    eventually("convergence", || {
+        cluster
+            .nodes
+            .iter()
+            .all(|node| *node.reader().0.lock().unwrap() >= last)
+    });
+    let status = leader.status();
+    assert_eq!(status.groups[0].role, "leader", "it led throughout");
 }

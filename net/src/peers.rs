@@ -119,13 +119,19 @@ pub enum PeerEvent {
         /// The peer.
         peer: NodeId,
     },
+    /// Half of what may wait for a peer is free again, after an append was not taken.
+    Room {
+        /// The peer.
+        peer: NodeId,
+    },
 }
 
 /// Why a message was not taken. It is gone; whoever needs it said says it again later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SendError {
-    /// As many bytes as may wait for this peer do wait.
+    /// As many bytes as may wait for this peer do wait. Of an append stream nothing that comes after this
+    /// is taken, so that there is no gap in it; [`PeerEvent::Room`] says when to go on.
     #[error("the queue to this peer is full")]
     Full,
     /// There is no connection to this peer.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use common::*;
 use logdrive_net::{MtuProfile, NetSecret, PeerEvent, SendError};
 use logdrive_raft::message::Body;
-use logdrive_raft::{Boot, NodeId};
+use logdrive_raft::{Boot, Index, NodeId};
 
 /// Sends so many bytes of appends from one node to another, and waits until all have arrived.
 async fn transfer(a: &Node, b: &mut Node, session: u64, bytes: usize) {
@@ -222,6 +222,69 @@ fn a_stalled_follower_costs_bounded_memory_and_does_not_stop_control() {
         }
         assert!(a.net.memory().send_queues == [(NodeId(2), 0)]);
         assert_eq!(b.net.memory().received_bytes, 0);
+    });
+}
+
+// A sender that goes on where its queue was full, each time it hears of room, says everything once and in order.
+#[test]
+fn a_queue_that_is_full_has_no_gaps_and_says_when_there_is_room() {
+    run(async {
+        let mut nodes = cluster(2, |config| {
+            config.queue_bytes_max = 64 << 10;
+            config.inbox_bytes_max = 64 << 10;
+        })
+        .await;
+        let (a, b) = nodes.split_at_mut(1);
+        let (a, b) = (&mut a[0], &mut b[0]);
+        const COUNT: u64 = 2_000;
+        // As many at once as a window would hold, however many of them are taken.
+        const WINDOW: u64 = 40;
+        let size = |index: u64| 100 + (index as usize * 7_919) % 30_000;
+        let (mut next, mut came, mut taken, mut tried, mut full) = (1, 0, 0, 0, false);
+        while came < COUNT {
+            if !full {
+                let mut missed = None;
+                let first = next;
+                for index in first..(came + WINDOW).min(COUNT + 1) {
+                    let mut body = append(1, 1, index, size(index));
+                    if let Body::Append(append) = &mut body {
+                        append.prev.index = Index(index - 1);
+                    }
+                    tried += 1;
+                    match a.net.try_send(a.say(2, 1, body)) {
+                        // Smaller ones would fit after a larger one did not, and must not be taken.
+                        Ok(()) => {
+                            assert_eq!(missed, None);
+                            taken += 1;
+                            next = index + 1;
+                        }
+                        Err(SendError::Full) => missed = missed.or(Some(index)),
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+                full = missed.is_some();
+            }
+            tokio::select! {
+                () = a.net.ready() => {}
+                () = b.net.ready() => {}
+            }
+            a.net.poll_events(&mut a.events);
+            for event in std::mem::take(&mut a.events) {
+                assert_eq!(event, PeerEvent::Room { peer: NodeId(2) });
+                full = false;
+            }
+            b.net.poll_events(&mut b.events);
+            for event in std::mem::take(&mut b.events) {
+                if let PeerEvent::Message(message) = event {
+                    b.net.release(message.cost_bytes());
+                    came += 1;
+                    assert_eq!(index_of(&message), came);
+                }
+            }
+        }
+        // Nothing went twice, and what was tried in vain is bounded by the window for each time of room.
+        assert_eq!(taken, COUNT);
+        assert!(tried < COUNT * WINDOW, "{tried}");
     });
 }
 

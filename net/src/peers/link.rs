@@ -262,6 +262,7 @@ impl Link {
                 self.address
             );
         }
+        let room = up.outbox.room();
         *self.up.borrow_mut() = Some(up);
         *self.last_error.borrow_mut() = None;
         let event = PeerEvent::Connected {
@@ -281,6 +282,7 @@ impl Link {
                         });
                     }
                 }
+                () = room.notified() => shared.inbox.push(PeerEvent::Room { peer }),
                 // A writer ends when its stream was replaced or the connection is gone. The control and ack
                 // streams are never replaced: the other side has stopped reading them, against the protocol.
                 Some(ended) = writers.join_next() => {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use logdrive_raft::message::{Body, Lane, Message};
-use logdrive_raft::{GroupId, ReplicationSession, Term};
+use logdrive_raft::{GroupId, Index, ReplicationSession, Term};
 use quinn::{Connection, SendStream, VarInt, WriteError};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
@@ -21,13 +21,52 @@ pub(super) struct LaneQueue {
     /// Bytes of these and of those that are being written.
     bytes: Cell<usize>,
     /// What all append streams of the peer hold together; `None` for control and acks.
-    shared: Option<Rc<Cell<usize>>>,
+    shared: Option<Rc<Budget>>,
     changed: Notify,
+}
+
+/// What all append streams of a peer may hold together.
+#[derive(Debug)]
+struct Budget {
+    bytes: Cell<usize>,
+    bytes_max: usize,
+    /// So much was not taken, the largest of it, and nobody has heard since that there is room.
+    refused: Cell<Option<usize>>,
+    room: Rc<Notify>,
+}
+
+impl Budget {
+    fn fits(&self, bytes: usize) -> bool {
+        let held = self.bytes.get();
+        held == 0 || held + bytes <= self.bytes_max
+    }
+
+    fn refuse(&self, bytes: usize) {
+        self.refused.set(self.refused.get().max(Some(bytes)));
+        self.tell_of_room();
+    }
+
+    fn remove(&self, bytes: usize) {
+        assert!(bytes <= self.bytes.get());
+        self.bytes.set(self.bytes.get() - bytes);
+        self.tell_of_room();
+    }
+
+    /// Half is to be free before anybody hears of room, so that it is worth reading the log for.
+    fn tell_of_room(&self) {
+        let held = self.bytes.get();
+        if let Some(wanted) = self.refused.get()
+            && (held == 0 || held <= self.bytes_max / 2 && self.fits(wanted))
+        {
+            self.refused.set(None);
+            self.room.notify_one();
+        }
+    }
 }
 
 impl LaneQueue {
     /// An empty queue whose bytes count as part of `shared`, too.
-    fn sharing(shared: &Rc<Cell<usize>>) -> Rc<Self> {
+    fn sharing(shared: &Rc<Budget>) -> Rc<Self> {
         let mut queue = Self::default();
         queue.shared = Some(Rc::clone(shared));
         Rc::new(queue)
@@ -42,7 +81,7 @@ impl LaneQueue {
     fn add_bytes(&self, bytes: usize) {
         self.bytes.set(self.bytes.get() + bytes);
         if let Some(shared) = &self.shared {
-            shared.set(shared.get() + bytes);
+            shared.bytes.set(shared.bytes.get() + bytes);
         }
     }
 
@@ -50,8 +89,7 @@ impl LaneQueue {
         assert!(bytes <= self.bytes.get());
         self.bytes.set(self.bytes.get() - bytes);
         if let Some(shared) = &self.shared {
-            assert!(bytes <= shared.get());
-            shared.set(shared.get() - bytes);
+            shared.remove(bytes);
         }
     }
 
@@ -150,6 +188,8 @@ struct AppendLane {
     term: Term,
     session: ReplicationSession,
     queue: Rc<LaneQueue>,
+    /// What comes after this index was not taken: only what continues from here or before is.
+    gap: Option<Index>,
     writer: Option<AbortHandle>,
 }
 
@@ -168,8 +208,7 @@ pub(super) struct Outbox {
     control: Rc<LaneQueue>,
     acks: Rc<LaneQueue>,
     appends: BTreeMap<GroupId, AppendLane>,
-    append_bytes: Rc<Cell<usize>>,
-    append_bytes_max: usize,
+    budget: Rc<Budget>,
     /// Groups whose stream has no writer yet.
     unopened: Vec<GroupId>,
 }
@@ -182,8 +221,12 @@ impl Outbox {
             control: Rc::default(),
             acks: Rc::default(),
             appends: BTreeMap::new(),
-            append_bytes: Rc::default(),
-            append_bytes_max,
+            budget: Rc::new(Budget {
+                bytes: Cell::new(0),
+                bytes_max: append_bytes_max,
+                refused: Cell::new(None),
+                room: Rc::default(),
+            }),
             unopened: Vec::new(),
         }
     }
@@ -202,9 +245,14 @@ impl Outbox {
         )
     }
 
+    /// Notified when there is room again after an append was not taken.
+    pub(super) fn room(&self) -> Rc<Notify> {
+        Rc::clone(&self.budget.room)
+    }
+
     /// Bytes that wait, on all streams.
     pub(super) fn queued_bytes(&self) -> usize {
-        self.control.bytes.get() + self.acks.bytes.get() + self.append_bytes.get()
+        self.control.bytes.get() + self.acks.bytes.get() + self.budget.bytes.get()
     }
 
     /// Puts a message in its queue. True if a stream has to be opened for it.
@@ -226,30 +274,39 @@ impl Outbox {
             unreachable!("the append lane carries appends only");
         };
         let (group, term, session) = (message.group, message.term, append.session);
-        let mut opens = true;
-        if let Some(lane) = self.appends.get(&group) {
-            if (term, session) < (lane.term, lane.session) {
-                return Err(SendError::Stale);
-            }
-            opens = (term, session) != (lane.term, lane.session);
+        let after = append.prev.index;
+        let known = self
+            .appends
+            .get(&group)
+            .map(|lane| (lane.term, lane.session));
+        if known.is_some_and(|known| (term, session) < known) {
+            return Err(SendError::Stale);
         }
-        if opens {
+        if known != Some((term, session)) {
             // Whatever the old stream still had to say is of a session that has ended.
             self.appends.remove(&group);
         }
-        let held = self.append_bytes.get();
-        let fits = held == 0 || held + message.cost_bytes() <= self.append_bytes_max;
-        if !fits {
-            return Err(SendError::Full);
-        }
+        let bytes = message.cost_bytes();
+        let fits = self.budget.fits(bytes);
         let lane = self.appends.entry(group).or_insert_with(|| AppendLane {
             term,
             session,
-            queue: LaneQueue::sharing(&self.append_bytes),
+            queue: LaneQueue::sharing(&self.budget),
+            gap: None,
             writer: None,
         });
+        let continues = lane.gap.is_none_or(|gap| after <= gap);
+        if !fits || !continues {
+            if continues {
+                lane.gap = Some(after);
+            }
+            self.budget.refuse(bytes);
+            return Err(SendError::Full);
+        }
+        lane.gap = None;
         lane.queue.push(message);
-        if opens && !self.unopened.contains(&group) {
+        let opens = lane.writer.is_none() && !self.unopened.contains(&group);
+        if opens {
             self.unopened.push(group);
         }
         Ok(opens)

@@ -1,10 +1,12 @@
 //! Picks bytes to change.
 
+use std::collections::BTreeSet;
+
 use fastrand::Rng;
 use logdrive_raft::Boot;
 use logdrive_sim::disk::SimStorage;
-use logdrive_wal::disk::{BLOCK_BYTES, SlotId};
-use logdrive_wal::format::{BLOCK_DATA_BYTES, GroupHeader};
+use logdrive_wal::disk::{BLOCK_BYTES, Block, SlotId};
+use logdrive_wal::format::{BLOCK_DATA_BYTES, GroupHeader, SlotHeader};
 
 /// Any byte of a block that holds something.
 pub fn any_byte(medium: &SimStorage, rng: &mut Rng) -> Option<(SlotId, u64)> {
@@ -24,10 +26,20 @@ pub fn any_byte(medium: &SimStorage, rng: &mut Rng) -> Option<(SlotId, u64)> {
 }
 
 /// A byte of a flush group of this boot, which was opened, that a later one calls durable.
+///
+/// A flush group whose segment has no header yet is no witness: without it, what it calls durable is suspect
+/// when it goes bad, and refused like rot.
 pub fn durable_byte(medium: &SimStorage, boot: Boot, rng: &mut Rng) -> Option<(SlotId, u64)> {
     let mut groups = Vec::new();
+    let mut segments = BTreeSet::new();
     for file in medium.slot_files() {
         let bytes = medium.contents(file.slot);
+        let mut headers = (0..2).filter_map(|number| {
+            let bytes = bytes.chunks_exact(BLOCK_BYTES).nth(number as usize)?;
+            let block = Block(bytes.try_into().ok()?);
+            SlotHeader::from_block(&block, number).ok()?
+        });
+        let segment = headers.next().map(|header| header.segment);
         let mut block = 2;
         while (block + 1) * BLOCK_BYTES <= bytes.len() {
             let parsed = GroupHeader::parse(&bytes[block * BLOCK_BYTES..][..BLOCK_DATA_BYTES]);
@@ -38,10 +50,15 @@ pub fn durable_byte(medium: &SimStorage, boot: Boot, rng: &mut Rng) -> Option<(S
             {
                 block += header.blocks as usize - 1;
                 groups.push((file.slot, header));
+                segments.extend(segment.filter(|segment| *segment == header.place.segment));
             }
         }
     }
-    let mark = groups.iter().map(|(_, header)| header.mark).max()?;
+    let witness = |header: &GroupHeader| {
+        (header.mark.segment..=header.place.segment).all(|segment| segments.contains(&segment))
+    };
+    let witnesses = groups.iter().filter(|(_, header)| witness(header));
+    let mark = witnesses.map(|(_, header)| header.mark).max()?;
     groups.retain(|(_, header)| header.place < mark);
     let (slot, header) = rng.choice(&groups)?;
     let blocks = header.blocks as usize * BLOCK_BYTES;

@@ -1,0 +1,206 @@
+//! Openings that die, at every moment at which they can.
+
+use fastrand::Rng;
+use logdrive_raft::entry::EntryBuilder;
+use logdrive_raft::io::{HardState, Write};
+use logdrive_raft::{Chain, ClusterId, GroupId, Incarnation, Micros, NodeId, Term};
+use logdrive_sim::disk::{Crash, SimDisk, SimDiskOptions, SimStorage, Tear};
+use logdrive_wal::disk::{BLOCK_BYTES, FlushMode, SlotFile};
+use logdrive_wal::{FreshIds, Identity, OpenError, Options, Recovery, Wal};
+
+use crate::directory::{genesis, replica, unless_killed};
+use crate::mortal::Mortal;
+
+const GROUP: GroupId = GroupId(1);
+
+fn options() -> Options {
+    let identity = Identity {
+        cluster: ClusterId(1),
+        node: NodeId(1),
+    };
+    let fresh = FreshIds {
+        incarnation: Incarnation(7),
+        log_uuid: 8,
+    };
+    let mut options = Options::new(identity, fresh).with_slots(64 << 10, 400);
+    // Everything that is queued is on its way before the first of it is durable.
+    options.in_flight_max.partial = 16;
+    options.in_flight_max.all = 32;
+    options
+}
+
+fn disk_options(direct: bool, flush_mode: FlushMode) -> SimDiskOptions {
+    SimDiskOptions {
+        direct,
+        flush_mode,
+        ..SimDiskOptions::default()
+    }
+}
+
+/// A log over several slots; everything is acknowledged, and with `marked` the log says so itself.
+fn begun(disk: &SimDiskOptions, marked: bool) -> (SimStorage, Vec<Chain>) {
+    let medium = SimStorage::new();
+    let disk = SimDisk::new(medium.clone(), disk.clone(), 1);
+    let (mut wal, _) = Wal::open(disk, options()).expect("a new log");
+    let mut now = 1_000_000;
+    let mut turn = |wal: &mut Wal<SimDisk>| {
+        now += 100;
+        wal.disk_mut().advance(now);
+        wal.poll(Micros(now));
+        wal.submit(Micros(now));
+    };
+    wal.create_group(&genesis(GROUP)).expect("a new group");
+    let vote = HardState {
+        term: Term(2),
+        vote: Some(replica(1)),
+    };
+    let at = wal.append(GROUP, &[Write::HardState(vote)]);
+    let at = at.expect("there is room");
+    wal.want_echo(at);
+    // The pool is to have its free slots.
+    (0..2000).for_each(|_| turn(&mut wal));
+    let mut prev = genesis(GROUP).origin();
+    let mut entries = Vec::new();
+    for _ in 0..9 {
+        let mut builder = EntryBuilder::with_room(1, 10_000);
+        builder.push(&[3; 10_000]);
+        let unsealed = builder.finish();
+        let entry = unsealed.seal(GROUP, Term(2), prev.index.next(), prev.chain);
+        prev = entry.position();
+        entries.push(entry);
+    }
+    let chains = entries.iter().map(|entry| entry.header().chain).collect();
+    wal.append(GROUP, &[Write::Entries(entries)])
+        .expect("there is room");
+    while !wal.is_drained() {
+        turn(&mut wal);
+    }
+    if marked {
+        (0..2000).for_each(|_| turn(&mut wal));
+    }
+    drop(wal);
+    (medium, chains)
+}
+
+/// Opens the log with a process that lives for so long. None: it was killed.
+fn open(
+    medium: &SimStorage,
+    disk: &SimDiskOptions,
+    left: Option<u64>,
+    seed: u64,
+) -> Option<Result<Recovery, OpenError>> {
+    let disk = SimDisk::new(medium.clone(), disk.clone(), seed);
+    let disk = Mortal { disk, left };
+    unless_killed(|| Wal::open(disk, options()).map(|(_, recovery)| recovery))
+}
+
+fn check(recovery: &Recovery, chains: &[Chain]) {
+    let restored = &recovery.groups[&GROUP].restored;
+    let found: Vec<Chain> = restored.entries.iter().map(|entry| entry.chain).collect();
+    assert_eq!(found, chains);
+    assert_eq!(restored.hard_state.vote, Some(replica(1)));
+}
+
+/// Every moment at which an opening can be killed, and what is left then.
+fn killed_openings(
+    medium: &SimStorage,
+    disk: &SimDiskOptions,
+    crash: Crash,
+    seed: u64,
+) -> impl Iterator<Item = (u64, SimStorage)> {
+    let mut moments = 0..;
+    std::iter::from_fn(move || {
+        let left = moments.next()?;
+        let medium = medium.copy();
+        if open(&medium, disk, Some(left), seed + left).is_some() {
+            return None;
+        }
+        medium.crash(crash, Tear::Never, &mut Rng::with_seed(seed + left));
+        Some((left, medium))
+    })
+}
+
+/// Cuts the first of the free slots, as if it had not been complete when the process died. It is completed
+/// while the log is opened, and so taken after a later one.
+fn cut_a_free_slot(medium: &SimStorage) {
+    let free = |file: &&SlotFile| medium.contents(file.slot)[..BLOCK_BYTES] == [0; BLOCK_BYTES];
+    let files = medium.slot_files();
+    let file = files.iter().find(free).expect("some are free");
+    medium.set_contents(file.slot, &[0; 4 * BLOCK_BYTES]);
+}
+
+fn two_openings(disk: &SimDiskOptions, crash: Crash, cut: bool) -> u64 {
+    let (medium, chains) = begun(disk, false);
+    if cut {
+        cut_a_free_slot(&medium);
+    }
+    let mut openings = 0;
+    for (first, medium) in killed_openings(&medium, disk, crash, 1) {
+        for (second, medium) in killed_openings(&medium, disk, Crash::Power, 1000 * first) {
+            let opened = open(&medium, disk, None, 1).expect("nobody kills it");
+            let recovery = opened.unwrap_or_else(|error| {
+                panic!("{disk:?} {crash:?}, killed after {first} and {second}: {error}")
+            });
+            check(&recovery, &chains);
+            openings += 1;
+        }
+    }
+    openings
+}
+
+#[test]
+fn two_openings_in_a_row_may_die_at_any_moment() {
+    let openings = std::thread::scope(|scope| {
+        let modes = [FlushMode::Dsync, FlushMode::DrainedFsync];
+        let threads = modes.map(|mode| {
+            scope.spawn(move || {
+                [Crash::Process, Crash::Power]
+                    .map(|crash| {
+                        // What is not direct is written again, over several slots.
+                        two_openings(&disk_options(true, mode), crash, false)
+                            + two_openings(&disk_options(false, mode), crash, false)
+                            + two_openings(&disk_options(false, mode), crash, true)
+                    })
+                    .iter()
+                    .sum::<u64>()
+            })
+        });
+        let ended = threads.map(|thread| thread.join().expect("it says why"));
+        ended.iter().sum::<u64>()
+    });
+    println!("{openings} pairs of openings");
+    assert!(openings > 2000);
+}
+
+/// The header of a segment that was acknowledged is gone after an opening that died: whichever openings are
+/// left out of account, it is missed.
+#[test]
+fn a_segment_is_missed_after_an_opening_that_died() {
+    for direct in [true, false] {
+        let disk = disk_options(direct, FlushMode::Dsync);
+        let (medium, _) = begun(&disk, true);
+        let used: Vec<SlotFile> = medium.slot_files();
+        let used: Vec<SlotFile> = used
+            .into_iter()
+            .filter(|file| medium.contents(file.slot)[..BLOCK_BYTES] != [0; BLOCK_BYTES])
+            .collect();
+        assert!(used.len() > 2);
+        for (left, medium) in killed_openings(&medium, &disk, Crash::Process, 1) {
+            for file in &used {
+                let medium = medium.copy();
+                for copy in 0..2 {
+                    medium.change(file.slot, copy, |block| *block = [0; BLOCK_BYTES]);
+                }
+                let opened = open(&medium, &disk, None, 1).expect("nobody kills it");
+                assert!(
+                    matches!(
+                        opened,
+                        Err(OpenError::Rot { .. } | OpenError::Suspect { .. })
+                    ),
+                    "direct {direct}, killed after {left}, {}: {opened:?}",
+                    file.slot.file_name()
+                );
+            }
+        }
+    }
+}

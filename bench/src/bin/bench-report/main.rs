@@ -1,5 +1,5 @@
-//! A report from the raw runs of `bench/reports/collect.sh`: every figure filled in, and gaps where only a
-//! person knows the answer.
+//! A report from the raw runs of `bench/reports/collect.sh`: every figure filled in, and of each promise whether
+//! it holds.
 //!
 //! `bench-report DIR` reads `DIR/CASE-ROUND/run.json` and what else `collect.sh` leaves there, and prints
 //! markdown.

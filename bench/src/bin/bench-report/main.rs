@@ -49,7 +49,7 @@ fn main() -> ExitCode {
     println!("**Question.** Does this build keep what it promises, on this machine?\n");
     let [holds, broken, not_run] = promises.counts;
     println!(
-        "**Answer.** {holds} hold, {broken} do not, {not_run} were not run; by the median of the rounds."
+        "**Answer.** {holds} hold, {broken} do not, {not_run} have no valid run; by the median of the rounds."
     );
     for missing in &promises.missing {
         println!("- {missing}");

@@ -58,14 +58,14 @@ const PROMISES: [Promise; 9] = [
     },
     Promise {
         case: "rate128",
-        what: "… errors",
+        what: "128 B, 4096 in flight: errors",
         of: |run| Some(run.errors() as f64),
         unit: "",
         bound: Bound::AtMost(0.0),
     },
     Promise {
         case: "rate128",
-        what: "… lost, duplicated, reordered",
+        what: "128 B, 4096 in flight: lost, duplicated, reordered",
         of: violations,
         unit: "",
         bound: Bound::AtMost(0.0),
@@ -93,14 +93,14 @@ const PROMISES: [Promise; 9] = [
     },
     Promise {
         case: "failover",
-        what: "… lost, duplicated, reordered",
+        what: "leader killed at 20 k/s: lost, duplicated, reordered",
         of: violations,
         unit: "",
         bound: Bound::AtMost(0.0),
     },
     Promise {
         case: "failover",
-        what: "… generator lag p99",
+        what: "leader killed at 20 k/s: generator lag p99",
         of: |run| Some(run.number("/result/latency/lag/p99_ns")? / 1e6),
         unit: "ms",
         bound: Bound::AtMost(5.0),
@@ -189,7 +189,7 @@ impl Promises {
             Some(_) => 1,
         };
         self.counts[verdict] += 1;
-        let said = ["holds", "**does not hold**", "not run"][verdict];
+        let said = ["holds", "**does not hold**", "no valid run"][verdict];
         if verdict > 0 {
             self.missing.push(format!("{what} ({said})"));
         }
@@ -352,7 +352,7 @@ mod tests {
         assert!(line.ends_with(expected), "{line}");
         assert!(line.contains("MTU loopback, TLS 1.3"), "{line}");
         let line = text.lines().find(|line| line.contains("8192")).unwrap();
-        assert!(line.ends_with("| - |  | not run |"), "{line}");
+        assert!(line.ends_with("| - |  | no valid run |"), "{line}");
     }
 
     #[test]

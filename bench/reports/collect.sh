@@ -45,6 +45,10 @@ done
 [[ $rounds =~ ^[1-9][0-9]*$ ]] || fail 2 "--rounds $rounds is not a count"
 [[ $duration =~ ^[1-9][0-9]*s$ ]] || fail 2 "write --duration like 10s"
 [ ! -e "$out" ] && [ ! -e "$out.md" ] || fail 2 "$out or $out.md exists: remove it or choose another name"
+cases=,latency,rate128,rate16,failover,latency_ethernet,rate128_ethernet,model,memory,
+for case in ${only//,/ }; do
+  [[ $cases == *",$case,"* ]] || fail 2 "there is no case $case: ${cases//,/ }"
+done
 wanted() { [ -z "$only" ] || [[ $only == *",$1,"* ]]; }
 
 target=${CARGO_TARGET_DIR:-$root/target}

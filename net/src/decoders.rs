@@ -110,12 +110,12 @@ pub(crate) mod tests {
     fn messages() -> Vec<Message> {
         use logdrive_raft::entry::EntryBuilder;
         use logdrive_raft::message::{
-            Ack, Append, Body, CommitPoint, Heartbeat, HeartbeatReply, Reject, VoteReply,
-            VoteRequest,
+            Ack, Append, Body, CommitPoint, GenesisQuery, GenesisReply, Heartbeat, HeartbeatReply,
+            Reject, VoteReply, VoteRequest,
         };
         use logdrive_raft::{
-            Boot, Chain, GroupId, Incarnation, Index, LogPosition, NodeId, Replica,
-            ReplicationSession, Round, Term,
+            Boot, Chain, ClusterId, Genesis, GroupId, Incarnation, Index, LogPosition, Member,
+            NodeId, Replica, ReplicationSession, Round, Term,
         };
         let at = LogPosition {
             index: Index(0x21),
@@ -137,6 +137,17 @@ pub(crate) mod tests {
         let entry = builder
             .finish()
             .seal(GroupId(0x14), Term(0x15), Index(0x22), at.chain);
+        let genesis = Genesis {
+            cluster: ClusterId(0x2d),
+            group: GroupId(0x14),
+            voters: vec![Member {
+                replica: Replica {
+                    id: NodeId(0x2e),
+                    incarnation: Incarnation(0x2f),
+                },
+                address: "h:1".to_owned(),
+            }],
+        };
         let bodies = [
             Body::VoteRequest(VoteRequest {
                 pre: true,
@@ -172,6 +183,19 @@ pub(crate) mod tests {
                 round,
             }),
             Body::HeartbeatReply(HeartbeatReply { round }),
+            Body::GenesisQuery(GenesisQuery {
+                question: 0x2a,
+                voters: vec![NodeId(0x11), NodeId(0x16)],
+            }),
+            Body::GenesisReply(GenesisReply {
+                question: 0x2b,
+                genesis: None,
+            }),
+            Body::GenesisReply(GenesisReply {
+                question: 0x2c,
+                genesis: Some(genesis.clone()),
+            }),
+            Body::GenesisOffer(genesis),
         ];
         let message = |body| Message {
             from: Replica {
@@ -193,6 +217,65 @@ pub(crate) mod tests {
             for decoder in DECODERS {
                 let _ = (decoder.decode)(&bytes);
             }
+        }
+
+        // What a changed byte makes of a message is refused, or is a message that is written like this.
+        #[test]
+        fn what_is_accepted_is_what_would_be_written(
+            which: proptest::sample::Index, at: proptest::sample::Index, byte: u8,
+        ) {
+            let messages = messages();
+            let mut bytes = which.get(&messages).to_bytes().to_vec();
+            *at.get_mut(&mut bytes[..]) = byte;
+            if let Ok(message) = Message::from_bytes(&bytes) {
+                prop_assert_eq!(message.to_bytes(), bytes);
+            }
+        }
+
+        #[test]
+        fn messages_of_every_kind_round_trip(
+            which: proptest::sample::Index, ids: [u64; 4], incarnation: u128, flags: [bool; 2],
+            voters in proptest::collection::vec((any::<u64>(), any::<u128>(), "[!-~]{0,40}"), 0..31),
+        ) {
+            use logdrive_raft::message::Body;
+            use logdrive_raft::{Boot, GroupId, Incarnation, Index, Member, NodeId, Replica, Round, Term};
+            let mut message = which.get(&messages()).clone();
+            let replica = |id, incarnation| Replica {
+                id: NodeId(id),
+                incarnation: Incarnation(incarnation),
+            };
+            message.from = replica(ids[0], incarnation);
+            message.boot = Boot(ids[1]);
+            message.to = NodeId(ids[2]);
+            message.term = Term(ids[3]);
+            let members = voters.iter().map(|(id, incarnation, address)| Member {
+                replica: replica(*id, *incarnation),
+                address: address.clone(),
+            });
+            match &mut message.body {
+                Body::VoteRequest(body) => (body.pre, body.last.index) = (flags[0], Index(ids[0])),
+                Body::VoteReply(body) => (body.pre, body.granted) = (flags[0], flags[1]),
+                Body::Append(body) => (body.round, body.last_index) = (Round(ids[0]), Index(ids[1])),
+                Body::Ack(body) => (body.round, body.index) = (Round(ids[0]), Index(ids[1])),
+                Body::Reject(body) => (body.round, body.prev_index) = (Round(ids[0]), Index(ids[1])),
+                Body::Heartbeat(body) => (body.round, body.last_index) = (Round(ids[0]), Index(ids[1])),
+                Body::HeartbeatReply(body) => body.round = Round(ids[0]),
+                Body::GenesisQuery(body) => {
+                    body.question = ids[0];
+                    body.voters = voters.iter().map(|(id, ..)| NodeId(*id)).collect();
+                }
+                Body::GenesisReply(body) => {
+                    body.question = ids[0];
+                    if let Some(genesis) = &mut body.genesis {
+                        genesis.voters = members.collect();
+                    }
+                }
+                Body::GenesisOffer(genesis) => {
+                    genesis.group = GroupId(ids[0]);
+                    genesis.voters = members.collect();
+                }
+            }
+            prop_assert_eq!(Message::from_bytes(&message.to_bytes()).unwrap(), message);
         }
     }
 }

@@ -306,6 +306,9 @@ const _: () = {
 };
 
 #[cfg(test)]
+mod traps;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -332,7 +332,7 @@ pub(crate) fn identity_of(connection: &quinn::Connection) -> Result<Identity, Id
 }
 
 /// ring with the one suite we speak.
-fn crypto_provider() -> Arc<CryptoProvider> {
+pub(crate) fn crypto_provider() -> Arc<CryptoProvider> {
     Arc::new(CryptoProvider {
         cipher_suites: vec![provider::cipher_suite::TLS13_AES_128_GCM_SHA256],
         ..provider::default_provider()

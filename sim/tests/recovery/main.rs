@@ -76,7 +76,7 @@ fn run(test: &str, seeds: u64, damage: bool) -> Counts {
 
 #[test]
 fn crashes_alone_refuse_no_opening_and_lose_nothing() {
-    let sum = run("crashes", 600, false);
+    let sum = run("crashes_alone", 600, false);
     if asked("SEED").is_none() {
         // A run in which nothing happens proves nothing.
         assert!(sum.opened > 5 * sum.lives / 10 && sum.killed_in_opening > sum.lives / 10);

@@ -13,11 +13,11 @@ use std::time::Duration;
 
 use logdrive_raft::wire::{Decode, DecodeError};
 use logdrive_raft::{ClusterId, NodeId};
-use quinn::{Connection, Endpoint, Incoming, SendStream, TransportConfig};
+use quinn::{Connection, Endpoint, SendStream, TransportConfig};
 use tokio::sync::{Notify, oneshot};
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::accept::{Serve, accept};
 use crate::codec::{Keep, MessageReader, ReadFailure, framed, reading_bytes_max};
 use crate::endpoint::{self, TransportSettings, Windows};
 use crate::error::{CloseCode, NetError, Refusal};
@@ -177,13 +177,7 @@ struct Shared {
 impl ClientNet {
     /// Binds and begins to accept.
     pub async fn start(config: ClientNetConfig) -> Result<Self, NetError> {
-        let identity = config.credentials.identity();
-        if identity.role != Role::Peer || identity.id != config.node {
-            return Err(NetError::Identity {
-                found: identity.to_string(),
-                wanted: format!("peer {}", config.node),
-            });
-        }
+        config.credentials.check_peer(config.node, None)?;
         let windows = Windows::for_clients(config.transport.mtu);
         let listener_transport = endpoint::transport(&config.transport, windows);
         let server = config.credentials.server_config(CLIENT_ALPN)?;
@@ -212,7 +206,15 @@ impl ClientNet {
             ended: Notify::new(),
             connections_ever: Cell::new(0),
         });
-        let accept = Task::spawn(accept(Rc::clone(&shared)));
+        let port = Rc::new(Port {
+            shared: Rc::clone(&shared),
+            log: RateLimit::once_a(LOG_INTERVAL),
+        });
+        let accept = Task::spawn(accept(
+            shared.endpoint.clone(),
+            shared.connections_max,
+            port,
+        ));
         Ok(Self {
             shared,
             accept,
@@ -286,14 +288,8 @@ impl ClientNet {
 
     /// Puts another certificate in place of the one in use. Connections that are up keep what they began with.
     pub fn set_credentials(&mut self, credentials: &Credentials) -> Result<(), NetError> {
-        let (found, node) = (credentials.identity(), self.shared.node);
-        let cluster = &self.shared.cluster_name;
-        if found.role != Role::Peer || found.id != node || found.cluster != *cluster {
-            return Err(NetError::Identity {
-                found: found.to_string(),
-                wanted: format!("peer {node} of cluster {cluster}"),
-            });
-        }
+        let (node, cluster) = (self.shared.node, &self.shared.cluster_name);
+        credentials.check_peer(node, Some(cluster))?;
         let server = credentials.server_config(CLIENT_ALPN)?;
         let server = endpoint::server_config(server, Arc::clone(&self.listener_transport));
         self.shared.endpoint.set_server_config(Some(server));
@@ -356,45 +352,26 @@ impl Shared {
     }
 }
 
-async fn accept(shared: Rc<Shared>) {
-    let mut connections = JoinSet::new();
-    let log = Rc::new(RateLimit::once_a(LOG_INTERVAL));
-    loop {
-        tokio::select! {
-            incoming = shared.endpoint.accept() => match incoming {
-                None => return,
-                Some(incoming) if connections.len() >= shared.connections_max => incoming.refuse(),
-                Some(incoming) => {
-                    let (shared, log) = (Rc::clone(&shared), Rc::clone(&log));
-                    connections.spawn_local(serve(shared, incoming, log));
-                }
-            },
-            Some(_) = connections.join_next() => {}
-        }
-    }
+/// The port that clients dial.
+struct Port {
+    shared: Rc<Shared>,
+    log: RateLimit,
 }
 
-/// Serves one connection until it ends. Whatever goes wrong on it ends it, and touches nothing else.
-async fn serve(shared: Rc<Shared>, incoming: Incoming, log: Rc<RateLimit>) {
-    let address = incoming.remote_address();
-    // What fails before the handshake is through, the other side is told by TLS.
-    let Ok(connecting) = incoming.accept() else {
-        return;
-    };
-    let Ok(Ok(connection)) = timeout(HANDSHAKE, connecting).await else {
-        return;
-    };
-    let Err(refusal) = talk(&shared, &connection).await else {
-        return;
-    };
-    refusal.close(&connection);
-    if refusal.code != CloseCode::Shutdown && log.pass() {
-        tracing::warn!(
-            name: "net.client.refused",
-            node = shared.node.0,
-            code = refusal.code.name(),
-            "refused a client at {address}: {refusal}"
-        );
+impl Serve for Port {
+    async fn talk(self: Rc<Self>, connection: Connection) -> Result<(), Refusal> {
+        talk(&self.shared, &connection).await
+    }
+
+    fn refused(&self, address: SocketAddr, refusal: &Refusal) {
+        if refusal.code != CloseCode::Shutdown && self.log.pass() {
+            tracing::warn!(
+                name: "net.client.refused",
+                node = self.shared.node.0,
+                code = refusal.code.name(),
+                "refused a client at {address}: {refusal}"
+            );
+        }
     }
 }
 
@@ -616,6 +593,5 @@ const WRITE_BYTES_MAX: usize = 128 << 10;
 /// How long shutting down waits for clients to take their answers.
 const FLUSH: Duration = Duration::from_millis(500);
 
-const HANDSHAKE: Duration = Duration::from_secs(1);
 const HELLO: Duration = Duration::from_secs(1);
 const LOG_INTERVAL: Duration = Duration::from_secs(1);

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![deny(missing_docs)]
 
+mod accept;
 mod address;
 mod backoff;
 pub mod ca;

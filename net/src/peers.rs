@@ -32,11 +32,12 @@ use tokio::sync::oneshot;
 use self::inbound::Inbound;
 use self::inbox::Inbox;
 use self::link::Link;
+use crate::accept::accept;
 use crate::codec::{APPEND_MESSAGE_BYTES_MAX, reading_bytes_max};
 use crate::endpoint::{self, TransportSettings, Windows};
 use crate::error::{CloseCode, NetError, Refusal};
 use crate::hello::{Hello, PROTOCOL_MAX, PROTOCOL_MIN, StreamKind};
-use crate::identity::{ClusterName, Role};
+use crate::identity::ClusterName;
 use crate::memory::{PeerMemory, Tally};
 use crate::secret::NetSecret;
 use crate::socket::{Listen, SocketBuffers};
@@ -212,13 +213,7 @@ struct Shared {
 impl PeerNet {
     /// Binds and begins to accept. Peers are dialled once [`PeerNet::set_peers`] names them.
     pub async fn start(config: PeerNetConfig) -> Result<Self, NetError> {
-        let identity = config.credentials.identity();
-        if identity.role != Role::Peer || identity.id != config.replica.id {
-            return Err(NetError::Identity {
-                found: identity.to_string(),
-                wanted: format!("peer {}", config.replica.id),
-            });
-        }
+        config.credentials.check_peer(config.replica.id, None)?;
         let mtu = config.transport.mtu;
         let windows = Windows::with_bulk(mtu, config.groups_max);
         let listener_transport = endpoint::transport(&config.transport, windows);
@@ -259,7 +254,11 @@ impl PeerNet {
             inbound: RefCell::default(),
             connections: Cell::new(0),
         });
-        let accept = Task::spawn(inbound::accept(Rc::clone(&shared)));
+        let accept = Task::spawn(accept(
+            shared.endpoint.clone(),
+            inbound::CONNECTIONS_MAX,
+            inbound::Port::new(&shared),
+        ));
         Ok(Self {
             shared,
             accept,
@@ -395,14 +394,8 @@ impl PeerNet {
 
     /// Puts other certificates in place of those in use. Connections that are up keep what they began with.
     pub fn set_credentials(&mut self, credentials: &Credentials) -> Result<(), NetError> {
-        let (found, id) = (credentials.identity(), self.shared.replica.id);
-        let cluster = &self.shared.cluster_name;
-        if found.role != Role::Peer || found.id != id || found.cluster != *cluster {
-            return Err(NetError::Identity {
-                found: found.to_string(),
-                wanted: format!("peer {id} of cluster {cluster}"),
-            });
-        }
+        let (id, cluster) = (self.shared.replica.id, &self.shared.cluster_name);
+        credentials.check_peer(id, Some(cluster))?;
         let client = credentials.client_config(PEER_ALPN)?;
         let server = credentials.server_config(PEER_ALPN)?;
         let server = endpoint::server_config(server, Arc::clone(&self.listener_transport));

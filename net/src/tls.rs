@@ -18,6 +18,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 
+use crate::error::NetError;
 use crate::identity::{ClusterName, Identity, IdentityError, Role, cluster_of_authority};
 
 /// A certificate chain, its key, and whom to trust. What [`crate::ca::Authority::issue_into`] wrote.
@@ -275,6 +276,24 @@ impl Credentials {
     #[must_use]
     pub fn cluster(&self) -> &ClusterName {
         &self.identity.cluster
+    }
+
+    /// Fails unless they are of the peer with this id, and of this cluster if one is named.
+    pub(crate) fn check_peer(
+        &self,
+        id: NodeId,
+        cluster: Option<&ClusterName>,
+    ) -> Result<(), NetError> {
+        let found = &self.identity;
+        let same_cluster = cluster.is_none_or(|cluster| found.cluster == *cluster);
+        if found.role == Role::Peer && found.id == id && same_cluster {
+            return Ok(());
+        }
+        let of_cluster = cluster.map_or_else(String::new, |name| format!(" of cluster {name}"));
+        Err(NetError::Identity {
+            found: found.to_string(),
+            wanted: format!("peer {id}{of_cluster}"),
+        })
     }
 
     /// What to dial with, speaking `alpn`.

@@ -5,17 +5,19 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use logdrive_raft::message::{Body, Lane, Message};
 use logdrive_raft::wire::Decode;
 use logdrive_raft::{GroupId, NodeId, ReplicationSession, Term};
-use quinn::{Connection, Incoming, ReadError, VarInt};
+use quinn::{Connection, ReadError, VarInt};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::Shared;
+use crate::accept::Serve;
 use crate::codec::{
     ACK_BYTES_MAX, APPEND_MESSAGE_BYTES_MAX, CONTROL_BYTES_MAX, Keep, MessageReader, ReadFailure,
     framed,
@@ -46,48 +48,37 @@ struct Served {
     sessions: RefCell<BTreeMap<GroupId, (Term, ReplicationSession)>>,
 }
 
-/// Accepts connections until the endpoint is closed.
-pub(super) async fn accept(shared: Rc<Shared>) {
-    let mut connections = JoinSet::new();
-    let log = Rc::new(RateLimit::once_a(LOG_INTERVAL));
-    loop {
-        tokio::select! {
-            incoming = shared.endpoint.accept() => match incoming {
-                None => return,
-                Some(incoming) if connections.len() >= CONNECTIONS_MAX => incoming.refuse(),
-                Some(incoming) => {
-                    let (shared, log) = (Rc::clone(&shared), Rc::clone(&log));
-                    connections.spawn_local(serve(shared, incoming, log));
-                }
-            },
-            Some(_) = connections.join_next() => {}
-        }
+/// The port that peers dial.
+pub(super) struct Port {
+    shared: Rc<Shared>,
+    log: RateLimit,
+}
+
+impl Port {
+    pub(super) fn new(shared: &Rc<Shared>) -> Rc<Self> {
+        Rc::new(Self {
+            shared: Rc::clone(shared),
+            log: RateLimit::once_a(LOG_INTERVAL),
+        })
     }
 }
 
-/// Serves one connection until it ends. Whatever goes wrong on it ends it, and touches nothing else.
-async fn serve(shared: Rc<Shared>, incoming: Incoming, log: Rc<RateLimit>) {
-    let address = incoming.remote_address();
-    // What fails before the handshake is through, the other side is told by TLS.
-    let Ok(connecting) = incoming.accept() else {
-        return;
-    };
-    let Ok(Ok(connection)) = timeout(HANDSHAKE, connecting).await else {
-        return;
-    };
-    let Err(refusal) = talk(&shared, &connection).await else {
-        return;
-    };
-    refusal.close(&connection);
-    let quiet = matches!(refusal.code, CloseCode::Superseded | CloseCode::Shutdown);
-    if !quiet && log.pass() {
-        let code = refusal.code.name();
-        tracing::warn!(
-            name: "net.peer.refused",
-            node = shared.replica.id.0,
-            code,
-            "refused a connection from {address}: {refusal}"
-        );
+impl Serve for Port {
+    async fn talk(self: Rc<Self>, connection: Connection) -> Result<(), Refusal> {
+        talk(&self.shared, &connection).await
+    }
+
+    fn refused(&self, address: SocketAddr, refusal: &Refusal) {
+        let quiet = matches!(refusal.code, CloseCode::Superseded | CloseCode::Shutdown);
+        if !quiet && self.log.pass() {
+            let code = refusal.code.name();
+            tracing::warn!(
+                name: "net.peer.refused",
+                node = self.shared.replica.id.0,
+                code,
+                "refused a connection from {address}: {refusal}"
+            );
+        }
     }
 }
 
@@ -403,8 +394,7 @@ fn gone() -> Refusal {
 pub(super) const STREAM_STALE: VarInt = VarInt::from_u32(2);
 
 /// Connections served at once: every member twice, while new ones take the place of old ones.
-const CONNECTIONS_MAX: usize = 2 * logdrive_raft::limits::MEMBERS_MAX + 2;
+pub(super) const CONNECTIONS_MAX: usize = 2 * logdrive_raft::limits::MEMBERS_MAX + 2;
 
-const HANDSHAKE: Duration = Duration::from_secs(1);
 const HELLO: Duration = Duration::from_secs(1);
 const LOG_INTERVAL: Duration = Duration::from_secs(1);

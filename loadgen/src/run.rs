@@ -146,7 +146,7 @@ pub fn run(
             }
             if args.verify && !stop.load(Ordering::Relaxed) {
                 let verified = restart::verify_all(cluster.as_mut(), &loaded, stop);
-                report.verify = verified.into();
+                report.verify = verified.map(Into::into).unwrap_or_default();
             }
             if args.keep {
                 // Shared first: the replicas take part in the lock.

@@ -109,15 +109,35 @@ fn replicas_as_processes_keep_what_they_acknowledged_though_their_leader_is_kill
 
 /// Starts a run and waits until the load runs.
 fn start(dir: &Path) -> (Child, impl BufRead) {
-    let load = "--duration|60s|--warmup|0s|--rate|100";
+    start_until(dir, "--duration|60s|--warmup|0s|--rate|100", "leader")
+}
+
+/// Starts a run and waits until it says `what`.
+fn start_until(dir: &Path, load: &str, what: &str) -> (Child, impl BufRead + use<>) {
     let mut child = command(dir, load).stderr(Stdio::piped()).spawn().unwrap();
     let mut progress = BufReader::new(child.stderr.take().unwrap());
     let mut line = String::new();
-    while !line.contains("leader") {
+    while !line.contains(what) {
         line.clear();
         assert!(progress.read_line(&mut line).unwrap() > 0, "it ended early");
     }
     (child, progress)
+}
+
+#[test]
+fn an_interrupt_while_replicas_restart_is_no_violation() {
+    let dir = tempfile::tempdir().unwrap();
+    let load = "--duration|500ms|--warmup|0s|--rate|500|--verify";
+    let (mut child, mut progress) = start_until(dir.path(), load, "killing and restarting");
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let mut rest = String::new();
+    progress.read_to_string(&mut rest).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{rest}");
+    let text = std::fs::read_to_string(dir.path().join("out/run.json")).unwrap();
+    let report: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(report["verify"]["lost"], Value::Null, "{report:#}");
+    assert!(report["result"]["completed_per_s"].as_f64().unwrap() > 10.0);
 }
 
 /// Waits until nobody holds the lock of a log.

@@ -7,12 +7,13 @@ use super::load::Loaded;
 use crate::cluster::{self, Cluster, ClusterError};
 use crate::verify::{self, Verified};
 
-/// Kills all replicas, starts them again and compares what they hold with what was acknowledged.
+/// Kills all replicas, starts them again and compares what they hold with what was acknowledged. `None`: it
+/// was interrupted before they had caught up, and what they lack then proves nothing.
 pub(super) fn verify_all(
     cluster: &mut dyn Cluster,
     loaded: &Loaded,
     stop: &AtomicBool,
-) -> Verified {
+) -> Option<Verified> {
     eprintln!(" verify: killing and restarting every replica");
     let nodes = cluster.nodes();
     let mut problems = Vec::new();
@@ -32,6 +33,9 @@ pub(super) fn verify_all(
             0
         };
         std::thread::sleep(Duration::from_millis(50));
+    }
+    if agreed < 2 && stop.load(Ordering::Relaxed) {
+        return None;
     }
     let mut states = Vec::new();
     for (node, state) in nodes.iter().zip(cluster.states()) {
@@ -54,7 +58,7 @@ pub(super) fn verify_all(
         verified.findings.push(finding);
     }
     eprintln!(" verify: took {:.1} s", began.elapsed().as_secs_f64());
-    verified
+    Some(verified)
 }
 
 const AGREE_TIME: Duration = Duration::from_secs(20);

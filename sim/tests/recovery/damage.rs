@@ -39,7 +39,9 @@ pub fn durable_byte(medium: &SimStorage, boot: Boot, rng: &mut Rng) -> Option<(S
             let block = Block(bytes.try_into().ok()?);
             SlotHeader::from_block(&block, number).ok()?
         });
-        let segment = headers.next().map(|header| header.segment);
+        // A later opening that died may have put a segment of the same number there.
+        let header = headers.next().filter(|header| header.epoch <= boot);
+        let segment = header.map(|header| header.segment);
         let mut block = 2;
         while (block + 1) * BLOCK_BYTES <= bytes.len() {
             let parsed = GroupHeader::parse(&bytes[block * BLOCK_BYTES..][..BLOCK_DATA_BYTES]);

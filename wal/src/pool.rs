@@ -4,6 +4,7 @@
 //! is made in small steps at low priority: the file, its zeros, one flush.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 
 use logdrive_raft::Micros;
 
@@ -24,6 +25,8 @@ pub(crate) struct Pool {
     lengths: BTreeMap<SlotId, u32>,
     free: BTreeSet<SlotId>,
     growth: Option<Growth>,
+    /// No slot below is made: files of these names turned out to exist.
+    next_min: u32,
     /// Slots that were found incomplete and wait to be completed.
     incomplete: Vec<(SlotId, u32)>,
     /// Slots that an opening still needs if it fails, until it has not.
@@ -54,6 +57,7 @@ impl Pool {
             lengths: BTreeMap::new(),
             free: BTreeSet::new(),
             growth: None,
+            next_min: 0,
             incomplete: Vec::new(),
             held_back: Vec::new(),
             retry_at: None,
@@ -81,7 +85,8 @@ impl Pool {
             .chain(self.incomplete.iter().map(|(slot, _)| slot));
         let known = known.chain(self.growth.iter().map(|growth| &growth.slot));
         let known = known.chain(self.held_back.iter().map(|file| &file.slot));
-        SlotId(known.max().map_or(0, |slot| slot.0 + 1))
+        let beyond = known.max().map_or(0, |slot| slot.0 + 1);
+        SlotId(beyond.max(self.next_min))
     }
 
     pub(crate) fn length(&self, slot: SlotId) -> u32 {
@@ -198,11 +203,13 @@ impl Pool {
         let bytes = match result {
             Ok(bytes) => bytes,
             Err(error) => {
-                let what = format!("{}: {error}", growth.slot.file_name());
-                self.failure = Some(what);
+                self.failure = Some(format!("{}: {error}", growth.slot.file_name()));
                 self.retry_at = Some(now.after(RETRY_US));
                 match growth.step {
                     // The number is drawn again, and may be another one by then.
+                    Step::Create if error.kind() == ErrorKind::AlreadyExists => {
+                        self.next_min = growth.slot.0 + 1;
+                    }
                     Step::Create => {}
                     Step::Zero { from } => self.incomplete.push((growth.slot, from)),
                     Step::Flush => self.incomplete.push((growth.slot, 0)),
@@ -252,5 +259,71 @@ mod tests {
             pool.grow(OpId(4), later),
             Some(Op::Zero { block: 0, .. })
         ));
+    }
+
+    fn next_step(pool: &mut Pool, now: u64) -> Op {
+        pool.grow(OpId(1), Micros(now)).expect("a step is due")
+    }
+
+    #[test]
+    fn a_name_that_is_taken_is_not_tried_for_ever() {
+        let mut pool = Pool::new(16, 8);
+        pool.add(SlotId(0), 16, false);
+        for (now, number) in [(0, 1), (2_000_000, 2), (4_000_000, 3)] {
+            let Op::Create { slot, .. } = next_step(&mut pool, now) else {
+                panic!("a slot is made first");
+            };
+            assert_eq!(slot, SlotId(number));
+            pool.on_step(Err(ErrorKind::AlreadyExists.into()), Micros(now));
+            assert!(pool.grow(OpId(2), Micros(now + 1)).is_none());
+            assert_eq!(pool.growable(), 0);
+        }
+        // For want of space the same name will do.
+        for now in [6_000_000, 8_000_000] {
+            let Op::Create { slot, .. } = next_step(&mut pool, now) else {
+                panic!("a slot is made first");
+            };
+            assert_eq!(slot, SlotId(4));
+            pool.on_step(Err(ErrorKind::StorageFull.into()), Micros(now));
+        }
+    }
+
+    #[test]
+    fn zeros_that_find_no_space_go_on_where_they_ended() {
+        let mut pool = Pool::new(100, 8);
+        assert!(matches!(next_step(&mut pool, 0), Op::Create { .. }));
+        pool.on_step(Ok(0), Micros(0));
+        assert!(matches!(
+            next_step(&mut pool, 0),
+            Op::Zero {
+                block: 0,
+                blocks: 64,
+                ..
+            }
+        ));
+        pool.on_step(Ok(64 * BLOCK_BYTES as u64), Micros(0));
+        assert!(matches!(
+            next_step(&mut pool, 0),
+            Op::Zero {
+                block: 64,
+                blocks: 36,
+                ..
+            }
+        ));
+        pool.on_step(Err(ErrorKind::StorageFull.into()), Micros(0));
+        assert_eq!((pool.growable(), pool.free_slots()), (0, 0));
+        let now = 2_000_000;
+        assert!(matches!(
+            next_step(&mut pool, now),
+            Op::Zero {
+                block: 64,
+                blocks: 36,
+                ..
+            }
+        ));
+        pool.on_step(Ok(36 * BLOCK_BYTES as u64), Micros(now));
+        assert!(matches!(next_step(&mut pool, now), Op::Flush { .. }));
+        pool.on_step(Ok(0), Micros(now));
+        assert_eq!((pool.growable(), pool.free_slots()), (7, 1));
     }
 }

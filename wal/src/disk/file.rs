@@ -42,18 +42,20 @@ impl SlotHandle {
 
     /// Makes a file with space for `blocks`, empty so far, durable in its directory.
     pub(super) fn create(path: &Path, blocks: u32, direct: bool) -> io::Result<Self> {
-        let file = OpenOptions::new().write(true).create_new(true).open(path)?;
-        if let Err(error) = reserve(&file, u64::from(blocks) * BLOCK_BYTES as u64) {
+        make(path, |file| {
+            reserve(&file, u64::from(blocks) * BLOCK_BYTES as u64)?;
             drop(file);
-            // Nothing refers to it yet, and the space it took is wanted elsewhere.
-            std::fs::remove_file(path)?;
-            return Err(error);
-        }
-        drop(file);
-        if let Some(directory) = path.parent() {
-            sync_directory(directory)?;
-        }
-        Ok(Self::open(path, true, direct)?.0)
+            if let Some(directory) = path.parent() {
+                sync_directory(directory)?;
+            }
+            Ok(Self::open(path, true, direct)?.0)
+        })
+    }
+
+    /// Makes a file of so many blocks of zeros, durable in its directory.
+    pub(super) fn create_filled(path: &Path, blocks: u32, direct: bool) -> io::Result<()> {
+        let handle = Self::create(path, blocks, direct)?;
+        handle.fill(blocks).inspect_err(|_| remove_unfinished(path))
     }
 
     /// The open file.
@@ -112,6 +114,18 @@ impl SlotHandle {
     pub(super) fn flush(&self) -> io::Result<()> {
         self.file.sync_data()
     }
+}
+
+/// Makes a file that must not exist, and removes it again if it cannot be completed.
+fn make<T>(path: &Path, complete: impl FnOnce(File) -> io::Result<T>) -> io::Result<T> {
+    let file = OpenOptions::new().write(true).create_new(true).open(path)?;
+    complete(file).inspect_err(|_| remove_unfinished(path))
+}
+
+/// Nothing refers to the file yet, the space that it took is wanted elsewhere, and so is its name.
+fn remove_unfinished(path: &Path) {
+    // What went wrong before is what the caller has to hear of.
+    let _ = std::fs::remove_file(path);
 }
 
 /// Whether blocks can be written past the page cache in this directory.
@@ -257,5 +271,31 @@ mod positional {
             file.sync_data()?;
         }
         Ok(written)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_completed_leaves_its_name_and_its_space() {
+        let directory = tempfile::tempdir_in(".").unwrap();
+        let path = directory.path().join(SlotId(3).file_name());
+        for _ in 0..3 {
+            let full = make(&path, |file| {
+                use std::io::Write;
+                (&file).write_all(&[0; BLOCK_BYTES])?;
+                Err::<(), _>(io::ErrorKind::StorageFull.into())
+            });
+            assert_eq!(full.unwrap_err().kind(), io::ErrorKind::StorageFull);
+        }
+        assert!(list_slots(directory.path()).unwrap().is_empty());
+        SlotHandle::create_filled(&path, 4, false).unwrap();
+        // One that is there already is not ours to remove.
+        let exists = SlotHandle::create_filled(&path, 4, false).unwrap_err();
+        assert_eq!(exists.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(list_slots(directory.path()).unwrap(), [SlotId(3)]);
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 4 * 4096);
     }
 }

@@ -210,12 +210,10 @@ impl Disk for PwriteDisk {
 
     fn create(&mut self, slot: SlotId, blocks: u32) -> Result<(), DiskError> {
         let path = self.slot_path(slot);
-        SlotHandle::create(&path, blocks, self.direct)
+        SlotHandle::create_filled(&path, blocks, self.direct)
             .map_err(|e| DiskError::io("create", &path, e))?;
         self.open_slot(slot)?;
-        self.handle(slot)
-            .fill(blocks)
-            .map_err(|e| DiskError::io("zero-fill", &path, e))
+        Ok(())
     }
 
     fn read(&mut self, slot: SlotId, block: u32, into: &mut [Block]) -> Result<(), DiskError> {

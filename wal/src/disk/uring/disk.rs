@@ -255,10 +255,10 @@ impl Disk for UringDisk {
 
     fn create(&mut self, slot: SlotId, blocks: u32) -> Result<(), DiskError> {
         let path = self.slot_path(slot);
-        SlotHandle::create(&path, blocks, true).map_err(|e| DiskError::io("create", &path, e))?;
-        self.open(slot, &path)?
-            .fill(blocks)
-            .map_err(|e| DiskError::io("zero-fill", &path, e))
+        SlotHandle::create_filled(&path, blocks, true)
+            .map_err(|e| DiskError::io("create", &path, e))?;
+        self.open(slot, &path)?;
+        Ok(())
     }
 
     fn read(&mut self, slot: SlotId, block: u32, into: &mut [Block]) -> Result<(), DiskError> {

@@ -196,7 +196,7 @@ impl Pool {
         let result = match (growth.step, result) {
             // Who asks for the same again and again, and waits, waits for ever.
             (Step::Zero { .. }, Ok(bytes)) if bytes < BLOCK_BYTES as u64 => {
-                Err(std::io::ErrorKind::WriteZero.into())
+                Err(ErrorKind::WriteZero.into())
             }
             (_, result) => result,
         };

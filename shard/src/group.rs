@@ -6,7 +6,7 @@ use logdrive_raft::bootstrap::Bootstrap;
 use logdrive_raft::io::{HaltReason, Input, PersistId, Role};
 use logdrive_raft::message::Body;
 use logdrive_raft::{Entry, Genesis, GroupId, Index, LogPosition, Message, Micros, Raft, Term};
-use logdrive_wal::{AppendError, Position};
+use logdrive_wal::{AppendError, Position, Room};
 
 use crate::inbox::{Door, Inbox};
 use crate::ticket::{Failure, Runs};
@@ -200,10 +200,7 @@ impl<O> Group<O> {
     }
 
     /// Takes an entry that waits at the door, if the core takes it now and the log has room.
-    pub(crate) fn next_proposal(
-        &self,
-        has_room: impl FnOnce(usize) -> bool,
-    ) -> Option<Proposal<O>> {
+    pub(crate) fn next_proposal(&self, room: impl FnOnce(usize) -> Room) -> Option<Proposal<O>> {
         let Phase::Running(raft) = &self.phase else {
             return None;
         };
@@ -215,10 +212,11 @@ impl<O> Group<O> {
             if !raft.can_accept(bytes) {
                 return false;
             }
-            if !has_room(bytes) {
+            let room = room(bytes);
+            if room == Room::Full {
                 no_room = Some(bytes);
             }
-            no_room.is_none()
+            room == Room::Now
         });
         if let Some(bytes) = no_room {
             return Some(Proposal::NoRoom { bytes });

@@ -11,7 +11,7 @@ use logdrive_raft::{
     ReplicationSession,
 };
 use logdrive_wal::disk::Disk;
-use logdrive_wal::{AppendError, ENTRY_ROOM_BYTES, Wal};
+use logdrive_wal::{AppendError, ENTRY_ROOM_BYTES, Room, Wal};
 
 use crate::group::{Group, Halt, Persisting, Phase, Proposal, Ticket};
 use crate::inbox::Door;
@@ -290,8 +290,8 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             loop {
                 // What this turn has taken is not in the log's queue yet.
                 let taken = self.taken_bytes + ENTRY_ROOM_BYTES;
-                let has_room = |bytes| self.wal.has_room(taken + bytes);
-                let Some(proposal) = group.next_proposal(has_room) else {
+                let room = |bytes| self.wal.admits(taken + bytes);
+                let Some(proposal) = group.next_proposal(room) else {
                     break;
                 };
                 match proposal {
@@ -492,9 +492,13 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         // No-ops may take from the reserve, so that elections go on in a log that is full.
         let proposals = |entry: &Entry| entry.header().kind == EntryKind::Proposals;
         let proposals = entries.iter().any(proposals);
-        if !self.wal.takes(self.taken_bytes + bytes, proposals) {
-            self.set_storage_full(Some(bytes));
-            return false;
+        match self.wal.takes(self.taken_bytes + bytes, proposals) {
+            Room::Now => {}
+            Room::Soon => return false,
+            Room::Full => {
+                self.set_storage_full(Some(bytes));
+                return false;
+            }
         }
         self.taken_bytes += bytes;
         if group.too_large.is_some_and(|index| index <= last.index()) {

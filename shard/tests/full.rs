@@ -43,6 +43,7 @@ impl Trio {
                 bytes_max: slot_bytes * count,
                 disk: SimDiskOptions::default(),
                 watchdog: WatchdogLimits::default(),
+                no_space_ppm: 0,
                 cache_bytes_max: 64 << 10,
             };
             SimNode::new(id, options, id.0)

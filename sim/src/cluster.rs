@@ -159,6 +159,10 @@ impl Cluster {
                 bad_windows: 1,
                 bad_windows_max: 4,
             },
+            no_space_ppm: *random
+                .choice([0, 0, 0, 500_000])
+                .as_ref()
+                .expect("not empty"),
             cache_bytes_max: *random
                 .choice([2 << 10, 64 << 10])
                 .as_ref()
@@ -465,6 +469,9 @@ impl Cluster {
         self.network.isolated.clear();
         self.network.loss_percent = 0;
         self.network.repeat_percent = 0;
+        for node in &mut self.nodes {
+            node.make_space();
+        }
         let now = self.now;
         for at in self.restarts.values_mut() {
             *at = now;

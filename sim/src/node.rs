@@ -34,6 +34,8 @@ pub struct NodeOptions {
     pub disk: SimDiskOptions,
     /// How long a flush mode may be bad.
     pub watchdog: WatchdogLimits,
+    /// How many slots in a million cannot be made or zero-filled for want of space, once a log is open.
+    pub no_space_ppm: u32,
     /// Bytes of frames that a core keeps in memory.
     pub cache_bytes_max: usize,
 }
@@ -184,15 +186,24 @@ impl SimNode {
             ..Config::new(Replica::default(), Boot(0), GroupId(0), random.u64(..))
         };
         self.poked = true;
-        let shard = opened
+        let mut shard = opened
             .start(setups, core, SimPorts::default(), now)
             .expect("a machine that keeps nothing fits any log");
+        shard.disk_mut().options_mut().rates.no_space_ppm = self.options.no_space_ppm;
         self.running = Some(Running {
             shard,
             applier,
             doors,
         });
         Ok(())
+    }
+
+    /// There is space on the disk again, and stays.
+    pub fn make_space(&mut self) {
+        self.options.no_space_ppm = 0;
+        if let Some(running) = &mut self.running {
+            running.shard.disk_mut().options_mut().rates.no_space_ppm = 0;
+        }
     }
 
     /// The process ends without a word.

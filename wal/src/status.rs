@@ -29,6 +29,18 @@ pub struct Counters {
     pub bytes_read: u64,
 }
 
+/// Whether a log has room for more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// It has.
+    Now,
+    /// Not yet: slots are being made, or what was appended before is being written. Ask again once
+    /// something has completed.
+    Soon,
+    /// It has not.
+    Full,
+}
+
 /// How a log is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WalStatus {

@@ -15,10 +15,10 @@ use crate::format::{FooterRow, GROUP_HEADER_BYTES, Place, Record, SlotHeader, St
 use crate::options::Options;
 use crate::path::{GroupLog, Row};
 use crate::pipeline::Pipeline;
-use crate::pool::Pool;
+use crate::pool::{FREE_MIN, Pool};
 use crate::queue::{Item, Queue};
 use crate::read::Reads;
-use crate::status::{Counters, FlushHistogram, WalStatus};
+use crate::status::{Counters, FlushHistogram, Room, WalStatus};
 
 mod build;
 mod complete;
@@ -109,7 +109,8 @@ impl<D: Disk> Wal<D> {
             self.checkpoint_bytes + log.checkpoint().to_bytes().len() + VOTE_BYTES;
         let bytes = genesis.to_bytes().len() + 1;
         let too_many = check_slot(&self.options, checkpoint_bytes).is_err();
-        if too_many || !self.has_reserve(bytes) {
+        // It may take the reserve: a new log begins with one slot, and may have to wait for the next.
+        if too_many || !self.may_wait(bytes) {
             return Err(AppendError::Full);
         }
         self.checkpoint_bytes = checkpoint_bytes;
@@ -161,11 +162,44 @@ impl<D: Disk> Wal<D> {
         self.room_beyond(2 * u64::from(self.usable_blocks()), frame_bytes)
     }
 
-    /// Whether [`Wal::append`] takes entries of so many bytes, [`ENTRY_ROOM_BYTES`] more for each. Those with
+    /// Whether entries of so many bytes may be appended, [`ENTRY_ROOM_BYTES`] more for each. Those with
     /// proposals leave a reserve, which everything else may use.
+    ///
+    /// For proposals only slots that exist count: whether the file system has space for more shows when they
+    /// are made. So what is appended when there is room [`Now`](Room::Now) can be written, and a slot's worth
+    /// beside it, votes first of all.
     #[must_use]
-    pub fn takes(&self, bytes: usize, proposals: bool) -> bool {
-        self.room_beyond(self.reserve_blocks(proposals), bytes)
+    pub fn takes(&self, bytes: usize, proposals: bool) -> Room {
+        if !proposals {
+            return if self.may_wait(bytes) {
+                Room::Now
+            } else {
+                Room::Full
+            };
+        }
+        let reserve = u64::from(self.usable_blocks());
+        if !self.room_beyond(reserve, bytes) {
+            return Room::Full;
+        }
+        let exists = self.blocks_free(self.pool.free_slots())
+            >= reserve + u64::from(self.blocks_needed(bytes));
+        // Of a pool that is as full as it gets by itself, with nothing waiting, there is no more to wait for.
+        let at_best = self.pool.free_slots() >= FREE_MIN && self.queue.is_empty();
+        if exists || at_best {
+            Room::Now
+        } else {
+            Room::Soon
+        }
+    }
+
+    /// The same for a proposal at the door, which leaves twice the reserve.
+    #[must_use]
+    pub fn admits(&self, bytes: usize) -> Room {
+        if self.has_room(bytes) {
+            self.takes(bytes, true)
+        } else {
+            Room::Full
+        }
     }
 
     /// Everything appended at or before this position is durable.
@@ -321,37 +355,40 @@ impl<D: Disk> Wal<D> {
                 proposals |= entry.header().kind == EntryKind::Proposals;
             }
         }
-        if self.room_beyond(self.reserve_blocks(proposals), bytes) {
-            Ok(())
+        let room = if proposals {
+            self.room_beyond(u64::from(self.usable_blocks()), bytes)
         } else {
-            Err(AppendError::Full)
-        }
+            self.may_wait(bytes)
+        };
+        if room { Ok(()) } else { Err(AppendError::Full) }
     }
 
-    fn reserve_blocks(&self, proposals: bool) -> u64 {
-        if proposals {
-            u64::from(self.usable_blocks())
-        } else {
-            0
-        }
-    }
-
-    fn has_reserve(&self, bytes: usize) -> bool {
-        self.room_beyond(u64::from(self.usable_blocks()), bytes)
+    /// Whether something that is no proposal may be queued. It takes the reserve, and if even that is used
+    /// up it waits for the pool to grow: a vote that is late does no harm, a replica that gave up does.
+    fn may_wait(&self, bytes: usize) -> bool {
+        self.room_beyond(0, bytes) || self.queue.bytes() + bytes <= self.options.group_bytes_max
     }
 
     /// Whether so many more bytes have room and leave so many blocks.
     fn room_beyond(&self, reserve_blocks: u64, bytes: usize) -> bool {
-        let slots = (self.pool.free_slots() + self.pool.growable()) as u64;
+        let slots = self.pool.free_slots() + self.pool.growable();
+        self.blocks_free(slots) >= reserve_blocks + u64::from(self.blocks_needed(bytes))
+    }
+
+    /// Blocks left in the active segment and in so many more slots.
+    fn blocks_free(&self, slots: usize) -> u64 {
         let seal = seal_blocks(self.active.footer.len(), self.tail.echo.len());
         let left = self
             .active
             .header
             .slot_blocks
             .saturating_sub(self.active.next + seal);
-        let free = u64::from(left) + slots * u64::from(self.usable_blocks());
-        let needed = self.queue.bytes() + bytes + 2 * BLOCK_BYTES;
-        free >= reserve_blocks + u64::from(blocks_for(needed))
+        u64::from(left) + slots as u64 * u64::from(self.usable_blocks())
+    }
+
+    /// Blocks that what waits takes, with so many more bytes.
+    fn blocks_needed(&self, bytes: usize) -> u32 {
+        blocks_for(self.queue.bytes() + bytes + 2 * BLOCK_BYTES)
     }
 
     /// How many blocks of a slot are left for flush groups, at a cautious guess: fully used blocks, a

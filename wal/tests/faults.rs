@@ -11,7 +11,7 @@ use logdrive_raft::wire::Encode;
 use logdrive_sim::disk::{Crash, Fault, FaultRates, SimDiskOptions, SimStorage, Tear};
 use logdrive_wal::disk::{BLOCK_BYTES, Block, FlushMode, SlotId};
 use logdrive_wal::format::{GroupHeader, Record, RecordKind, SlotHeader};
-use logdrive_wal::{AppendError, OpenError, ReadError, ReadRequest, Verdict};
+use logdrive_wal::{AppendError, OpenError, ReadError, ReadRequest, Room, Verdict};
 
 fn drained() -> SimDiskOptions {
     SimDiskOptions {
@@ -96,6 +96,65 @@ fn space_that_runs_out_stops_the_pool_and_not_the_log() {
     rig.turn();
     rig.idle();
     assert!(rig.wal.has_room(2000), "{:?}", rig.wal.status());
+}
+
+/// Appends, several entries in a turn and without a pause, until the log says that it is full.
+fn append_until_full(rig: &mut Rig, frame_bytes: usize) -> u64 {
+    let mut appended = 0;
+    for _ in 0..10_000 {
+        for _ in 0..3 {
+            match rig.wal.admits(frame_bytes) {
+                Room::Now => {
+                    rig.append_entries(1, 1, frame_bytes - 200);
+                    appended += 1;
+                }
+                Room::Soon => break,
+                Room::Full => return appended,
+            }
+        }
+        rig.turn();
+        if rig.wal.disk().next_due().is_some() {
+            rig.step();
+        }
+    }
+    panic!("never full: {:?}", rig.wal.status());
+}
+
+#[test]
+fn what_was_accepted_has_room_when_the_file_system_has_none() {
+    for (seed, no_space_ppm) in (0..).zip([1_000_000, 500_000, 200_000].repeat(8)) {
+        let medium = SimStorage::new();
+        let disk = SimDiskOptions::default();
+        let mut rig = Rig::open_with(&medium, options(1024), disk, seed).unwrap();
+        rig.wal.create_group(&genesis(GROUP)).unwrap();
+        rig.idle();
+        for round in 0..3 {
+            rig.wal.disk_mut().options_mut().rates.no_space_ppm = no_space_ppm;
+            let appended = append_until_full(&mut rig, 9000);
+            assert!(!rig.wal.has_room(9000), "round {round}");
+            // All of it becomes durable without another slot: not one retry of the pool is waited for.
+            let now = rig.now;
+            rig.settle();
+            assert!(rig.now < now + 500_000, "{appended} in round {round}");
+            for term in 1..4 {
+                let vote = vote(100 * (round + 1) + term, 1);
+                let position = rig.append(&[Write::HardState(vote)]);
+                rig.wal.want_echo(position);
+                rig.settle();
+            }
+            assert_eq!(rig.wal.poisoned(), None);
+            // Once there is space there is room.
+            rig.wal.disk_mut().options_mut().rates.no_space_ppm = 0;
+            rig.now += 2_000_000;
+            rig.idle();
+            assert_eq!(rig.wal.admits(9000), Room::Now);
+            rig.turn();
+        }
+        let (tip, entries) = (rig.tip(), rig.read_all());
+        rig.wal.close().unwrap();
+        let mut rig = Rig::open(&medium, options(1024)).unwrap();
+        assert_eq!((rig.tip(), rig.read_all()), (tip, entries));
+    }
 }
 
 #[test]

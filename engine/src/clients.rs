@@ -11,7 +11,7 @@ use std::vec::Drain;
 
 use bytes::Bytes;
 use logdrive_net::socket::SocketBuffers;
-use logdrive_net::{ClientEvent, ClientNet, ProposeBatch, ResponseQueue};
+use logdrive_net::{ClientEvent, ClientMemory, ClientNet, ProposeBatch, ResponseQueue};
 use logdrive_raft::{GroupId, LogPosition, NodeId};
 use logdrive_shard::{Failure, Inbox, Outcome, Refused, ReplySink};
 
@@ -74,6 +74,10 @@ impl<O: Send + 'static> Clients<O> {
         self.net.socket_buffers()
     }
 
+    pub(crate) fn memory(&self) -> ClientMemory {
+        self.net.memory()
+    }
+
     pub(crate) fn address(&self) -> SocketAddr {
         self.net.local_addr()
     }
@@ -89,7 +93,9 @@ impl<O: Send + 'static> Clients<O> {
                     responses, batch, ..
                 } => self.propose(responses, &batch),
                 ClientEvent::Status { responses, id, .. } => {
-                    responses.batch().status(id, status().as_bytes());
+                    // Made before the answers are locked: it counts them.
+                    let status = status();
+                    responses.batch().status(id, status.as_bytes());
                 }
                 ClientEvent::Opened { .. } | ClientEvent::Closed { .. } => {}
             }

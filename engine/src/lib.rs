@@ -13,6 +13,7 @@ mod clock;
 mod disk;
 pub mod error;
 mod links;
+mod memory;
 pub mod metrics;
 pub mod node;
 mod notices;

@@ -18,6 +18,7 @@ use logdrive_shard::{Inbox, PeerInput, StateMachine};
 
 use crate::clients::{Addresses, Clients, Encoder};
 use crate::error::StartError;
+use crate::memory::NetMemory;
 use crate::settings::Limits;
 use crate::shared::Shared;
 use crate::status::LinkStatus;
@@ -220,6 +221,13 @@ impl<O: Send + 'static> Links<O> {
             && waiting_for_disk_bytes < self.unreleased_max
         {
             peers.release(self.unreleased.take());
+        }
+    }
+
+    pub(crate) fn memory(&self) -> NetMemory {
+        NetMemory {
+            peers: self.peers.as_ref().map(PeerNet::memory),
+            clients: self.clients.as_ref().map(Clients::memory),
         }
     }
 

@@ -51,6 +51,33 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// The most bytes that a node with these bounds holds besides its program and its machines, while it
+    /// takes part in so many groups, has so many peers and client connections, and so many entries lie in
+    /// its log. The sum of all bounds: a frame that several queues hold is counted at each of them.
+    #[must_use]
+    pub fn memory_bytes_max(&self, groups: u64, peers: u64, clients: u64, entries: u64) -> u64 {
+        // What QUIC keeps for a connection both ways, and the buffers of the log's ring.
+        const PEER_WINDOWS_BYTES: u64 = 12 << 20;
+        const CLIENT_WINDOWS_BYTES: u64 = 4 << 20;
+        const RING_BYTES: u64 = 19 << 20;
+        // Where an entry lies, in the core and in the log, in vectors that grow by doubling.
+        const ENTRY_BYTES: u64 = 96;
+        let bytes = |bytes: usize| bytes as u64;
+        let group = bytes(self.proposals_bytes_max)
+            + bytes(self.uncommitted_bytes_max)
+            + bytes(self.cache_bytes_max);
+        let shard = bytes(self.apply_bytes_max) + 2 * bytes(self.inbox_bytes_max);
+        let peer = bytes(self.peer_queue_bytes_max) + PEER_WINDOWS_BYTES;
+        let window = bytes(self.inflight_bytes_max);
+        let client = 2 * bytes(self.client_bytes_max) + CLIENT_WINDOWS_BYTES;
+        groups * (group + peers * window)
+            + shard
+            + peers * peer
+            + clients * client
+            + RING_BYTES
+            + entries * ENTRY_BYTES
+    }
+
     /// All byte bounds divided by `by`, as far as one largest entry still fits: for small machines and
     /// for tests of the bounds.
     #[must_use]
@@ -151,5 +178,30 @@ pub(crate) fn core_settings(limits: &Limits, raft: &RaftSettings, seed: u64) -> 
         disk_lag_us_max: us(raft.disk_lag_max),
         disk_lag_bytes_max: limits.uncommitted_bytes_max,
         seed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bound_of_memory_grows_with_everything_it_depends_on() {
+        let limits = Limits::default();
+        let one = limits.memory_bytes_max(1, 2, 1, 0);
+        assert_eq!(
+            limits.memory_bytes_max(1, 2, 1, 1_000_000) - one,
+            96_000_000
+        );
+        assert_eq!(limits.memory_bytes_max(1, 2, 2, 0) - one, 20 << 20);
+        assert_eq!(
+            limits.memory_bytes_max(1, 3, 1, 0) - one,
+            (16 + 8 + 12) << 20
+        );
+        assert_eq!(
+            limits.memory_bytes_max(2, 2, 1, 0) - one,
+            (64 + 8 + 32 + 16) << 20
+        );
+        assert!(limits.divided(16).memory_bytes_max(1, 2, 1, 0) < one / 2);
     }
 }

@@ -11,6 +11,8 @@ use logdrive_shard::{Fatal, ShardStatus};
 use logdrive_wal::FlushHistogram;
 use tokio::sync::Notify;
 
+use crate::memory::NetMemory;
+use crate::settings::Limits;
 use crate::status::{Alarm, Status};
 
 /// What the shard's thread is told to do.
@@ -24,6 +26,7 @@ pub(crate) enum Command {
 #[derive(Debug)]
 pub(crate) struct Shared {
     cluster: String,
+    limits: Limits,
     pub(crate) notify: Arc<Notifier>,
     started: Instant,
     ended: AtomicBool,
@@ -37,6 +40,7 @@ struct Published {
     /// There from before the node is handed out.
     shard: Option<ShardStatus>,
     links: Vec<crate::status::LinkStatus>,
+    net: NetMemory,
     alarms: Vec<Alarm>,
     net_fallbacks: Vec<String>,
     leaders: BTreeMap<GroupId, NodeId>,
@@ -60,9 +64,10 @@ impl Wake for Notifier {
 }
 
 impl Shared {
-    pub(crate) fn new(cluster: String) -> Self {
+    pub(crate) fn new(cluster: String, limits: Limits) -> Self {
         Self {
             cluster,
+            limits,
             notify: Arc::default(),
             started: Instant::now(),
             ended: AtomicBool::new(false),
@@ -88,10 +93,16 @@ impl Shared {
             .take()
     }
 
-    pub(crate) fn publish(&self, shard: ShardStatus, links: Vec<crate::status::LinkStatus>) {
+    pub(crate) fn publish(
+        &self,
+        shard: ShardStatus,
+        links: Vec<crate::status::LinkStatus>,
+        net: NetMemory,
+    ) {
         let mut published = self.published();
         published.shard = Some(shard);
         published.links = links;
+        published.net = net;
     }
 
     /// What the network wanted and could not have. Said once, when the ports are bound.
@@ -175,6 +186,8 @@ impl Shared {
                 .as_ref()
                 .expect("published before the node was handed out"),
             &published.links,
+            &published.net,
+            &self.limits,
             &published.alarms,
             self.started.elapsed(),
             !self.ended.load(Ordering::SeqCst),

@@ -8,6 +8,10 @@ use logdrive_raft::{GroupId, NodeId};
 use logdrive_shard::{GroupState, ShardStatus};
 use serde::Serialize;
 
+pub use crate::memory::MemoryLine;
+use crate::memory::NetMemory;
+use crate::settings::Limits;
+
 /// How a node stands. Serialises to `logdrive.status/1`.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
@@ -40,6 +44,8 @@ pub struct Status {
     pub net: NetLine,
     /// What waits where, and how much may.
     pub queues: Vec<QueueLine>,
+    /// What is held in memory, by owner.
+    pub memory: Vec<MemoryLine>,
     /// What an operator should know.
     pub alarms: Vec<Alarm>,
 }
@@ -225,6 +231,8 @@ impl Status {
         cluster: &str,
         shard: &ShardStatus,
         links: &[LinkStatus],
+        net: &NetMemory,
+        limits: &Limits,
         alarms: &[Alarm],
         uptime: Duration,
         running: bool,
@@ -275,6 +283,7 @@ impl Status {
             wal: wal_line(shard),
             net: NetLine::default(),
             queues,
+            memory: crate::memory::lines(shard, net, apply_bytes, limits),
             alarms: alarms.to_vec(),
         }
     }

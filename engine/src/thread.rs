@@ -231,7 +231,9 @@ impl<S: StateMachine> Driver<S> {
                 return Err(error.into());
             }
         };
-        setup.shared.publish(shard.status(), links.status());
+        setup
+            .shared
+            .publish(shard.status(), links.status(), links.memory());
         let mut driver = Self {
             shard,
             links,
@@ -316,8 +318,11 @@ impl<S: StateMachine> Driver<S> {
             }
             self.links.poll(&mut inputs, || {
                 // Who asks over the network gets what is, not what was published a moment ago.
-                self.shared
-                    .publish(self.shard.status(), self.links.status());
+                self.shared.publish(
+                    self.shard.status(),
+                    self.links.status(),
+                    self.links.memory(),
+                );
                 let applied = |group| self.apply.applied(group);
                 self.shared.status(applied, self.apply.bytes()).to_json()
             });
@@ -357,8 +362,11 @@ impl<S: StateMachine> Driver<S> {
         if self.published.elapsed() < PUBLISH_EVERY {
             return;
         }
-        self.shared
-            .publish(self.shard.status(), self.links.status());
+        self.shared.publish(
+            self.shard.status(),
+            self.links.status(),
+            self.links.memory(),
+        );
         self.published = Instant::now();
         self.dirty = false;
     }

@@ -202,6 +202,12 @@ impl Log {
         self.frames_bytes
     }
 
+    /// Bytes of what is remembered of every entry.
+    #[must_use]
+    pub(crate) fn rows_bytes(&self) -> usize {
+        self.slots.capacity() * size_of::<Slot>() + self.frames.capacity() * size_of::<Entry>()
+    }
+
     /// Bytes of the frames after `from` up to and including `through`; 0 if there are none between.
     #[must_use]
     pub(crate) fn bytes_between(&self, from: Index, through: Index) -> u64 {

@@ -304,6 +304,12 @@ impl Raft {
         self.log.cache_bytes()
     }
 
+    /// Bytes of what is remembered of each entry of the log, frames apart.
+    #[must_use]
+    pub fn rows_bytes(&self) -> usize {
+        self.log.rows_bytes()
+    }
+
     /// Why the group has halted, if it has.
     #[must_use]
     pub fn halted(&self) -> Option<&HaltReason> {

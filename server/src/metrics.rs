@@ -46,7 +46,8 @@ impl Collector for Scrape {
         self.proposals(&mut page)?;
         self.wal(&mut page)?;
         self.peers(&mut page)?;
-        self.queues(&mut page)
+        self.queues(&mut page)?;
+        self.memory(&mut page)
     }
 }
 
@@ -246,6 +247,20 @@ impl Scrape {
             .iter()
             .map(|queue| (label(&queue.name), queue.bytes_max as f64));
         page.gauge("queue_limit", "What may wait in a queue", bytes, bounds)
+    }
+
+    fn memory(&self, page: &mut Page<'_>) -> fmt::Result {
+        let memory = &self.status.memory;
+        let bytes = Some(&Unit::Bytes);
+        let label = |owner: &str| vec![("owner", owner.to_owned())];
+        let held = memory
+            .iter()
+            .map(|line| (label(line.owner), line.bytes as f64));
+        page.gauge("memory", "What is held in memory", bytes, held)?;
+        let bounds = memory
+            .iter()
+            .filter_map(|line| Some((label(line.owner), line.bytes_max? as f64)));
+        page.gauge("memory_limit", "What may be held in memory", bytes, bounds)
     }
 }
 

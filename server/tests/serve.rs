@@ -50,6 +50,8 @@ fn a_node_serves_is_watched_and_ends_cleanly() {
         "logdrive_wal_fsync_duration_seconds_bucket{le=\"0.000025\"} ",
         "logdrive_queue_bytes{queue=\"apply\"} ",
         "logdrive_queue_limit_bytes{queue=\"apply\"} ",
+        "logdrive_memory_bytes{owner=\"log_rows\"} ",
+        "logdrive_memory_limit_bytes{owner=\"entries\"} ",
     ] {
         let found = metrics.lines().any(|found| found.starts_with(line));
         assert!(found, "no {line} in:\n{metrics}");
@@ -84,7 +86,15 @@ fn check_status(status: &Value) {
             "wal",
         ],
     );
-    has(status, &["queues", "alarms"]);
+    has(status, &["queues", "alarms", "memory"]);
+    has(&status["memory"][0], &["owner", "bytes", "bytes_max"]);
+    let lines = status["memory"].as_array().expect("a list");
+    let held = |owner: &str| {
+        let line = lines.iter().find(|line| line["owner"] == owner);
+        line.and_then(|line| line["bytes"].as_u64()).unwrap_or(0)
+    };
+    // What was written is in memory still, and each entry has its rows.
+    assert!(held("entries") > 0 && held("log_rows") > 0, "{status}");
     let group = &status["groups"][0];
     has(
         group,

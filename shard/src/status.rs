@@ -56,6 +56,10 @@ pub struct GroupStatus {
     pub proposals_bytes_max: usize,
     /// Bytes of frames in memory.
     pub cache_bytes: usize,
+    /// Bytes of frames that were read back and wait for the applier.
+    pub read_back_bytes: usize,
+    /// Bytes of what the core remembers of each entry.
+    pub rows_bytes: usize,
 }
 
 /// Where a group is in its life on this node.
@@ -103,5 +107,11 @@ pub(crate) fn of_group<O>(group: &Group<O>, own: Replica) -> GroupStatus {
         proposals_bytes: permits.held(),
         proposals_bytes_max: permits.bytes_max(),
         cache_bytes: raft.map_or(0, |raft| raft.cache_bytes()),
+        read_back_bytes: group
+            .read_back
+            .iter()
+            .map(|entry| entry.frame().len())
+            .sum(),
+        rows_bytes: raft.map_or(0, |raft| raft.rows_bytes()),
     }
 }

@@ -140,6 +140,10 @@ impl GroupLog {
         self.rows.get_mut(usize::try_from(above).ok()?)
     }
 
+    pub(crate) fn rows_bytes(&self) -> usize {
+        self.rows.capacity() * size_of::<Row>()
+    }
+
     pub(crate) fn rows(&self) -> impl ExactSizeIterator<Item = &Row> {
         self.rows.iter()
     }

@@ -64,6 +64,8 @@ pub struct WalStatus {
     pub fallbacks: Vec<String>,
     /// Bytes that wait for a flush group.
     pub queued_bytes: usize,
+    /// Bytes of what says where each entry lies.
+    pub rows_bytes: usize,
     /// Segments that are kept.
     pub segments: usize,
     /// Sums since the log was opened.

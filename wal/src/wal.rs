@@ -292,6 +292,7 @@ impl<D: Disk> Wal<D> {
             full: !self.has_room(0),
             fallbacks,
             queued_bytes: self.queue.bytes(),
+            rows_bytes: self.groups.values().map(GroupLog::rows_bytes).sum(),
             segments: self.segments.len(),
             counters: self.counters,
             flush_histogram: self.flush_histogram,

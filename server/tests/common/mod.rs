@@ -158,6 +158,10 @@ impl Serving {
         self.address("client")
     }
 
+    pub(crate) fn pid(&self) -> rustix::process::Pid {
+        rustix::process::Pid::from_child(&self.child)
+    }
+
     /// A page of `listen.http`: its status code and its body.
     pub(crate) fn page(&self, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.address("http")).unwrap();
@@ -175,7 +179,7 @@ impl Serving {
 
     /// SIGTERM, and how it ended.
     pub(crate) fn stop(mut self) -> i32 {
-        let pid = rustix::process::Pid::from_child(&self.child);
+        let pid = self.pid();
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         self.child
             .wait()

@@ -1,0 +1,219 @@
+//! Replicas with small budgets, a follower that stands still at full load: memory stays within its bounds.
+
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod common;
+
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use common::{Place, Serving};
+use logdrive::units::spell_bytes;
+use logdrive::{GroupId, Limits};
+use logdrive_net::{Client, ClientOptions, Credentials};
+use logdrive_raft::wire::Encode;
+use logdrive_shard::kv::{Command, Op};
+use rustix::process::{Signal, kill_process};
+use serde_json::Value;
+use tokio::sync::Notify;
+
+const KEYS: u64 = 10_000;
+const VALUE_BYTES: usize = 1024;
+const IN_FLIGHT: u64 = 4096;
+const STOPPED: Duration = Duration::from_secs(5);
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The limits of a configuration file.
+fn settings(limits: &Limits) -> String {
+    let mut text = "[limits]\n".to_owned();
+    for (key, bytes) in [
+        ("proposals_bytes_max", limits.proposals_bytes_max),
+        ("uncommitted_bytes_max", limits.uncommitted_bytes_max),
+        ("inflight_bytes_max", limits.inflight_bytes_max),
+        ("append_bytes_max", limits.append_bytes_max),
+        ("cache_bytes_max", limits.cache_bytes_max),
+        ("apply_bytes_max", limits.apply_bytes_max),
+        ("peer_queue_bytes_max", limits.peer_queue_bytes_max),
+        ("inbox_bytes_max", limits.inbox_bytes_max),
+        ("client_bytes_max", limits.client_bytes_max),
+    ] {
+        text += &format!("{key} = '{}'\n", spell_bytes(bytes as u64));
+    }
+    text
+}
+
+fn cluster(place: &Place, limits: &Limits) -> Vec<Serving> {
+    let sockets: Vec<UdpSocket> = (0..3)
+        .map(|_| UdpSocket::bind("127.0.0.1:0").unwrap())
+        .collect();
+    let addresses = sockets.iter().map(|socket| socket.local_addr().unwrap());
+    let addresses: Vec<String> = addresses.map(|address| address.to_string()).collect();
+    drop(sockets);
+    let members = (1..).zip(&addresses);
+    let members: Vec<String> = members.map(|(id, at)| format!("'{id}={at}'")).collect();
+    let members = members.join(", ");
+    let files = (1..).zip(&addresses).map(|(id, peer): (u64, &String)| {
+        place.issue("peer", id, &format!("n{id}/tls"));
+        let file = format!("n{id}.toml");
+        let text = format!(
+            "[node]\nid = {id}\ndir = 'n{id}/data'\n\
+             [cluster]\nid = 'demo'\nmembers = [{members}]\n[tls]\ndir = 'n{id}/tls'\n\
+             [listen]\npeer = '{peer}'\nclient = '127.0.0.1:0'\nhttp = '127.0.0.1:0'\n\
+             mtu = 'loopback'\n[wal]\nslot_bytes = '16MiB'\nbytes_max = '2GiB'\n{}",
+            settings(limits)
+        );
+        std::fs::write(place.path(&file), text).unwrap();
+        file
+    });
+    let files: Vec<String> = files.collect();
+    files.iter().map(|file| place.serve(file)).collect()
+}
+
+fn status(place: &Place, node: &Serving) -> Option<Value> {
+    let address = node.client();
+    let args = [
+        "status",
+        &address,
+        "--tls",
+        "client",
+        "--json",
+        "--timeout",
+        "2s",
+    ];
+    serde_json::from_str(&place.run(&args).out).ok()
+}
+
+fn until<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = check() {
+            return found;
+        }
+        assert!(begun.elapsed() < DEADLINE, "{what}");
+        std::thread::yield_now();
+    }
+}
+
+/// The most that a process has had in memory, in bytes.
+fn peak_bytes(node: &Serving) -> u64 {
+    let text =
+        std::fs::read_to_string(format!("/proc/{}/status", node.pid().as_raw_nonzero())).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.unwrap().trim().trim_end_matches(" kB");
+    kib.parse::<u64>().unwrap() * 1024
+}
+
+/// Writes that are kept outstanding on a thread of their own.
+struct Load {
+    done: Arc<AtomicU64>,
+    enough: Arc<Notify>,
+    thread: JoinHandle<()>,
+}
+
+impl Load {
+    fn start(place: &Place, addresses: Vec<String>) -> Self {
+        let (done, enough) = (Arc::new(AtomicU64::new(0)), Arc::new(Notify::new()));
+        let credentials = Credentials::load_client(&place.path("client")).unwrap();
+        let (count, ends) = (Arc::clone(&done), Arc::clone(&enough));
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let connecting = Client::connect(addresses, &credentials, ClientOptions::default());
+                let client = Arc::new(connecting.await.unwrap());
+                for task in 0..IN_FLIGHT {
+                    tokio::spawn(put_on(Arc::clone(&client), task, Arc::clone(&count)));
+                }
+                ends.notified().await;
+            });
+        });
+        Self {
+            done,
+            enough,
+            thread,
+        }
+    }
+
+    fn done(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    fn end(self) {
+        self.enough.notify_one();
+        self.thread.join().unwrap();
+    }
+}
+
+/// One write after another.
+async fn put_on(client: Arc<Client>, task: u64, done: Arc<AtomicU64>) {
+    let value = vec![b'v'; VALUE_BYTES];
+    for round in 0_u64.. {
+        let key = ((task + round * IN_FLIGHT) % KEYS).to_le_bytes();
+        let command = Command {
+            origin: None,
+            key: &key,
+            op: Op::Put(&value),
+        };
+        let deadline = tokio::time::Instant::now() + DEADLINE;
+        let put = client.propose_by(GroupId(1), command.to_bytes(), deadline);
+        if put.await.is_ok() {
+            done.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[test]
+fn a_follower_that_stands_still_at_full_load_costs_nobody_more_than_the_bounds() {
+    let limits = Limits::default().divided(16);
+    let place = Place::new();
+    let nodes = cluster(&place, &limits);
+    let leads = |status: &Value| status["groups"][0]["role"] == "leader";
+    let leader = until("an election", || {
+        nodes
+            .iter()
+            .position(|node| status(&place, node).is_some_and(|status| leads(&status)))
+    });
+    let addresses = nodes.iter().map(Serving::client).collect();
+    let load = Load::start(&place, addresses);
+    until("some writes", || (load.done() > 2 * KEYS).then_some(()));
+
+    let stopped = (leader + 1) % 3;
+    let pid = nodes[stopped].pid();
+    let before = load.done();
+    kill_process(pid, Signal::STOP).unwrap();
+    let since = Instant::now();
+    until("the time of the stop", || {
+        (since.elapsed() >= STOPPED).then_some(())
+    });
+    kill_process(pid, Signal::CONT).unwrap();
+    let written = load.done() - before;
+    load.end();
+    // More than every queue on the way to it would hold: the rest comes from the log.
+    println!("{written} writes of {VALUE_BYTES} B while a follower stood still");
+    assert!(written * VALUE_BYTES as u64 > 4 * limits.cache_bytes_max as u64);
+
+    let last = until("that the follower catches up", || {
+        let at = |node: &Serving| {
+            let status = status(&place, node)?;
+            let group = &status["groups"][0];
+            (group["applied"] == group["last"]).then(|| group["last"].as_u64())?
+        };
+        let at: Vec<Option<u64>> = nodes.iter().map(at).collect();
+        (at[0] == at[1] && at[1] == at[2]).then_some(at[0])?
+    });
+    let machine = KEYS * (VALUE_BYTES as u64 + 256);
+    let bound = limits.memory_bytes_max(1, 2, 1, last) + machine + (64 << 20);
+    for node in &nodes {
+        let peak = peak_bytes(node);
+        println!("{} MiB at most, {} MiB allowed", peak >> 20, bound >> 20);
+        assert!(peak <= bound, "{peak} bytes, {bound} allowed");
+        // What is measured is there: a replica that holds its machine holds no less.
+        assert!(peak > machine);
+    }
+}

@@ -1,6 +1,6 @@
 //! Replicas with small budgets, a follower that stands still at full load: memory stays within its bounds.
 
-#![cfg(target_os = "linux")]
+#![cfg(all(target_os = "linux", not(logdrive_portable)))]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod common;

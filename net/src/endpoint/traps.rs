@@ -181,7 +181,7 @@ fn a_small_socket_buffer_on_a_busy_machine_costs_packets_and_not_the_connection(
 
 // T10: an endpoint receives into a buffer of 32 times 64 of the largest packets.
 #[test]
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(logdrive_portable)))]
 fn the_receive_buffer_of_an_endpoint_is_address_space_until_it_is_used() {
     const BUFFER: usize = 65_000 * 64 * 32;
     let resident = || {

@@ -118,7 +118,12 @@ impl SlotHandle {
 
 /// Makes a file that must not exist, and removes it again if it cannot be completed.
 fn make<T>(path: &Path, complete: impl FnOnce(File) -> io::Result<T>) -> io::Result<T> {
-    let file = OpenOptions::new().write(true).create_new(true).open(path)?;
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    // It will hold what users wrote, and nobody else has to read that.
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let file = options.open(path)?;
     complete(file).inspect_err(|_| remove_unfinished(path))
 }
 
@@ -297,5 +302,15 @@ mod tests {
         assert_eq!(exists.kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(list_slots(directory.path()).unwrap(), [SlotId(3)]);
         assert_eq!(std::fs::metadata(&path).unwrap().len(), 4 * 4096);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_users_wrote_is_for_nobody_else_to_read() {
+        use std::os::unix::fs::MetadataExt;
+        let directory = tempfile::tempdir_in(".").unwrap();
+        let path = directory.path().join(SlotId(1).file_name());
+        SlotHandle::create_filled(&path, 4, false).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
     }
 }

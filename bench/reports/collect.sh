@@ -90,6 +90,8 @@ run() { # case, round, arguments of loadgen
   local place=$out/$case-$round
   mkdir -p "$place"
   rm -rf "$dir/data"
+  # What the run before left to the file system is no part of this one, nor of its floors.
+  sync -f "$dir"
   echo "$(date -u +%H:%M:%S) $case, round $round: loadgen run $*"
   timeout -k 10 150 "$loadgen" run "$@" --seed "$round" --dir "$dir/data" --out "$place" \
     >"$place/loadgen.log" 2>&1 || status=$?

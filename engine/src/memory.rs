@@ -19,7 +19,7 @@ pub struct MemoryLine {
     pub owner: &'static str,
     /// Bytes now.
     pub bytes: u64,
-    /// The most of them; none for what grows with the log.
+    /// The most of them; none for what grows with the log or follows from what is in flight to the disk.
     pub bytes_max: Option<u64>,
 }
 
@@ -72,6 +72,7 @@ pub(crate) fn lines(
             shard.wal.queued_bytes,
             Some(limits.inbox_bytes_max + groups.len() * limits.uncommitted_bytes_max),
         ),
+        line("log_buffers", shard.wal.buffers_bytes, None),
         line(
             "log_rows",
             shard.wal.rows_bytes + sum(|group| group.rows_bytes),

@@ -340,6 +340,7 @@ impl Disk for SimDisk {
             direct: self.options.direct,
             flush_mode: Some(self.options.flush_mode),
             fallbacks: Vec::new(),
+            buffers_bytes: self.pool.bytes(),
         }
     }
 

@@ -247,6 +247,8 @@ pub struct DiskFacts {
     pub flush_mode: Option<FlushMode>,
     /// What was wanted and could not be had, for status lines.
     pub fallbacks: Vec<String>,
+    /// Memory of all buffers for transfers, under way or not.
+    pub buffers_bytes: usize,
 }
 
 /// Why the disk cannot be used, at start.
@@ -445,6 +447,8 @@ impl<D: Disk + ?Sized> Disk for Box<D> {
 #[derive(Debug, Default)]
 pub struct BufferPool {
     spare: Vec<Buffer>,
+    /// Of the buffers that lie here, and of those that are lent out.
+    bytes: usize,
 }
 
 /// The most buffers that lie about unused: as many as flush groups and reads can be in flight.
@@ -463,7 +467,11 @@ impl BufferPool {
         let mut buffer = match fitting {
             Some(place) => self.spare.swap_remove(place),
             // Rounded up, so that groups of slightly different sizes share buffers.
-            None => Buffer::with_blocks(blocks.next_power_of_two()),
+            None => {
+                let buffer = Buffer::with_blocks(blocks.next_power_of_two());
+                self.bytes += buffer.capacity_blocks() * BLOCK_BYTES;
+                buffer
+            }
         };
         buffer.set_used(blocks);
         buffer
@@ -473,7 +481,16 @@ impl BufferPool {
     pub fn give(&mut self, buffer: Buffer) {
         if self.spare.len() < SPARE_MAX {
             self.spare.push(buffer);
+        } else {
+            let freed = buffer.capacity_blocks() * BLOCK_BYTES;
+            self.bytes = self.bytes.saturating_sub(freed);
         }
+    }
+
+    /// Memory of the buffers that lie here, and of those that are lent out.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 }
 
@@ -500,5 +517,11 @@ mod tests {
         pool.give(small);
         let again = pool.take(2);
         assert_eq!((again.capacity_blocks(), again.blocks().len()), (4, 2));
+        assert_eq!(pool.bytes(), (64 + 4) * BLOCK_BYTES);
+        let more: Vec<Buffer> = (0..SPARE_MAX).map(|_| pool.take(128)).collect();
+        assert_eq!(pool.bytes(), (64 + 4 + SPARE_MAX * 128) * BLOCK_BYTES);
+        // One lies there already, so the last one that comes back is freed.
+        more.into_iter().for_each(|buffer| pool.give(buffer));
+        assert_eq!(pool.bytes(), (64 + 4 + (SPARE_MAX - 1) * 128) * BLOCK_BYTES);
     }
 }

@@ -64,6 +64,8 @@ pub struct WalStatus {
     pub fallbacks: Vec<String>,
     /// Bytes that wait for a flush group.
     pub queued_bytes: usize,
+    /// Memory of the buffers for transfers, under way or not.
+    pub buffers_bytes: usize,
     /// Bytes of what says where each entry lies.
     pub rows_bytes: usize,
     /// Segments that are kept.

@@ -292,6 +292,7 @@ impl<D: Disk> Wal<D> {
             full: !self.has_room(0),
             fallbacks,
             queued_bytes: self.queue.bytes(),
+            buffers_bytes: facts.buffers_bytes,
             rows_bytes: self.groups.values().map(GroupLog::rows_bytes).sum(),
             segments: self.segments.len(),
             counters: self.counters,

@@ -162,6 +162,7 @@ impl Disk for PwriteDisk {
             direct: self.direct,
             flush_mode: Some(self.flush_mode),
             fallbacks: self.fallbacks.clone(),
+            buffers_bytes: self.pool.bytes(),
         }
     }
 

@@ -200,6 +200,7 @@ impl Disk for UringDisk {
             direct: self.direct,
             flush_mode: self.flush_mode,
             fallbacks: self.fallbacks.clone(),
+            buffers_bytes: self.pool.bytes(),
         }
     }
 

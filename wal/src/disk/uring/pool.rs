@@ -14,6 +14,7 @@ const SMALL_CLASSES: [(usize, usize); 3] = [(8, 6), (8, 20), (8, 72)];
 pub(super) struct Pool {
     /// Those that are not lent out.
     registered: Vec<Buffer>,
+    registered_bytes: usize,
     others: BufferPool,
 }
 
@@ -35,18 +36,19 @@ impl Pool {
                 Err(error) => refused = Some(error),
             }
         }
+        let registered_bytes = registered
+            .iter()
+            .map(|buffer| buffer.capacity_blocks() * BLOCK_BYTES)
+            .sum();
         if let Some(error) = refused {
-            let bytes: usize = registered
-                .iter()
-                .map(|b| b.blocks().len() * BLOCK_BYTES)
-                .sum();
             fallbacks.push(format!(
                 "{} KiB of memory registered with io_uring, for more is refused (memlock limit): {error}",
-                bytes / 1024
+                registered_bytes / 1024
             ));
         }
         Self {
             registered,
+            registered_bytes,
             others: BufferPool::default(),
         }
     }
@@ -67,6 +69,11 @@ impl Pool {
             }
             None => self.others.take(blocks),
         }
+    }
+
+    /// Memory of all buffers, lent out or not.
+    pub(super) fn bytes(&self) -> usize {
+        self.registered_bytes + self.others.bytes()
     }
 
     pub(super) fn give(&mut self, buffer: Buffer) {

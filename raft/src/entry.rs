@@ -1,24 +1,6 @@
 //! The frame of an entry: the same bytes in the leader's memory, on the wire and on every disk.
 //!
-//! ```text
-//!  0  magic u32          "LDen"
-//!  4  version u16
-//!  6  kind u8            1 no-op, 2 proposals, 3 configuration
-//!  7  table u8           0 none, 1 lengths (4 bytes a proposal), 2 rows (32 bytes a proposal)
-//!  8  incompatible u32   features a reader must know
-//! 12  compatible u32     features a reader may ignore
-//! 16  group u64
-//! 24  term u64
-//! 32  index u64
-//! 40  count u32          proposals
-//! 44  table_bytes u32
-//! 48  payload_bytes u32
-//! 52  table_crc u32      crc32c of the proposal table; 0 without one
-//! 56  payload_crc u32    crc32c of the payloads
-//! 60  header_crc u32     crc32c of bytes 0..60 and 64..80
-//! 64  chain u128         xxh3-128 of the previous chain and bytes 0..60
-//! 80  proposal table, then the payloads without gaps
-//! ```
+//! Its bytes are drawn in `wal/README.md`, with every other format of the disk.
 //!
 //! The payload digest that the chain covers is the pair of checksums in the header. So the chain can be
 //! followed from headers alone, and equality of chains proves equal headers with 128 bits and equal

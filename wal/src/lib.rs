@@ -1,5 +1,4 @@
-//! The write-ahead log of logdrive.
-
+#![doc = include_str!("../README.md")]
 #![deny(missing_docs)]
 
 pub mod disk;

@@ -1,37 +1,6 @@
 //! The header of a flush group: what one write to the log says about itself.
 //!
-//! A flush group begins with a block. Its header is followed by its table of records, by the echo of the
-//! previous group's table, and by the frames of its entries, all of it cut into the data parts of blocks.
-//!
-//! ```text
-//!   0  magic u32          "LDfg"
-//!   4  version u16
-//!   6  kind u8            1 data, 2 mark, 3 seal, 4 first of a segment
-//!   7  zero u8
-//!   8  incompatible u32   features a reader must know
-//!  12  compatible u32     features a reader may ignore
-//!  16  cluster u128
-//!  32  incarnation u128
-//!  48  boot u64           the boot that wrote it
-//!  56  segment u64        where it stands
-//!  64  block u32
-//!  68  blocks u32         how many it takes
-//!  72  number u64         +1 a flush group
-//!  80  mark_segment u64   everything before this place was durable when the group was built
-//!  88  mark_block u32
-//!  92  table_bytes u32
-//!  96  echo_bytes u32
-//! 100  body_bytes u32     frames
-//! 104  records u32        in the table
-//! 108  echo_records u32   in the echo
-//! 112  digest u128        xxh3-128 of table and echo
-//! 128  previous u128      chain of the flush group before
-//! 144  chain u128         xxh3-128 of bytes 0..144
-//! ```
-//!
-//! The table holds, for each run of entries, the chain through its last one, and that covers the header of
-//! every frame in the run, which holds the checksums of table and payloads. So the chain of flush groups
-//! covers everything.
+//! Its bytes are drawn in the crate's documentation, `wal/README.md`.
 
 use logdrive_raft::wire::{Decode, DecodeError, Encode, Reader, Writer};
 use logdrive_raft::{Boot, Chain, ClusterId, Incarnation};

@@ -1,20 +1,6 @@
 //! The records in the table of a flush group. Each begins with its kind; an unknown one halts the reader.
 //!
-//! ```text
-//!  1 genesis        cluster, group, voters
-//!  2 entry run      group, prev {index, term, chain}, last {index, term, chain}, bytes u32; frames in the body
-//!  3 rewrite run    the same; moves neither base nor tip
-//!  4 truncate       group, to {index, term, chain}
-//!  5 base           group, base {index, term, chain}, snapshot id or none, tip {index, term, chain}
-//!  6 anchor         group, at {index, term, chain}, membership, session table, term starts, file or none
-//!  7 hard state     group, term, vote (id, incarnation) or none
-//!  8 checkpoint     per group: genesis, hard state, base, tip, anchor, guard, holes
-//!  9 verdict        kind, end, chain at the end, boot, holes, guards
-//! 10 configuration  group, at {index, term, chain}, membership
-//! 11 group removed  group
-//! 12 footer         per run of the segment: block, group, kind, first and last index, last term
-//! 13 mention        kind u8, group: stands in an echo for a record whose contents are not repeated
-//! ```
+//! Their bytes are drawn in the crate's documentation, `wal/README.md`.
 
 use bytes::Bytes;
 use logdrive_raft::io::HardState;
@@ -33,7 +19,7 @@ const SESSIONS_BYTES_MAX: usize = 1 << 20;
 /// What a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-#[expect(missing_docs, reason = "the table above says it")]
+#[expect(missing_docs, reason = "the crate's documentation says it")]
 pub enum RecordKind {
     Genesis = 1,
     Entries = 2,

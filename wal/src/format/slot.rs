@@ -1,30 +1,8 @@
 //! The header of a slot: which log it belongs to and which segment it holds.
 //!
-//! ```text
-//!   0  magic u64              "LDslot\0\0"
-//!   8  version u16
-//!  10  flags u16              1: opened by a recovery, not by a roll
-//!  12  incompatible u32       features a reader must know
-//!  16  compatible u32         features a reader may ignore
-//!  20  block_bytes u32        4096
-//!  24  log_uuid u128          random, one a log
-//!  40  cluster u128
-//!  56  node u64
-//!  64  incarnation u128
-//!  80  slot u32
-//!  84  slot_blocks u32
-//!  88  segment u64            sequence number of the segment in this slot
-//!  96  epoch u64              the boot that opened it
-//! 104  predecessor u64        sequence number of the segment before; 0: there is none
-//! 112  predecessor_epoch u64
-//! 120  predecessor_end u32    the block after its last one that counts
-//! 124  zero u32
-//! 128  predecessor_chain u128 chain of its last flush group that counts
-//! 144  oldest u64             the oldest segment kept when this one was opened
-//! ```
+//! Its bytes are drawn in the crate's documentation, `wal/README.md`.
 //!
-//! It stands in blocks 0 and 1, each stamped, so that a bad block does not hide a segment. The fields up to
-//! and including the uuid stay where they are in every later version.
+//! It stands in blocks 0 and 1, each stamped, so that a bad block does not hide a segment.
 
 use logdrive_raft::wire::{Decode, DecodeError, Encode, Reader, Writer};
 use logdrive_raft::{Boot, Chain, ClusterId, Incarnation, NodeId};

@@ -1,12 +1,6 @@
 //! The stamp at the end of every block: which block of which segment this is, and that it is whole.
 //!
-//! ```text
-//!    0  data, 4080 bytes
-//! 4080  block u32         its number in the slot; the top bit: a flush group begins here
-//! 4084  segment u32       low half of the segment's sequence number
-//! 4088  epoch u32         low half of the boot that opened the segment
-//! 4092  crc u32           crc32c of bytes 0..4092, seeded with the log's uuid
-//! ```
+//! Its bytes are drawn in the crate's documentation, `wal/README.md`.
 //!
 //! A stamp tells a write that never reached the medium from one that reached it and went bad there. The
 //! first leaves zeros or the stamp of an older segment; the second leaves something that is neither.

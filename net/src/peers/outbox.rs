@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use logdrive_raft::message::{Body, Lane, Message};
-use logdrive_raft::{GroupId, Index, ReplicationSession, Term};
+use logdrive_raft::{Entry, GroupId, Index, ReplicationSession, Term};
 use quinn::{Connection, SendStream, VarInt, WriteError};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
@@ -190,6 +190,8 @@ struct AppendLane {
     queue: Rc<LaneQueue>,
     /// What comes after this index was not taken: only what continues from here or before is.
     gap: Option<Index>,
+    /// The last entry of an append that was taken: a gap is never before it.
+    taken: Index,
     writer: Option<AbortHandle>,
 }
 
@@ -275,6 +277,7 @@ impl Outbox {
         };
         let (group, term, session) = (message.group, message.term, append.session);
         let after = append.prev.index;
+        let last = append.entries.last().map_or(after, Entry::index);
         let known = self
             .appends
             .get(&group)
@@ -293,17 +296,20 @@ impl Outbox {
             session,
             queue: LaneQueue::sharing(&self.budget),
             gap: None,
+            taken: Index(0),
             writer: None,
         });
         let continues = lane.gap.is_none_or(|gap| after <= gap);
         if !fits || !continues {
             if continues {
-                lane.gap = Some(after);
+                // A probe that asks again from where entries have gone out already leaves no gap before them.
+                lane.gap = Some(after.max(lane.taken));
             }
             self.budget.refuse(bytes);
             return Err(SendError::Full);
         }
         lane.gap = None;
+        lane.taken = lane.taken.max(last);
         lane.queue.push(message);
         let opens = lane.writer.is_none() && !self.unopened.contains(&group);
         if opens {
@@ -363,3 +369,76 @@ pub(super) const SMALL_QUEUES_BYTES_MAX: usize = 2 * SMALL_QUEUE_BYTES_MAX;
 
 /// The most bytes of control messages, and of acks, that wait for one peer.
 const SMALL_QUEUE_BYTES_MAX: usize = 256 << 10;
+
+#[cfg(test)]
+mod tests {
+    use logdrive_raft::entry::EntryBuilder;
+    use logdrive_raft::message::{Append, CommitPoint};
+    use logdrive_raft::{Boot, Chain, LogPosition, NodeId, Replica, Round};
+
+    use super::*;
+
+    fn append(group: u64, prev: u64, payloads: &[usize]) -> Message {
+        let entry = |(index, bytes): (u64, &usize)| {
+            let mut builder = EntryBuilder::with_room(1, *bytes);
+            builder.push(&vec![3; *bytes]);
+            let entry = builder.finish();
+            entry.seal(GroupId(group), Term(1), Index(index), Chain(0))
+        };
+        Message {
+            from: Replica::default(),
+            boot: Boot(1),
+            to: NodeId(2),
+            group: GroupId(group),
+            term: Term(1),
+            body: Body::Append(Append {
+                session: ReplicationSession::default(),
+                prev: LogPosition {
+                    index: Index(prev),
+                    ..LogPosition::default()
+                },
+                entries: (prev + 1..).zip(payloads).map(entry).collect(),
+                commit: CommitPoint::default(),
+                last_index: Index(9),
+                round: Round(1),
+            }),
+        }
+    }
+
+    fn drain(outbox: &Outbox) {
+        for lane in outbox.appends.values() {
+            let bytes = lane.queue.take(&mut Vec::new());
+            lane.queue.remove_bytes(bytes);
+        }
+    }
+
+    #[test]
+    fn a_question_that_is_refused_leaves_no_gap_before_what_was_taken() {
+        let mut outbox = Outbox::new(crate::hello::tests::example(), 2_000);
+        assert!(outbox.push(append(1, 5, &[100, 100])).is_ok());
+        assert!(outbox.push(append(2, 5, &[900])).is_ok());
+        // No answer has come yet, so it asks where the log ends from the same place.
+        while outbox.push(append(1, 5, &[])).is_ok() {}
+        drain(&outbox);
+        // The first append was answered meanwhile: it goes on behind it.
+        assert!(outbox.push(append(1, 7, &[100])).is_ok());
+        assert!(outbox.push(append(1, 8, &[100])).is_ok());
+    }
+
+    #[test]
+    fn nothing_is_taken_behind_a_gap() {
+        let mut outbox = Outbox::new(crate::hello::tests::example(), 2_000);
+        assert!(outbox.push(append(1, 5, &[1_000])).is_ok());
+        assert!(matches!(
+            outbox.push(append(1, 6, &[1_000])),
+            Err(SendError::Full)
+        ));
+        drain(&outbox);
+        assert!(matches!(
+            outbox.push(append(1, 7, &[10])),
+            Err(SendError::Full)
+        ));
+        assert!(outbox.push(append(1, 6, &[10, 10])).is_ok());
+        assert!(outbox.push(append(1, 8, &[10])).is_ok());
+    }
+}

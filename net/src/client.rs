@@ -522,7 +522,15 @@ impl Inner {
         part.attempts += 1;
         part.refused = Some(why.code);
         let mut delay = why.retry_after.max(backoff(part.attempts));
-        if matches!(why.code, Code::NOT_LEADER | Code::UNREACHABLE) {
+        let is_final = matches!(why.code, Code::HALTED | Code::SHUTTING_DOWN);
+        if is_final && lock(&self.routes).sessions.len() == 1 {
+            let mut answers = Vec::new();
+            let code = why.code;
+            self.answer(part, Answered::NeverAppended { code }, &mut answers);
+            self.deliver(&mut answers);
+            return;
+        }
+        if is_final || matches!(why.code, Code::NOT_LEADER | Code::UNREACHABLE) {
             let mut routes = lock(&self.routes);
             let current = routes.of(part.group());
             // Many parts may be refused for one reason. The first one moves the route.

@@ -588,6 +588,37 @@ fn a_server_that_goes_leaves_what_it_had_unknown_and_the_rest_goes_elsewhere() {
 }
 
 #[test]
+fn who_has_halted_is_left_for_another() {
+    run(async {
+        let authority = authority("blue");
+        let asked = Rc::new(RefCell::new(0));
+        let count = Rc::clone(&asked);
+        let halted = Server::start(server_config(&authority, 1), move |batch, responses| {
+            *count.borrow_mut() += batch.len();
+            let many = u32::try_from(batch.len()).unwrap();
+            responses
+                .batch()
+                .never_appended(batch.first_id(), many, Code::HALTED, 0, None);
+        })
+        .await;
+        let works = Server::start(server_config(&authority, 2), echo()).await;
+        let who = credentials(&authority, Role::Client, 1);
+        let addresses = vec![halted.address.clone(), works.address.clone()];
+        let client = Client::connect(addresses, &who, options()).await.unwrap();
+        for payload in [&b"a"[..], &b"b"[..], &b"c"[..]] {
+            assert_eq!(
+                client.propose(GROUP, payload).await.unwrap().output,
+                payload
+            );
+        }
+        // The route stays where somebody answered.
+        assert!(*asked.borrow() <= 1);
+        halted.stop().await;
+        works.stop().await;
+    });
+}
+
+#[test]
 fn answers_given_before_the_end_arrive() {
     run(async {
         let authority = authority("blue");

@@ -474,7 +474,11 @@ async fn read(
 
 /// Whether the same proposal may be taken a little later, here or elsewhere.
 fn is_worth_another_try(code: Code) -> bool {
-    matches!(code, Code::NOT_LEADER | Code::BUSY | Code::STORAGE_FULL)
+    // The last two are final where they come from, and nowhere else.
+    matches!(
+        code,
+        Code::NOT_LEADER | Code::BUSY | Code::STORAGE_FULL | Code::HALTED | Code::SHUTTING_DOWN
+    )
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -149,7 +149,9 @@ impl<O> Group<O> {
         match &self.phase {
             Phase::Forming(bootstrap) => Some(bootstrap.next_deadline()),
             Phase::Running(raft) => {
-                let retry = self.read_trouble.map(|trouble| trouble.retry_at);
+                // While it reads, what wakes is the disk.
+                let retry = self.read_trouble.filter(|_| !self.reading);
+                let retry = retry.map(|trouble| trouble.retry_at);
                 Some(retry.map_or(raft.next_deadline(), |at| at.min(raft.next_deadline())))
             }
             Phase::Founding { .. } | Phase::Halted { .. } => None,
@@ -295,6 +297,14 @@ impl<O> Group<O> {
             }
         }
         Ok(())
+    }
+
+    /// The time for another try has come and none can be made: a time that has passed would wake at once,
+    /// again and again.
+    pub(crate) fn look_later(&mut self, now: Micros) {
+        if let Some(trouble) = &mut self.read_trouble {
+            trouble.retry_at = now.after(trouble.pause_us);
+        }
     }
 
     /// A read for the applier has failed. Says whether that is news.

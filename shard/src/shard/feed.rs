@@ -135,7 +135,11 @@ impl<D: Disk, P: Ports> Shard<D, P> {
                 self.ports.notice(Notice::ReadWorks { group: group.id });
             }
             let pauses = |trouble: ReadTrouble| now < trouble.retry_at;
-            if !behind || group.reading || group.read_trouble.is_some_and(pauses) {
+            if group.reading || group.read_trouble.is_some_and(pauses) {
+                continue;
+            }
+            if !behind {
+                group.look_later(now);
                 continue;
             }
             let from = group.handed.next();
@@ -156,6 +160,8 @@ impl<D: Disk, P: Ports> Shard<D, P> {
                 );
                 self.next_read += 1;
                 group.reading = true;
+            } else {
+                group.look_later(now);
             }
         }
     }

@@ -110,6 +110,8 @@ pub(crate) struct Judgement {
     /// The groups between the mark and the end, where the caller asked for them; the log then ends at the
     /// mark.
     pub(crate) tail: Vec<Beyond>,
+    /// Slots that may hold what the tail was written again from: it may be in the page cache only.
+    pub(crate) originals: Vec<SlotId>,
     /// The last flush group is a mark that may be in the page cache only, and nothing else is.
     pub(crate) rewrite_last: bool,
     /// The membership at the base, where an anchor states it.
@@ -181,6 +183,13 @@ pub(crate) fn judge(
                 let mut judgement = judged.judgement;
                 judgement.boot = boot;
                 judgement.known = Some(known);
+                if !judgement.tail.is_empty() {
+                    let older = |header: &SlotHeader| header.epoch <= newest.epoch;
+                    let slots = scans
+                        .iter()
+                        .filter(|scan| scan.header.as_ref().is_some_and(older));
+                    judgement.originals = slots.map(|scan| scan.slot).collect();
+                }
                 return Ok(judgement);
             }
         }
@@ -262,6 +271,7 @@ impl Judgement {
             last_table: Vec::new(),
             before_last: (Vec::new(), 0),
             tail: Vec::new(),
+            originals: Vec::new(),
             rewrite_last: false,
             anchored: BTreeMap::new(),
             bad_copies: Vec::new(),

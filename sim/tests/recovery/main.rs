@@ -21,6 +21,7 @@ mod directory;
 mod model;
 mod mortal;
 mod openings;
+mod rev1;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -38,7 +38,7 @@ fn disk_options(direct: bool, flush_mode: FlushMode) -> SimDiskOptions {
 }
 
 /// A log over several slots; everything is acknowledged, and with `marked` the log says so itself.
-fn begun(disk: &SimDiskOptions, marked: bool) -> (SimStorage, Vec<Chain>) {
+pub fn begun(disk: &SimDiskOptions, marked: bool) -> (SimStorage, Vec<Chain>) {
     let medium = SimStorage::new();
     let disk = SimDisk::new(medium.clone(), disk.clone(), 1);
     let (mut wal, _) = Wal::open(disk, options()).expect("a new log");
@@ -83,7 +83,7 @@ fn begun(disk: &SimDiskOptions, marked: bool) -> (SimStorage, Vec<Chain>) {
 }
 
 /// Opens the log with a process that lives for so long. None: it was killed.
-fn open(
+pub fn open(
     medium: &SimStorage,
     disk: &SimDiskOptions,
     left: Option<u64>,

@@ -373,11 +373,16 @@ impl Opening {
             // An eighth is left to write to; with less a new segment is as good.
             end.block + header.slot_blocks / 8 + 4 <= header.slot_blocks
         };
-        let continued = last.filter(|last| judgement.stopped_cleanly && roomy(last));
+        // A header of an opening that died would stand beyond what is written here, and nothing would say
+        // later that it does not count.
+        let newest = judgement.known.map(|known| known.epoch);
+        let continued = last
+            .filter(|last| judgement.stopped_cleanly && roomy(last) && newest == Some(last.epoch));
         // The segment of a boot in which nothing was acknowledged is taken again, not added to.
         let unused = last.filter(|last| judgement.last_unused && last.by_recovery);
         let mut needed: BTreeSet<SlotId> =
             judgement.tail.iter().map(|beyond| beyond.slot).collect();
+        needed.extend(&judgement.originals);
         if continued.is_none() && unused.is_some() && judgement.tail.is_empty() {
             let header = live.pop().expect("it is the last one");
             // If this opening fails, the next one judges by it.

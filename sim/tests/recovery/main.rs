@@ -18,10 +18,10 @@
 
 mod damage;
 mod directory;
+mod failed_opening;
 mod model;
 mod mortal;
 mod openings;
-mod rev1;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};

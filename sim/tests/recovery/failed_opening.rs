@@ -1,4 +1,4 @@
-//! Two schedules that a review found.
+//! Openings that fail or die after they have begun to write, and what comes after them.
 
 use fastrand::Rng;
 use logdrive_raft::entry::EntryBuilder;

@@ -148,6 +148,9 @@ if [ -n "$etcd" ]; then
   [ $status -eq 0 ] || note $status
 fi
 
+# Where the checkout lies says nothing about the runs, and the files are kept.
+prefix=$(printf '%s/' "$root" | sed 's/[].[^$*\\#]/\\&/g')
+find "$out" -type f -exec sed -i "s#$prefix##g" {} +
 "$report" "$out" >"$out.md"
 echo "wrote $out.md"
 exit "$worst"

@@ -139,11 +139,13 @@ fn a_restarted_peer_is_noticed_and_found_again() {
             client_address: Some("127.0.0.1:7001".to_owned()),
         };
         assert_eq!(event, wanted);
-        b.net.shutdown().await;
-        let error = a.until_error("closed by the other side").await;
-        assert_eq!(
-            error,
-            "closed by the other side: shutdown: the node shuts down"
-        );
+        let said = async {
+            assert_eq!(a.disconnected().await, NodeId(2));
+            // Asked before the next attempt to dial, which finds a port that refuses, and then none.
+            a.net.status()[0].last_error.clone()
+        };
+        let ((), error) = tokio::join!(b.net.shutdown(), said);
+        let wanted = "closed by the other side: shutdown: the node shuts down";
+        assert_eq!(error.as_deref(), Some(wanted));
     });
 }

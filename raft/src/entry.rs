@@ -80,6 +80,16 @@ pub struct ProposalRow {
     pub acknowledged_through: u64,
 }
 
+impl ProposalRow {
+    /// The row of a command without a session.
+    fn of(length: u32) -> Self {
+        Self {
+            length,
+            ..Self::default()
+        }
+    }
+}
+
 impl Encode for ProposalRow {
     fn encode(&self, out: &mut Writer<'_>) {
         self.length.encode(out);
@@ -515,10 +525,12 @@ pub struct EntryBuilder {
     /// `room` bytes for header and table, then the payloads so far.
     buffer: BytesMut,
     room: usize,
+    lengths: Vec<u32>,
+    /// Every row, once one says more than its length; empty before.
     rows: Vec<ProposalRow>,
-    /// Whether a row says more than its length.
-    full_rows: bool,
+    /// Checksum of the payloads up to `summed` in the buffer: small ones are summed up several at once.
     payload_crc: u32,
+    summed: usize,
 }
 
 impl EntryBuilder {
@@ -528,20 +540,20 @@ impl EntryBuilder {
         let room = ENTRY_HEADER_BYTES + proposals * TABLE_LENGTH_BYTES;
         let mut buffer = BytesMut::with_capacity(room + payload_bytes);
         buffer.resize(room, 0);
-        let rows = Vec::with_capacity(proposals);
         Self {
             buffer,
             room,
-            rows,
-            full_rows: false,
+            lengths: Vec::with_capacity(proposals),
+            rows: Vec::new(),
             payload_crc: 0,
+            summed: room,
         }
     }
 
     /// Whether a proposal of so many bytes still fits into this entry.
     #[must_use]
     pub fn fits(&self, payload_bytes: usize) -> bool {
-        self.rows.len() < ENTRY_PROPOSALS_MAX
+        self.lengths.len() < ENTRY_PROPOSALS_MAX
             && self.payload_bytes() + payload_bytes <= ENTRY_PAYLOAD_BYTES_MAX
     }
 
@@ -561,24 +573,34 @@ impl EntryBuilder {
     /// If it does not fit.
     pub fn push_row(&mut self, row: ProposalRow, payload: &[u8]) -> u32 {
         assert!(self.fits(payload.len()));
-        let slot = u32::try_from(self.rows.len()).expect("bounded by ENTRY_PROPOSALS_MAX");
+        let slot = u32::try_from(self.lengths.len()).expect("bounded by ENTRY_PROPOSALS_MAX");
         let length = u32::try_from(payload.len()).expect("bounded by ENTRY_PAYLOAD_BYTES_MAX");
         let row = ProposalRow { length, ..row };
-        self.full_rows |= row
-            != ProposalRow {
-                length,
-                ..ProposalRow::default()
-            };
-        self.payload_crc = crc32c::crc32c_append(self.payload_crc, payload);
+        if !self.rows.is_empty() || row != ProposalRow::of(length) {
+            if self.rows.is_empty() {
+                self.rows
+                    .extend(self.lengths.iter().copied().map(ProposalRow::of));
+            }
+            self.rows.push(row);
+        }
+        self.lengths.push(length);
         self.buffer.extend_from_slice(payload);
-        self.rows.push(row);
+        if self.buffer.len() - self.summed >= SUMMED_AT_ONCE_BYTES {
+            self.sum_up();
+        }
         slot
+    }
+
+    fn sum_up(&mut self) {
+        let payloads = &self.buffer[self.summed..];
+        self.payload_crc = crc32c::crc32c_append(self.payload_crc, payloads);
+        self.summed = self.buffer.len();
     }
 
     /// How many proposals it holds so far.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.rows.len()
+        self.lengths.len()
     }
 
     /// Bytes of payload so far.
@@ -590,18 +612,18 @@ impl EntryBuilder {
     /// Bytes of the whole frame if it were finished now.
     #[must_use]
     pub fn frame_bytes(&self) -> usize {
-        let row = if self.full_rows {
-            TABLE_ROW_BYTES
-        } else {
+        let row = if self.rows.is_empty() {
             TABLE_LENGTH_BYTES
+        } else {
+            TABLE_ROW_BYTES
         };
-        ENTRY_HEADER_BYTES + self.rows.len() * row + self.payload_bytes()
+        ENTRY_HEADER_BYTES + self.lengths.len() * row + self.payload_bytes()
     }
 
     /// Whether nothing has been added.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+        self.lengths.is_empty()
     }
 
     /// Completes the contents.
@@ -610,20 +632,16 @@ impl EntryBuilder {
     ///
     /// If it is empty: an entry without proposals is a no-op, which nobody builds here.
     #[must_use]
-    pub fn finish(self) -> UnsealedEntry {
-        assert!(!self.rows.is_empty());
+    pub fn finish(mut self) -> UnsealedEntry {
+        assert!(!self.is_empty());
+        self.sum_up();
         let payload_bytes = self.payload_bytes();
-        let table = if self.full_rows {
-            TableForm::Rows
+        let (table, row_bytes) = if self.rows.is_empty() {
+            (TableForm::Lengths, TABLE_LENGTH_BYTES)
         } else {
-            TableForm::Lengths
+            (TableForm::Rows, TABLE_ROW_BYTES)
         };
-        let row_bytes = if self.full_rows {
-            TABLE_ROW_BYTES
-        } else {
-            TABLE_LENGTH_BYTES
-        };
-        let table_bytes = self.rows.len() * row_bytes;
+        let table_bytes = self.count() * row_bytes;
         let before_payload = ENTRY_HEADER_BYTES + table_bytes;
         let mut frame = self.buffer;
         if before_payload <= self.room {
@@ -634,19 +652,22 @@ impl EntryBuilder {
             moved.extend_from_slice(&frame[self.room..]);
             frame = moved;
         }
-        let rows = frame[ENTRY_HEADER_BYTES..before_payload].chunks_exact_mut(row_bytes);
-        for (bytes, row) in rows.zip(&self.rows) {
-            if self.full_rows {
+        let places = &mut frame[ENTRY_HEADER_BYTES..before_payload];
+        if self.rows.is_empty() {
+            let (places, _) = places.as_chunks_mut::<TABLE_LENGTH_BYTES>();
+            for (bytes, length) in places.iter_mut().zip(&self.lengths) {
+                *bytes = length.to_le_bytes();
+            }
+        } else {
+            for (bytes, row) in places.chunks_exact_mut(row_bytes).zip(&self.rows) {
                 bytes.copy_from_slice(&row.to_bytes());
-            } else {
-                bytes.copy_from_slice(&row.length.to_le_bytes());
             }
         }
         let table_crc = crc_of_table(&frame[ENTRY_HEADER_BYTES..before_payload]);
         UnsealedEntry {
             kind: EntryKind::Proposals,
             table,
-            count: u32::try_from(self.rows.len()).expect("bounded by ENTRY_PROPOSALS_MAX"),
+            count: u32::try_from(self.lengths.len()).expect("bounded by ENTRY_PROPOSALS_MAX"),
             table_crc,
             payload_crc: self.payload_crc,
             table_bytes: u32::try_from(table_bytes).expect("bounded by ENTRY_PROPOSALS_MAX"),
@@ -655,6 +676,9 @@ impl EntryBuilder {
         }
     }
 }
+
+/// So much is summed up while it is still near the processor.
+const SUMMED_AT_ONCE_BYTES: usize = 8 << 10;
 
 /// 0 says that there is no table.
 fn crc_of_table(table: &[u8]) -> u32 {

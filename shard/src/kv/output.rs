@@ -12,8 +12,15 @@ use bytes::{BufMut, Bytes, BytesMut};
 use logdrive_raft::wire::DecodeError;
 
 /// The answer to one command, encoded. One for a write costs no allocation.
-#[derive(Clone, PartialEq, Eq)]
-pub struct KvOutput(Bytes);
+#[derive(Clone)]
+pub struct KvOutput(Encoded);
+
+/// Replicas that do not lead drop an answer a write: one without a body has nothing to be dropped.
+#[derive(Clone)]
+enum Encoded {
+    Status(&'static [u8; 1]),
+    WithBody(Bytes),
+}
 
 /// What an answer says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,30 +47,37 @@ impl KvOutput {
     /// If the first byte is no status, or a text is not one.
     pub fn from_bytes(bytes: Bytes) -> Result<Self, DecodeError> {
         read(&bytes)?;
-        Ok(Self(bytes))
+        Ok(Self(Encoded::WithBody(bytes)))
     }
 
     /// What it says.
     #[must_use]
     pub fn reply(&self) -> Reply<'_> {
-        read(&self.0).expect("checked when it was made")
+        read(self.bytes()).expect("checked when it was made")
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match &self.0 {
+            Encoded::Status(status) => *status,
+            Encoded::WithBody(bytes) => bytes,
+        }
     }
 
     pub(super) fn done() -> Self {
-        Self(Bytes::from_static(&[DONE]))
+        Self(Encoded::Status(&[DONE]))
     }
 
     pub(super) fn get(value: Option<&[u8]>) -> Self {
         match value {
             Some(value) => with_body(VALUE, value),
-            None => Self(Bytes::from_static(&[ABSENT])),
+            None => Self(Encoded::Status(&[ABSENT])),
         }
     }
 
     pub(super) fn mismatch(found: Option<&[u8]>) -> Self {
         match found {
             Some(value) => with_body(OTHER_VALUE, value),
-            None => Self(Bytes::from_static(&[NO_VALUE])),
+            None => Self(Encoded::Status(&[NO_VALUE])),
         }
     }
 
@@ -77,6 +91,14 @@ impl KvOutput {
     }
 }
 
+impl PartialEq for KvOutput {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes() == other.bytes()
+    }
+}
+
+impl Eq for KvOutput {}
+
 impl fmt::Debug for KvOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.reply().fmt(f)
@@ -85,7 +107,10 @@ impl fmt::Debug for KvOutput {
 
 impl From<KvOutput> for Bytes {
     fn from(output: KvOutput) -> Self {
-        output.0
+        match output.0 {
+            Encoded::Status(status) => Bytes::from_static(status),
+            Encoded::WithBody(bytes) => bytes,
+        }
     }
 }
 
@@ -93,7 +118,7 @@ fn with_body(status: u8, body: &[u8]) -> KvOutput {
     let mut bytes = BytesMut::with_capacity(1 + body.len());
     bytes.put_u8(status);
     bytes.put_slice(body);
-    KvOutput(bytes.freeze())
+    KvOutput(Encoded::WithBody(bytes.freeze()))
 }
 
 fn read(bytes: &[u8]) -> Result<Reply<'_>, DecodeError> {

@@ -3,6 +3,8 @@
 //! What a command costs is the cache lines it waits for. So a pair lies in the table itself, key and value in
 //! one line; only a longer key or value has memory of its own.
 
+use std::hint::black_box;
+
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 
@@ -25,6 +27,19 @@ struct Pair {
     digest: u64,
 }
 
+/// Which pair a command is about.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place<'a> {
+    pub(super) key: &'a [u8],
+    pub(super) key_hash: u64,
+    /// Where [`Table::reach`] saw it, if it did. A guess.
+    pub(super) near: Option<Near>,
+}
+
+/// A bucket of the table.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Near(usize);
+
 /// With these a pair is one cache line.
 const KEY_BYTES_INLINE: usize = 16;
 const VALUE_BYTES_INLINE: usize = 24;
@@ -44,42 +59,47 @@ impl Table {
         self.digest
     }
 
-    pub(super) fn get(&self, key: &[u8], key_hash: u64) -> Option<&[u8]> {
-        let found = self.pairs.find(key_hash, |pair| &pair.key[..] == key);
+    pub(super) fn get(&self, place: Place<'_>) -> Option<&[u8]> {
+        let is = |pair: &Pair| &pair.key[..] == place.key;
+        let found = self.pairs.find(place.key_hash, is);
         found.map(|pair| &pair.value[..])
     }
 
-    /// Reads a pair that probably is the one of a key, so that its memory is near.
-    pub(super) fn reach(&self, key_hash: u64) -> usize {
-        let found = self.pairs.find(key_hash, |pair| pair.digest != 0);
-        let lines = found.map(|pair| {
-            pair.value
-                .iter()
-                .step_by(LINE_BYTES)
-                .take(LINES_REACHED_MAX)
-        });
-        lines.map_or(0, |lines| lines.map(|byte| usize::from(*byte)).sum())
+    /// Reads a pair that probably is the one of a key, so that its memory is near, and says where it lies.
+    pub(super) fn reach(&self, key_hash: u64) -> Option<Near> {
+        let bucket = self
+            .pairs
+            .find_bucket_index(key_hash, |pair| pair.digest != 0)?;
+        let value = &self.pairs.get_bucket(bucket)?.value;
+        let lines = value.iter().step_by(LINE_BYTES).take(LINES_REACHED_MAX);
+        black_box(lines.map(|byte| usize::from(*byte)).sum::<usize>());
+        Some(Near(bucket))
     }
 
-    pub(super) fn put(&mut self, key: &[u8], key_hash: u64, value: &[u8], value_hash: u64) {
-        let digest = hash::fold(key_hash, value_hash);
-        let pair = self.pair(key, key_hash);
+    pub(super) fn put(&mut self, place: Place<'_>, value: &[u8], value_hash: u64) {
+        let digest = hash::fold(place.key_hash, value_hash);
+        let pair = self.pair(place);
         let old = std::mem::replace(&mut pair.digest, digest);
-        pair.value.clear();
-        pair.value.extend_from_slice(value);
+        if pair.value.len() == value.len() {
+            pair.value.copy_from_slice(value);
+        } else {
+            pair.value.clear();
+            pair.value.extend_from_slice(value);
+        }
         self.digest = self.digest.wrapping_sub(old).wrapping_add(digest);
     }
 
-    pub(super) fn append(&mut self, key: &[u8], key_hash: u64, tail: &[u8]) {
-        let pair = self.pair(key, key_hash);
+    pub(super) fn append(&mut self, place: Place<'_>, tail: &[u8]) {
+        let pair = self.pair(place);
         pair.value.extend_from_slice(tail);
-        let digest = hash::fold(key_hash, hash::bytes(&pair.value));
+        let digest = hash::fold(place.key_hash, hash::bytes(&pair.value));
         let old = std::mem::replace(&mut pair.digest, digest);
         self.digest = self.digest.wrapping_sub(old).wrapping_add(digest);
     }
 
-    pub(super) fn remove(&mut self, key: &[u8], key_hash: u64) {
-        let found = self.pairs.find_entry(key_hash, |pair| &pair.key[..] == key);
+    pub(super) fn remove(&mut self, place: Place<'_>) {
+        let is = |pair: &Pair| &pair.key[..] == place.key;
+        let found = self.pairs.find_entry(place.key_hash, is);
         if let Ok(found) = found {
             let (pair, _) = found.remove();
             self.digest = self.digest.wrapping_sub(pair.digest);
@@ -87,17 +107,24 @@ impl Table {
     }
 
     /// The pair of a key; a new one is empty and has no share in the digest yet.
-    fn pair(&mut self, key: &[u8], key_hash: u64) -> &mut Pair {
-        let entry = self.pairs.entry(
-            key_hash,
-            |pair| &pair.key[..] == key,
-            |pair| hash::bytes(&pair.key),
-        );
-        let new = || Pair {
-            key: SmallVec::from_slice(key),
-            value: SmallVec::new(),
-            digest: 0,
-        };
-        entry.or_insert_with(new).into_mut()
+    fn pair(&mut self, place: Place<'_>) -> &mut Pair {
+        let is = |pair: &Pair| &pair.key[..] == place.key;
+        // Where it was seen it is, unless another of the same hash was seen, or the table has moved since.
+        let seen = place.near.map(|Near(bucket)| bucket);
+        let seen = seen.filter(|bucket| self.pairs.get_bucket(*bucket).is_some_and(is));
+        let bucket = seen.unwrap_or_else(|| {
+            let entry = self
+                .pairs
+                .entry(place.key_hash, is, |pair| hash::bytes(&pair.key));
+            let new = || Pair {
+                key: SmallVec::from_slice(place.key),
+                value: SmallVec::new(),
+                digest: 0,
+            };
+            entry.or_insert_with(new).bucket_index()
+        });
+        self.pairs
+            .get_bucket_mut(bucket)
+            .expect("found or made above")
     }
 }

@@ -20,7 +20,7 @@ use crate::error::StartError;
 use crate::links::LinksSetup;
 use crate::metrics::Metrics;
 use crate::node::{Group, Node};
-use crate::settings::{Limits, RaftSettings, WalSettings, core_settings};
+use crate::settings::{self, Limits, RaftSettings, WalSettings, core_settings};
 use crate::shared::Shared;
 use crate::thread::{self, Setup};
 use crate::tls::Tls;
@@ -207,18 +207,15 @@ impl<S: StateMachine> NodeBuilder<S> {
         } else {
             self.members
         };
-        let mut options = logdrive_wal::Options::new(
-            Identity {
-                cluster: ClusterId::named(&self.cluster),
-                node: self.id,
-            },
-            FreshIds {
-                incarnation: Incarnation(random()?),
-                log_uuid: random()?,
-            },
-        );
-        let slots = self.wal.bytes_max / self.wal.slot_bytes.max(1);
-        options = options.with_slots(self.wal.slot_bytes, slots);
+        let fresh = FreshIds {
+            incarnation: Incarnation(random()?),
+            log_uuid: random()?,
+        };
+        let identity = Identity {
+            cluster: ClusterId::named(&self.cluster),
+            node: self.id,
+        };
+        let options = self.wal.options(identity, fresh);
         let seed = match self.seed {
             Some(seed) => seed,
             None => u64::try_from(random()? >> 64).expect("the upper half of 128 bits"),
@@ -323,17 +320,7 @@ impl<S: StateMachine> NodeBuilder<S> {
                     .to_owned(),
             );
         }
-        if self.raft.election_timeout_min > self.raft.election_timeout_max {
-            return wrong("the shortest election timeout is longer than the longest".to_owned());
-        }
-        if self.raft.heartbeat_interval * 2 > self.raft.election_timeout_min {
-            return wrong(
-                "the heartbeat interval must be at most half of the shortest election timeout, or \
-                 one lost heartbeat deposes a healthy leader"
-                    .to_owned(),
-            );
-        }
-        Ok(())
+        settings::check(&self.limits, &self.raft, &self.wal).map_err(StartError::Configuration)
     }
 }
 

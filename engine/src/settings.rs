@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use logdrive_raft::io::Config;
-use logdrive_raft::{Boot, GroupId, Replica};
+use logdrive_raft::{Boot, ClusterId, GroupId, Incarnation, NodeId, Replica};
+use logdrive_wal::{FreshIds, Identity, Options};
 
 /// Bounds of memory and of what waits.
 ///
@@ -78,6 +79,21 @@ impl Limits {
             + entries * ENTRY_BYTES
     }
 
+    /// Why no node can run with these bounds, if none can; what the core has to say is not among it.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let bounds = [
+            ("proposals_bytes_max", self.proposals_bytes_max),
+            ("apply_bytes_max", self.apply_bytes_max),
+            ("peer_queue_bytes_max", self.peer_queue_bytes_max),
+            ("inbox_bytes_max", self.inbox_bytes_max),
+            ("client_bytes_max", self.client_bytes_max),
+        ];
+        if let Some((name, _)) = bounds.iter().find(|(_, bytes)| *bytes == 0) {
+            return Err(format!("limits.{name} is 0: nothing would ever pass"));
+        }
+        Ok(())
+    }
+
     /// All byte bounds divided by `by`, as far as one largest entry still fits: for small machines and
     /// for tests of the bounds.
     #[must_use]
@@ -124,6 +140,42 @@ impl Default for RaftSettings {
     }
 }
 
+impl RaftSettings {
+    /// Why no node can run with these timings, if none can.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let times = [
+            ("election_timeout_min", self.election_timeout_min),
+            ("election_timeout_max", self.election_timeout_max),
+            ("heartbeat_interval", self.heartbeat_interval),
+            ("disk_lag_max", self.disk_lag_max),
+        ];
+        for (name, time) in times {
+            if time < TIME_MIN || time > TIME_MAX {
+                return Err(format!(
+                    "raft.{name} is {time:?}: at least {TIME_MIN:?}, at most {TIME_MAX:?}"
+                ));
+            }
+        }
+        if self.election_timeout_min > self.election_timeout_max {
+            return Err(
+                "raft.election_timeout_min is longer than raft.election_timeout_max".to_owned(),
+            );
+        }
+        if self.heartbeat_interval * 2 > self.election_timeout_min {
+            return Err(
+                "raft.heartbeat_interval must be at most half of raft.election_timeout_min, or one \
+                 lost heartbeat deposes a healthy leader"
+                    .to_owned(),
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Below the first a timer is noise; beyond the second nothing would ever happen.
+const TIME_MIN: Duration = Duration::from_millis(1);
+const TIME_MAX: Duration = Duration::from_secs(24 * 3600);
+
 /// The log on disk.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -143,6 +195,26 @@ impl Default for WalSettings {
             bytes_max: 8 << 30,
             backend: WalBackend::Auto,
         }
+    }
+}
+
+impl WalSettings {
+    pub(crate) fn options(&self, identity: Identity, fresh: FreshIds) -> Options {
+        Options::new(identity, fresh).with_pool(self.slot_bytes, self.bytes_max)
+    }
+
+    /// Why no log can be opened with these sizes, if none can.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let nobody = Identity {
+            cluster: ClusterId(0),
+            node: NodeId(0),
+        };
+        let fresh = FreshIds {
+            incarnation: Incarnation(0),
+            log_uuid: 0,
+        };
+        let sizes = self.options(nobody, fresh).check_sizes();
+        sizes.map_err(|text| format!("wal.slot_bytes, wal.bytes_max: {text}"))
     }
 }
 
@@ -181,9 +253,53 @@ pub(crate) fn core_settings(limits: &Limits, raft: &RaftSettings, seed: u64) -> 
     }
 }
 
+/// Why no node can run with these settings, if none can.
+pub(crate) fn check(limits: &Limits, raft: &RaftSettings, wal: &WalSettings) -> Result<(), String> {
+    raft.check()?;
+    limits.check()?;
+    wal.check()?;
+    core_settings(limits, raft, 0).check()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_no_node_can_run_with_is_refused_with_its_name() {
+        type Spoil = fn(&mut Limits, &mut RaftSettings, &mut WalSettings);
+        let cases: [(Spoil, &str); 13] = [
+            (|l, _, _| l.append_bytes_max = 1 << 30, "append_bytes_max"),
+            (|l, _, _| l.append_bytes_max = 0, "append_bytes_max"),
+            (|l, _, _| l.uncommitted_bytes_max = 0, "uncommitted_bytes"),
+            (|l, _, _| l.uncommitted_entries_max = 0, "uncommitted_ent"),
+            (|l, _, _| l.inflight_bytes_max = 0, "inflight_bytes_max"),
+            (|l, _, _| l.peer_queue_bytes_max = 0, "peer_queue_bytes"),
+            (|_, r, _| r.heartbeat_interval = Duration::ZERO, "heartbeat"),
+            (|_, r, _| r.disk_lag_max = Duration::ZERO, "disk_lag_max"),
+            (|_, r, _| r.disk_lag_max = Duration::MAX, "disk_lag_max"),
+            (
+                |_, r, _| r.heartbeat_interval *= 2,
+                "half of raft.election_timeout_min",
+            ),
+            (|_, _, w| w.slot_bytes = 65_537, "not whole blocks"),
+            (
+                |_, _, w| w.bytes_max = 64 << 10,
+                "65536 bytes hold fewer than 4 slots of 67108864",
+            ),
+            (|_, _, w| w.slot_bytes = 0, "slots of 0 bytes"),
+        ];
+        for (spoil, says) in cases {
+            let (mut limits, mut raft, mut wal) = Default::default();
+            spoil(&mut limits, &mut raft, &mut wal);
+            let wrong = check(&limits, &raft, &wal).unwrap_err();
+            assert!(wrong.contains(says), "{wrong:?} lacks {says}");
+        }
+        for by in [1, 16, 1 << 20] {
+            let limits = Limits::default().divided(by);
+            check(&limits, &RaftSettings::default(), &WalSettings::default()).unwrap();
+        }
+    }
 
     #[test]
     fn the_bound_of_memory_grows_with_everything_it_depends_on() {

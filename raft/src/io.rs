@@ -7,6 +7,7 @@ use crate::entry::{Entry, UnsealedEntry};
 use crate::ids::{
     Boot, Chain, GroupId, Index, LogPosition, Micros, NodeId, Replica, ReplicationSession, Term,
 };
+use crate::limits::APPEND_BYTES_MAX;
 use crate::membership::Membership;
 use crate::message::Message;
 use crate::wire::DecodeError;
@@ -47,6 +48,41 @@ pub struct Config {
 }
 
 impl Config {
+    /// Why no replica can run with this, if none can. [`Raft::new`](crate::Raft::new) insists on it.
+    pub fn check(&self) -> Result<(), String> {
+        let more_than_nothing = [
+            ("heartbeat_interval_us", self.heartbeat_interval_us),
+            ("disk_lag_us_max", self.disk_lag_us_max),
+            ("inflight_bytes_max", self.inflight_bytes_max as u64),
+            ("inflight_entries_max", self.inflight_entries_max as u64),
+            ("append_bytes_max", self.append_bytes_max as u64),
+            ("uncommitted_bytes_max", self.uncommitted_bytes_max as u64),
+            (
+                "uncommitted_entries_max",
+                self.uncommitted_entries_max as u64,
+            ),
+            ("disk_lag_bytes_max", self.disk_lag_bytes_max as u64),
+        ];
+        if let Some((name, _)) = more_than_nothing.iter().find(|(_, value)| *value == 0) {
+            return Err(format!("{name} is 0"));
+        }
+        if self.append_bytes_max > APPEND_BYTES_MAX {
+            return Err(format!(
+                "append_bytes_max is {}, and an append carries at most {APPEND_BYTES_MAX}",
+                self.append_bytes_max
+            ));
+        }
+        if self.election_timeout_min_us <= self.heartbeat_interval_us {
+            return Err(
+                "election_timeout_min_us is no longer than heartbeat_interval_us".to_owned(),
+            );
+        }
+        if self.election_timeout_max_us < self.election_timeout_min_us {
+            return Err("election_timeout_max_us is below election_timeout_min_us".to_owned());
+        }
+        Ok(())
+    }
+
     /// The defaults: elections after 150–300 ms, heartbeats every 50 ms, windows of a few megabytes.
     #[must_use]
     pub fn new(replica: Replica, boot: Boot, group: GroupId, seed: u64) -> Self {

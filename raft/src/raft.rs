@@ -28,7 +28,6 @@ use crate::io::{
     Config, EntryMeta, HaltReason, HardState, Input, PeerStatus, PersistId, Ready, Restored, Role,
     RoleChange,
 };
-use crate::limits::APPEND_BYTES_MAX;
 use crate::log::Log;
 use crate::membership::Membership;
 use crate::message::{Body, Message};
@@ -94,7 +93,9 @@ impl Raft {
     /// If the configuration contradicts itself, or what was restored cannot have been written by a core.
     #[must_use]
     pub fn new(config: Config, restored: Restored, now: Micros) -> Self {
-        check_config(&config);
+        if let Err(what) = config.check() {
+            panic!("the configuration contradicts itself: {what}");
+        }
         let log = Log::new(restored.base, &restored.entries, config.cache_bytes_max);
         let last = log.last();
         let mut hard_state = restored.hard_state;
@@ -467,18 +468,4 @@ fn own_seed(config: &Config) -> u64 {
         seed = fastrand::Rng::with_seed(seed.u64(..) ^ part);
     }
     seed.u64(..)
-}
-
-fn check_config(config: &Config) {
-    assert!(0 < config.heartbeat_interval_us);
-    assert!(config.heartbeat_interval_us < config.election_timeout_min_us);
-    assert!(config.election_timeout_min_us <= config.election_timeout_max_us);
-    assert!(0 < config.inflight_bytes_max);
-    assert!(0 < config.inflight_entries_max);
-    assert!(0 < config.append_bytes_max);
-    assert!(config.append_bytes_max <= APPEND_BYTES_MAX);
-    assert!(0 < config.uncommitted_bytes_max);
-    assert!(0 < config.uncommitted_entries_max);
-    assert!(0 < config.disk_lag_us_max);
-    assert!(0 < config.disk_lag_bytes_max);
 }

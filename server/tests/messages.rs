@@ -252,7 +252,19 @@ fn settings_that_cannot_be_used() {
     let place = Place::new();
     let config = place.node(1, "[raft]\nheartbeat_interval = '1s'\n");
     let ended = place.run(&["serve", "--config", &config, "--check"]);
-    ended.says(2, &["heartbeat interval"]);
+    ended.says(2, &["raft.heartbeat_interval", "election_timeout_min"]);
+    // What a thread of the node would fail on is told before there is one.
+    for (settings, says) in [
+        ("[raft]\nheartbeat_interval = '0s'\n", "heartbeat_interval"),
+        ("[raft]\ndisk_lag_max = '0s'\n", "disk_lag_max"),
+        ("[limits]\nappend_bytes_max = '1GiB'\n", "append_bytes_max"),
+        ("[wal]\nslot_bytes = 65537\n", "whole blocks"),
+        ("[wal]\nbytes_max = '64KiB'\n", "fewer than 4 slots"),
+    ] {
+        let config = place.node(1, settings);
+        let ended = place.run(&["serve", "--config", &config, "--check"]);
+        ended.says(2, &[says]);
+    }
     let config = place.config(1, "[cluster2]\n");
     place
         .run(&["serve", "--config", &config, "--check"])

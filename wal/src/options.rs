@@ -113,9 +113,15 @@ impl Options {
 
     /// Slots of another size, at most `slots` of them, and limits that fit into them.
     #[must_use]
-    pub fn with_slots(mut self, slot_bytes: u64, slots: u64) -> Self {
+    pub fn with_slots(self, slot_bytes: u64, slots: u64) -> Self {
+        self.with_pool(slot_bytes, slot_bytes * slots)
+    }
+
+    /// Slots of another size, as many as `bytes_max` holds, and limits that fit into them.
+    #[must_use]
+    pub fn with_pool(mut self, slot_bytes: u64, bytes_max: u64) -> Self {
         self.slot_bytes = slot_bytes;
-        self.bytes_max = slot_bytes * slots;
+        self.bytes_max = bytes_max;
         let quarter = usize::try_from(slot_bytes / 4).unwrap_or(usize::MAX);
         self.group_bytes_max = self.group_bytes_max.min(quarter);
         self.frame_bytes_max = self.frame_bytes_max.min(quarter);
@@ -126,8 +132,8 @@ impl Options {
         u32::try_from(self.slot_bytes / BLOCK_BYTES as u64).expect("bounded by SLOT_BYTES_MAX")
     }
 
-    /// Why these sizes cannot work, if they cannot.
-    pub(crate) fn check_sizes(&self) -> Result<(), String> {
+    /// Why these sizes cannot work, if they cannot. An opening asks it first.
+    pub fn check_sizes(&self) -> Result<(), String> {
         let Self {
             slot_bytes,
             bytes_max,

@@ -114,14 +114,6 @@ impl<O> ApplyQueue<O> {
         if !groups.known.insert(fenced.group) {
             return;
         }
-        tracing::error!(
-            event = "machine_failed",
-            group = fenced.group.0,
-            index = fenced.index.0,
-            code = "halted",
-            "{fenced}; nothing more is applied here, the log is untouched; mend the machine and \
-             restart this node"
-        );
         groups.waiting.push(fenced);
         drop(groups);
         self.fenced_waits.store(true, Ordering::SeqCst);

@@ -220,7 +220,11 @@ impl<S: StateMachine> NodeBuilder<S> {
             Some(seed) => seed,
             None => u64::try_from(random()? >> 64).expect("the upper half of 128 bits"),
         };
-        let shared = Arc::new(Shared::new(self.cluster.clone(), self.limits.clone()));
+        let shared = Arc::new(Shared::new(
+            self.id,
+            self.cluster.clone(),
+            self.limits.clone(),
+        ));
         let metrics = Arc::new(Metrics::new());
         let clock = Clock::start();
         let net = LinksSetup {

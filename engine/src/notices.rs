@@ -23,6 +23,7 @@ pub(crate) fn carry(shared: &Shared, notice: Notice) {
             };
             tracing::info!(
                 event = "role",
+                node = shared.node,
                 group = group.0,
                 term = change.term.0,
                 role,
@@ -33,6 +34,7 @@ pub(crate) fn carry(shared: &Shared, notice: Notice) {
         Notice::Formed { group } => {
             tracing::info!(
                 event = "formed",
+                node = shared.node,
                 group = group.0,
                 "the group has its genesis"
             );
@@ -40,6 +42,7 @@ pub(crate) fn carry(shared: &Shared, notice: Notice) {
         Notice::Stranger { group, peer, text } => {
             tracing::error!(
                 event = "stranger",
+                node = shared.node,
                 group = group.0,
                 peer = peer.0,
                 code = "stranger",
@@ -66,6 +69,7 @@ pub(crate) fn carry(shared: &Shared, notice: Notice) {
             );
             tracing::error!(
                 event = "mismatch",
+                node = shared.node,
                 group = group.0,
                 peer = peer.0,
                 code = "mismatch",
@@ -82,6 +86,7 @@ pub(crate) fn carry(shared: &Shared, notice: Notice) {
         Notice::Halted { group, reason } => {
             tracing::error!(
                 event = "halted",
+                node = shared.node,
                 group = group.0,
                 code = "halted",
                 "{reason}"
@@ -98,6 +103,7 @@ pub(crate) fn carry(shared: &Shared, notice: Notice) {
         Notice::LogRefused { group, reason } => {
             tracing::error!(
                 event = "halted",
+                node = shared.node,
                 group = group.0,
                 code = "halted",
                 "{reason}"
@@ -126,6 +132,7 @@ pub(crate) fn carry(shared: &Shared, notice: Notice) {
             );
             tracing::error!(
                 event = "frame_too_large",
+                node = shared.node,
                 group = group.0,
                 peer = peer.0,
                 index = index.0,
@@ -161,6 +168,7 @@ pub(crate) fn carry(shared: &Shared, notice: Notice) {
             );
             tracing::error!(
                 event = "machine_differs",
+                node = shared.node,
                 group = group.0,
                 index = log.index.0,
                 code = "halted",
@@ -175,7 +183,12 @@ pub(crate) fn carry(shared: &Shared, notice: Notice) {
             );
         }
         Notice::Poisoned { reason } => {
-            tracing::error!(event = "log_failed", code = "log_failed", "{reason}");
+            tracing::error!(
+                event = "log_failed",
+                node = shared.node,
+                code = "log_failed",
+                "{reason}"
+            );
             raise(
                 shared,
                 "log_failed",
@@ -191,6 +204,7 @@ pub(crate) fn carry(shared: &Shared, notice: Notice) {
         Notice::StorageFull { full: true } => {
             tracing::error!(
                 event = "storage_full",
+                node = shared.node,
                 code = "storage_full",
                 "the log is full"
             );
@@ -203,7 +217,11 @@ pub(crate) fn carry(shared: &Shared, notice: Notice) {
             );
         }
         Notice::StorageFull { full: false } => {
-            tracing::info!(event = "storage_full_over", "the log has room again");
+            tracing::info!(
+                event = "storage_full_over",
+                node = shared.node,
+                "the log has room again"
+            );
             shared.clear("storage_full", None);
         }
         Notice::ReadFailed {
@@ -213,6 +231,7 @@ pub(crate) fn carry(shared: &Shared, notice: Notice) {
         } => {
             tracing::error!(
                 event = "log_read_failed",
+                node = shared.node,
                 group = group.0,
                 index = from.0,
                 code = "log_read_failed",
@@ -229,6 +248,7 @@ pub(crate) fn carry(shared: &Shared, notice: Notice) {
         Notice::ReadWorks { group } => {
             tracing::info!(
                 event = "log_read_works",
+                node = shared.node,
                 group = group.0,
                 "entries are read back from the log again"
             );
@@ -236,15 +256,29 @@ pub(crate) fn carry(shared: &Shared, notice: Notice) {
         }
         Notice::Recovered { findings } => {
             for finding in findings {
-                tracing::warn!(event = "recovered", code = "recovered", "{finding}");
+                tracing::warn!(
+                    event = "recovered",
+                    node = shared.node,
+                    code = "recovered",
+                    "{finding}"
+                );
             }
         }
-        other => tracing::warn!(event = "notice", "{other:?}"),
+        other => tracing::warn!(event = "notice", node = shared.node, "{other:?}"),
     }
 }
 
 /// A state machine has failed.
 pub(crate) fn fenced(shared: &Shared, fenced: &Fenced) {
+    tracing::error!(
+        event = "machine_failed",
+        node = shared.node,
+        group = fenced.group.0,
+        index = fenced.index.0,
+        code = "halted",
+        "{fenced}; nothing more is applied here, the log is untouched; mend the machine and restart \
+         this node"
+    );
     raise(
         shared,
         "halted",
@@ -258,6 +292,7 @@ pub(crate) fn fenced(shared: &Shared, fenced: &Fenced) {
 pub(crate) fn apply_died(shared: &Shared, text: &str) {
     tracing::error!(
         event = "panicked",
+        node = shared.node,
         code = "panicked",
         "the apply thread {text}"
     );
@@ -280,6 +315,7 @@ pub(crate) fn panicked(shared: &Shared, panic: &(dyn Any + Send)) {
         .unwrap_or_else(|| "no message".to_owned());
     tracing::error!(
         event = "panicked",
+        node = shared.node,
         code = "panicked",
         "the shard's thread panicked: {text}"
     );

@@ -375,9 +375,16 @@ impl<S: StateMachine> Driver<S> {
         if let Some(task) = self.disk_task {
             task.abort();
         }
-        let Self { shard, links, .. } = self;
+        let Self {
+            shard,
+            links,
+            shared,
+            ..
+        } = self;
         if let Err(reason) = shard.close() {
             tracing::error!(
+                event = "log_failed",
+                node = shared.node,
                 code = "log_failed",
                 "the log did not close in order: {reason}"
             );

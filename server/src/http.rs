@@ -65,7 +65,7 @@ impl Http {
         let thread = std::thread::Builder::new().name("http".to_owned());
         let thread = thread.spawn(move || {
             if let Err(error) = runtime.block_on(serve) {
-                tracing::error!(%error, "http_ended");
+                tracing::error!(event = "http_ended", %error, "the HTTP port is closed: metrics and health are gone");
             }
         })?;
         Ok(Self {
@@ -88,7 +88,10 @@ impl Drop for Http {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::error!("http_panicked");
+            tracing::error!(
+                event = "http_panicked",
+                "the thread of the HTTP port panicked"
+            );
         }
     }
 }

@@ -235,10 +235,7 @@ impl<S: StateMachine> Group<S> {
 
     /// Resolves with the leader of the group once this node knows of one.
     pub fn leader_known(&self) -> LeaderKnown {
-        LeaderKnown {
-            shared: Arc::clone(&self.shared),
-            group: self.id,
-        }
+        LeaderKnown::new(Arc::clone(&self.shared), self.id)
     }
 }
 
@@ -248,13 +245,34 @@ impl<S: StateMachine> Group<S> {
 pub struct LeaderKnown {
     shared: Arc<Shared>,
     group: GroupId,
+    waiter: Option<u64>,
+}
+
+impl LeaderKnown {
+    pub(crate) fn new(shared: Arc<Shared>, group: GroupId) -> Self {
+        Self {
+            shared,
+            group,
+            waiter: None,
+        }
+    }
+}
+
+impl Drop for LeaderKnown {
+    fn drop(&mut self) {
+        if let Some(waiter) = self.waiter {
+            self.shared.forget_waiter(waiter);
+        }
+    }
 }
 
 impl Future for LeaderKnown {
     type Output = Option<NodeId>;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.shared.poll_leader(self.group, context.waker())
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        this.shared
+            .poll_leader(this.group, &mut this.waiter, context.waker())
     }
 }
 

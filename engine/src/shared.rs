@@ -25,6 +25,8 @@ pub(crate) enum Command {
 /// The shared state of a node.
 #[derive(Debug)]
 pub(crate) struct Shared {
+    /// This node's id, for log events.
+    pub(crate) node: u64,
     cluster: String,
     limits: Limits,
     pub(crate) notify: Arc<Notifier>,
@@ -44,7 +46,9 @@ struct Published {
     alarms: Vec<Alarm>,
     net_fallbacks: Vec<String>,
     leaders: BTreeMap<GroupId, NodeId>,
-    waiting: Vec<Waker>,
+    /// Whoever waits for a leader, by number.
+    waiting: BTreeMap<u64, Waker>,
+    waiters: u64,
 }
 
 /// Wakes the shard's thread.
@@ -64,8 +68,9 @@ impl Wake for Notifier {
 }
 
 impl Shared {
-    pub(crate) fn new(cluster: String, limits: Limits) -> Self {
+    pub(crate) fn new(node: NodeId, cluster: String, limits: Limits) -> Self {
         Self {
+            node: node.0,
             cluster,
             limits,
             notify: Arc::default(),
@@ -119,17 +124,20 @@ impl Shared {
             };
             std::mem::take(&mut published.waiting)
         };
-        for waker in woken {
-            // The caller's code, which must not run into the shard's.
-            drop(Fatal::catch(|| waker.wake()));
-        }
+        wake_all(woken);
     }
 
     pub(crate) fn leader(&self, group: GroupId) -> Option<NodeId> {
         self.published().leaders.get(&group).copied()
     }
 
-    pub(crate) fn poll_leader(&self, group: GroupId, waker: &Waker) -> Poll<Option<NodeId>> {
+    /// The leader of a group, or the waker is kept under the number in `waiter`, which the first call draws.
+    pub(crate) fn poll_leader(
+        &self,
+        group: GroupId,
+        waiter: &mut Option<u64>,
+        waker: &Waker,
+    ) -> Poll<Option<NodeId>> {
         let mut published = self.published();
         if let Some(leader) = published.leaders.get(&group) {
             return Poll::Ready(Some(*leader));
@@ -137,15 +145,19 @@ impl Shared {
         if self.ended.load(Ordering::SeqCst) {
             return Poll::Ready(None);
         }
-        // One entry a waiter: a future that is polled again replaces its waker.
-        if !published
-            .waiting
-            .iter()
-            .any(|waiting| waiting.will_wake(waker))
-        {
-            published.waiting.push(waker.clone());
-        }
+        let number = *waiter.get_or_insert_with(|| {
+            published.waiters += 1;
+            published.waiters
+        });
+        published.waiting.insert(number, waker.clone());
         Poll::Pending
+    }
+
+    /// Nobody waits under this number any more.
+    pub(crate) fn forget_waiter(&self, waiter: u64) {
+        let waker = self.published().waiting.remove(&waiter);
+        // Dropped outside the lock: it is the caller's code.
+        drop(waker);
     }
 
     pub(crate) fn raise(&self, alarm: Alarm) {
@@ -167,10 +179,7 @@ impl Shared {
     pub(crate) fn end(&self) {
         self.ended.store(true, Ordering::SeqCst);
         let woken = std::mem::take(&mut self.published().waiting);
-        for waker in woken {
-            // The caller's code, which must not run into the shard's.
-            drop(Fatal::catch(|| waker.wake()));
-        }
+        wake_all(woken);
     }
 
     pub(crate) fn status(
@@ -217,5 +226,42 @@ impl Shared {
         self.published
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Wakes callers. It is their code that runs, which must not run into the shard's.
+fn wake_all(waiting: BTreeMap<u64, Waker>) {
+    for waker in waiting.into_values() {
+        drop(Fatal::catch(|| waker.wake()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Context;
+
+    use crate::node::LeaderKnown;
+
+    use super::*;
+
+    #[test]
+    fn who_no_longer_waits_for_a_leader_is_forgotten() {
+        let shared = Arc::new(Shared::new(NodeId(1), "c".to_owned(), Limits::default()));
+        let poll = |future: &mut LeaderKnown| {
+            let mut context = Context::from_waker(Waker::noop());
+            std::pin::Pin::new(future).poll(&mut context)
+        };
+        for _ in 0..100 {
+            let mut future = LeaderKnown::new(Arc::clone(&shared), GroupId(1));
+            assert!(poll(&mut future).is_pending());
+            assert!(poll(&mut future).is_pending());
+            assert_eq!(shared.published().waiting.len(), 1);
+        }
+        assert!(shared.published().waiting.is_empty());
+        let mut future = LeaderKnown::new(Arc::clone(&shared), GroupId(1));
+        assert!(poll(&mut future).is_pending());
+        shared.set_leader(GroupId(1), Some(NodeId(2)));
+        assert!(shared.published().waiting.is_empty());
+        assert_eq!(poll(&mut future), Poll::Ready(Some(NodeId(2))));
     }
 }

@@ -132,7 +132,7 @@ codes! {
         "give the log more room (space on its disk, or wal.bytes_max); reads, votes and heartbeats go on";
     /// The proposal is larger than an entry may be.
     TooLarge = 4, "too_large", NeverAppended,
-        "split it; an entry carries at most 1 MiB";
+        "split it; an entry carries at most 1 MiB, or a quarter of wal.slot_bytes if that is less";
     /// This node does not hold the group.
     UnknownGroup = 5, "unknown_group", NeverAppended,
         "check the group number against the cluster's configuration";
@@ -225,4 +225,44 @@ pub enum StartError {
     /// The thread ended before it had started.
     #[error("the engine's thread ended before it had started: {0}")]
     Died(String),
+}
+
+macro_rules! start_codes {
+    ($($pattern:pat => $code:literal, $advice:literal;)*) => {
+        impl StartError {
+            /// Every code there is. `docs/errors.md` has a line for each.
+            pub const CODES: &[&str] = &[$($code),*];
+
+            /// The stable name of the error.
+            #[must_use]
+            pub fn code(&self) -> &'static str {
+                match self { $($pattern => $code,)* }
+            }
+
+            /// What to do about it. Messages of the log, of a group and of a port say more.
+            #[must_use]
+            pub fn advice(&self) -> &'static str {
+                match self { $($pattern => $advice,)* }
+            }
+        }
+    };
+}
+
+start_codes! {
+    Self::Configuration(_) => "configuration",
+        "change the setting that the message names";
+    Self::Directory { .. } => "directory",
+        "create the directory, or let this user write to the one above it";
+    Self::Log { .. } => "log",
+        "see what `logdrive wal verify` says of the directory";
+    Self::Group(_) => "group",
+        "start with the machine that goes with this directory, or with an empty one";
+    Self::Machine { .. } => "machine",
+        "mend what the machine complains of; the log is untouched";
+    Self::Listen { .. } => "listen",
+        "choose another address, or stop the process that has it";
+    Self::Thread(_) => "thread",
+        "raise the number of threads that the system allows this user";
+    Self::Died(_) => "died",
+        "report it with the log lines before; the data directory is as the last start left it";
 }

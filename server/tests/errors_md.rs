@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use logdrive::status::ALARM_CODES;
-use logdrive::{Code, Outcome};
+use logdrive::{Code, Outcome, StartError};
 
 const PAGE: &str = include_str!("../../docs/errors.md");
 
@@ -71,4 +71,16 @@ fn every_error_says_what_became_of_the_write() {
 #[test]
 fn every_alarm_has_its_paragraph() {
     check("Alarms", ALARM_CODES.iter().copied());
+}
+
+#[test]
+fn every_reason_not_to_start_has_its_line() {
+    let mut sections = PAGE.split("\n## ");
+    let section = sections.find_map(|part| part.strip_prefix("A node that does not start"));
+    let lines = section.expect("the section is there").lines();
+    let told: BTreeSet<&str> = lines
+        .filter(|line| line.starts_with("| `"))
+        .map(code)
+        .collect();
+    assert_eq!(told, StartError::CODES.iter().copied().collect());
 }

@@ -82,6 +82,14 @@ impl<S: StateMachine> Node<S> {
         self.first().propose(payload)
     }
 
+    /// Proposes to the node's first group, or gives the payload back; see [`Group::try_propose`].
+    pub fn try_propose<P: AsRef<[u8]>>(
+        &self,
+        payload: P,
+    ) -> Result<Proposal<S::Output>, (ProposeError, P)> {
+        self.first().try_propose(payload)
+    }
+
     /// Reads of the first group's machine; see [`Group::reader`].
     #[must_use]
     pub fn reader(&self) -> &S::Reader {

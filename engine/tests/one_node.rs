@@ -6,8 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use logdrive::{
-    Batch, Code, Durable, Fatal, Node, Outcome, StartError, StateMachine, WalBackend, WalSettings,
-    wait,
+    Batch, Code, Durable, Fatal, Limits, Node, Outcome, StartError, StateMachine, WalBackend,
+    WalSettings, wait,
 };
 
 /// Remembers every command.
@@ -193,4 +193,29 @@ fn every_flush_of_the_log_is_in_the_histogram() {
         }
     }
     node.shutdown(Duration::from_secs(5));
+}
+
+#[test]
+fn a_full_door_gives_the_payload_back_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut limits = Limits::default();
+    limits.proposals_bytes_max = 64 << 10;
+    let node = Node::builder(dir.path(), |_| Journal::default())
+        .limits(limits)
+        .start()
+        .unwrap();
+    lead(&node);
+    let place = wait(node.groups().next().unwrap().reserve(40 << 10));
+    let payload = vec![7; 40 << 10];
+    let (error, back) = node.try_propose(payload.clone()).unwrap_err();
+    assert_eq!(back, payload);
+    assert_eq!(error.code(), Code::Busy);
+    assert_eq!(error.outcome(), Outcome::NeverAppended);
+    assert!(!error.advice().is_empty());
+    drop(place);
+    let applied = wait(node.try_propose(back).unwrap()).unwrap();
+    assert_eq!(applied.output, 1, "the refused one was never appended");
+
+    let (error, back) = node.try_propose(vec![7; 2 << 20]).unwrap_err();
+    assert_eq!((error.code(), back.len()), (Code::TooLarge, 2 << 20));
 }

@@ -258,6 +258,24 @@ fn a_machine_ahead_of_its_log_is_compared_before_anything_is_applied() {
 }
 
 #[test]
+fn a_machine_that_differs_from_what_is_not_known_to_be_committed_is_compared_when_it_is() {
+    let (medium, last) = grown(3);
+    // An entry that is in this log, and may have been replaced everywhere else.
+    let machine = LogPosition {
+        index: last.index,
+        term: Term(last.term.0 + 1),
+        chain: Chain(10),
+    };
+    let mut rig = Rig::open(&medium, 1, 40, machine);
+    // The no-op of the only voter commits everything before it: the machine is of another history.
+    let states = rig.states();
+    assert!(matches!(states[0], GroupState::Halted(_)), "{states:?}");
+    let notices = rig.notices();
+    assert!(notices[0].starts_with("MachineDiffers"), "{notices:?}");
+    assert_eq!(rig.shard.ports().applied, []);
+}
+
+#[test]
 fn a_machine_ahead_of_its_log_goes_on_where_it_was_if_both_are_of_one_history() {
     let (medium, last) = grown(3);
     // The same disk without its end: what the machine saw committed comes again.

@@ -198,6 +198,24 @@ fn a_turn_whose_entries_exceed_the_room_together_shuts_the_door_and_halts_nobody
 }
 
 #[test]
+fn what_a_turn_admits_together_has_slots_when_the_file_system_has_no_space() {
+    const GROUPS: u64 = 12;
+    let mut rig = Rig::open(&SimStorage::new(), GROUPS, 40, LogPosition::default());
+    rig.shard.disk_mut().options_mut().rates.no_space_ppm = 1_000_000;
+    for _ in 0..20 {
+        let refused = (1..=GROUPS).map(|group| rig.propose(group, 15_000));
+        if refused.collect::<Vec<_>>().iter().all(storage_full) {
+            break;
+        }
+        rig.run_for(20_000);
+        // Not one retry of the pool is waited for.
+        assert_eq!(rig.shard.wal().queued_bytes(), 0);
+    }
+    assert!(storage_full(&rig.propose(1, 15_000)));
+    assert!(rig.shard.wal().is_drained());
+}
+
+#[test]
 fn a_group_whose_first_record_the_log_does_not_take_halts_and_says_so() {
     // A checkpoint of so many groups is larger than a slot.
     let mut rig = Rig::open(&SimStorage::new(), 400, 4, LogPosition::default());

@@ -18,7 +18,7 @@ use crate::pipeline::Pipeline;
 use crate::pool::{FREE_MIN, Pool};
 use crate::queue::{Item, Queue};
 use crate::read::Reads;
-use crate::status::{Counters, FlushHistogram, Room, WalStatus};
+use crate::status::{Admitted, Counters, FlushHistogram, Room, WalStatus};
 
 mod build;
 mod complete;
@@ -167,9 +167,10 @@ impl<D: Disk> Wal<D> {
     ///
     /// For proposals only slots that exist count: whether the file system has space for more shows when they
     /// are made. So what is appended when there is room [`Now`](Room::Now) can be written, and a slot's worth
-    /// beside it, votes first of all.
+    /// beside it, votes first of all. What was `admitted` since and is not appended yet takes of that too.
     #[must_use]
-    pub fn takes(&self, bytes: usize, proposals: bool) -> Room {
+    pub fn takes(&self, admitted: Admitted, bytes: usize, proposals: bool) -> Room {
+        let bytes = admitted.bytes + bytes;
         if !proposals {
             return if self.may_wait(bytes) {
                 Room::Now
@@ -184,7 +185,8 @@ impl<D: Disk> Wal<D> {
         let exists = self.blocks_free(self.pool.free_slots())
             >= reserve + u64::from(self.blocks_needed(bytes));
         // Of a pool that is as full as it gets by itself, with nothing waiting, there is no more to wait for.
-        let at_best = self.pool.free_slots() >= FREE_MIN && self.queue.is_empty();
+        let nothing_waits = self.queue.is_empty() && admitted.entries == 0;
+        let at_best = self.pool.free_slots() >= FREE_MIN && nothing_waits;
         if exists || at_best {
             Room::Now
         } else {
@@ -194,9 +196,9 @@ impl<D: Disk> Wal<D> {
 
     /// The same for a proposal at the door, which leaves twice the reserve.
     #[must_use]
-    pub fn admits(&self, bytes: usize) -> Room {
-        if self.has_room(bytes) {
-            self.takes(bytes, true)
+    pub fn admits(&self, admitted: Admitted, bytes: usize) -> Room {
+        if self.has_room(admitted.bytes + bytes) {
+            self.takes(admitted, bytes, true)
         } else {
             Room::Full
         }

@@ -11,7 +11,7 @@ use logdrive_raft::wire::Encode;
 use logdrive_sim::disk::{Crash, Fault, FaultRates, SimDiskOptions, SimStorage, Tear};
 use logdrive_wal::disk::{BLOCK_BYTES, Block, FlushMode, SlotId};
 use logdrive_wal::format::{GroupHeader, Record, RecordKind, SlotHeader};
-use logdrive_wal::{AppendError, OpenError, ReadError, ReadRequest, Room, Verdict};
+use logdrive_wal::{Admitted, AppendError, OpenError, ReadError, ReadRequest, Room, Verdict};
 
 fn drained() -> SimDiskOptions {
     SimDiskOptions {
@@ -103,7 +103,7 @@ fn append_until_full(rig: &mut Rig, frame_bytes: usize) -> u64 {
     let mut appended = 0;
     for _ in 0..10_000 {
         for _ in 0..3 {
-            match rig.wal.admits(frame_bytes) {
+            match rig.wal.admits(Admitted::default(), frame_bytes) {
                 Room::Now => {
                     rig.append_entries(1, 1, frame_bytes - 200);
                     appended += 1;
@@ -147,7 +147,7 @@ fn what_was_accepted_has_room_when_the_file_system_has_none() {
             rig.wal.disk_mut().options_mut().rates.no_space_ppm = 0;
             rig.now += 2_000_000;
             rig.idle();
-            assert_eq!(rig.wal.admits(9000), Room::Now);
+            assert_eq!(rig.wal.admits(Admitted::default(), 9000), Room::Now);
             rig.turn();
         }
         let (tip, entries) = (rig.tip(), rig.read_all());

@@ -8,7 +8,7 @@ use logdrive_raft::{
     Boot, ClusterId, GroupId, Incarnation, Index, LogPosition, Micros, NodeId, Raft, Replica,
 };
 use logdrive_wal::disk::Disk;
-use logdrive_wal::{OpenError, RecoveredGroup, Wal};
+use logdrive_wal::{Admitted, OpenError, RecoveredGroup, Wal};
 
 use super::{Shard, core_config};
 use crate::group::{Group, Phase};
@@ -187,7 +187,7 @@ impl<D: Disk> Opened<D> {
             reads: BTreeMap::new(),
             next_read: 0,
             full_for_bytes: None,
-            taken_bytes: 0,
+            taken: Admitted::default(),
             poisoned: false,
         })
     }

@@ -172,6 +172,43 @@ fn two_openings_in_a_row_may_die_at_any_moment() {
     assert!(openings > 2000);
 }
 
+/// A power cut while a header was written may have left one copy of it torn. The next opening takes the same
+/// slot, and a power cut while it writes must not leave two.
+#[test]
+fn two_power_cuts_in_a_row_do_not_leave_two_torn_copies_of_a_header() {
+    let disk = disk_options(true, FlushMode::Dsync);
+    let (medium, chains) = begun(&disk, false);
+    let first_block = |medium: &SimStorage, file: &SlotFile| {
+        let mut bytes = medium.contents(file.slot);
+        bytes.truncate(BLOCK_BYTES);
+        bytes
+    };
+    // An opening that died when its header was durable.
+    let before = medium.copy();
+    assert!(open(&medium, &disk, Some(5), 1).is_none());
+    medium.crash(Crash::Process, Tear::Never, &mut Rng::with_seed(1));
+    let files = medium.slot_files();
+    let taken = |file: &&SlotFile| first_block(&before, file) != first_block(&medium, file);
+    let taken = files.iter().find(taken).expect("it took a slot").slot;
+    for torn in 0..2 {
+        for seed in 0..200 {
+            // Up to the flush of the second copy.
+            for left in 1..5 {
+                let medium = medium.copy();
+                medium.change(taken, torn, |block| block[100] ^= 1);
+                assert!(open(&medium, &disk, Some(left), seed).is_none());
+                let mut rng = Rng::with_seed(seed * 10 + left);
+                medium.crash(Crash::Power, Tear::Sectors, &mut rng);
+                let opened = open(&medium, &disk, None, seed).expect("nobody kills it");
+                let recovery = opened.unwrap_or_else(|error| {
+                    panic!("copy {torn} torn, seed {seed}, killed after {left}: {error}")
+                });
+                check(&recovery, &chains);
+            }
+        }
+    }
+}
+
 /// The header of a segment that was acknowledged is gone after an opening that died: whichever openings are
 /// left out of account, it is missed.
 #[test]

@@ -448,9 +448,16 @@ impl Opening {
             predecessor_chain: chain,
             oldest: live.first().map_or(end.segment + 1, |first| first.segment),
         };
-        // One copy after the other: the slot may hold a header that still counts until this one is whole.
-        for (number, block) in (0..).zip(header.to_blocks()) {
-            disk.write(slot, number, &[block])?;
+        // One copy after the other: the slot may hold a header that still counts until this one is whole. So
+        // the copy that counts is written last, or two power cuts in a row may tear both.
+        let copies = header.to_blocks();
+        let order = if judgement.first_counts.contains(&slot) {
+            [1, 0]
+        } else {
+            [0, 1]
+        };
+        for number in order {
+            disk.write(slot, number, &copies[number as usize..][..1])?;
             disk.flush(slot)?;
         }
         Ok(Self {

@@ -148,6 +148,38 @@ fn two_openings(disk: &SimDiskOptions, crash: Crash, cut: bool) -> u64 {
     openings
 }
 
+/// As above, on disks that change between direct and buffered from one opening to the next.
+#[test]
+fn two_openings_in_a_row_may_die_on_different_disks() {
+    let (mut openings, mut bad) = (0, Vec::new());
+    for kinds in 0..16_u8 {
+        let mode = FlushMode::Dsync;
+        let [begins, first, second, last] =
+            [1, 2, 4, 8].map(|bit| disk_options(kinds & bit > 0, mode));
+        let (medium, chains) = begun(&begins, false);
+        for crash in [Crash::Process, Crash::Power] {
+            for (one, medium) in killed_openings(&medium, &first, crash, 1) {
+                for (two, medium) in killed_openings(&medium, &second, Crash::Power, 1000 * one) {
+                    openings += 1;
+                    match open(&medium, &last, None, 1).expect("nobody kills it") {
+                        Ok(recovery) => check(&recovery, &chains),
+                        Err(error) => bad.push(format!(
+                            "kinds {kinds:04b} {crash:?}, killed after {one} and {two}: {error}"
+                        )),
+                    }
+                }
+            }
+        }
+    }
+    println!("{openings} pairs of openings, {} bad", bad.len());
+    assert!(
+        bad.is_empty(),
+        "{} of {openings} bad: {}",
+        bad.len(),
+        bad[0]
+    );
+}
+
 #[test]
 fn two_openings_in_a_row_may_die_at_any_moment() {
     let openings = std::thread::scope(|scope| {

@@ -1,7 +1,7 @@
 //! What clients ask for over the network, on its way to the doors and back.
 //!
-//! A client's frame becomes one batch at one door, and its answers are encoded where they are made, into the
-//! connection's own buffer: one wake-up a batch.
+//! A client's frame becomes one batch at one door, and its answers are encoded where they are made, and put into
+//! the connection's own buffer together: one wake-up a batch.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -163,10 +163,12 @@ struct Answers<O> {
 
 impl<O: Send + 'static> ReplySink<O> for Answers<O> {
     fn applied(&self, token: u64, first: u32, at: LogPosition, slot: u32, outputs: Drain<'_, O>) {
+        // The embedder's code. The shard's thread takes the lock of the answers, and must not wait for it.
+        let encoded: Vec<Bytes> = outputs.map(self.encode).collect();
         let mut batch = self.responses.batch();
         let (mut id, mut slot) = (token + u64::from(first), slot);
-        for output in outputs {
-            batch.applied(id, at.index, slot, &(self.encode)(output));
+        for output in &encoded {
+            batch.applied(id, at.index, slot, output);
             id += 1;
             slot += 1;
         }

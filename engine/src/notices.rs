@@ -162,8 +162,8 @@ pub(crate) fn carry(shared: &Shared, notice: Notice) {
             log,
         } => {
             let text = format!(
-                "the state machine of group {group} was opened at {machine}, ahead of this log, and \
-                 {log} is what is committed there: it belongs to another log or another life of this \
+                "the state machine of group {group} was opened at {machine}, and {log} is what is \
+                 committed there: it belongs to another log or another life of this \
                  one; nothing was applied to it, the log is untouched"
             );
             tracing::error!(

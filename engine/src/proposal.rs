@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use std::vec::Drain;
 
 use logdrive_raft::{Index, LogPosition, Term};
-use logdrive_shard::{Failure, ReplySink};
+use logdrive_shard::{Failure, Fatal, ReplySink};
 
 use crate::error::ProposeError;
 
@@ -95,6 +95,14 @@ impl<O> Future for Proposals<O> {
     }
 }
 
+/// Wakes whoever waits. That is the caller's code, and the answer is there already: whatever it does harms
+/// neither the answer nor the node.
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        drop(Fatal::catch(|| waker.wake()));
+    }
+}
+
 /// Room for one result and whoever waits for it.
 #[derive(Debug)]
 pub(crate) struct Cell<T> {
@@ -134,9 +142,7 @@ impl<T> Cell<T> {
             state.result = Some(result);
             state.waker.take()
         };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        wake(waker);
     }
 
     fn poll(&self, context: &mut Context<'_>) -> Poll<Result<T, ProposeError>> {
@@ -212,9 +218,7 @@ impl<O> BatchCell<O> {
                 None
             }
         };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        wake(waker);
     }
 }
 

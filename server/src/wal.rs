@@ -84,7 +84,8 @@ pub(crate) fn open_exit(error: &OpenError) -> Exit {
         | OpenError::WrongNode { .. }
         | OpenError::FromTheFuture { .. }
         | OpenError::NotALog { .. } => Exit::Unreachable,
-        OpenError::Sizes { .. } => Exit::Usage,
+        // As a program does that is to write more than fits.
+        OpenError::Sizes { .. } | OpenError::NoSpace { .. } => Exit::Usage,
         _ => Exit::Internal,
     }
 }
@@ -202,5 +203,20 @@ impl JsonFinding {
             meaning: finding.meaning.clone(),
             advice: finding.advice,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_has_no_space_to_open_is_not_an_internal_error() {
+        let path = "/data/wal-00004.slot".into();
+        let source = std::io::ErrorKind::StorageFull.into();
+        let error = OpenError::NoSpace { path, source };
+        assert_eq!(open_exit(&error), Exit::Usage);
+        let said = refused(&error).text;
+        assert!(said.contains("raise wal.bytes_max"), "{said}");
     }
 }

@@ -33,7 +33,8 @@ pub(crate) struct Group<O> {
     pub(crate) proposing: VecDeque<Runs<O>>,
     /// The last entry handed to the applier.
     pub(crate) handed: Index,
-    /// Where the machine said it was, until the log reaches as far and says the same.
+    /// Where the machine said it was, until as much is committed here and says the same. The log may hold
+    /// something else at that place: what this disk did not get to see committed.
     pub(crate) machine_ahead: Option<LogPosition>,
     /// A read for the applier is under way.
     pub(crate) reading: bool,
@@ -274,7 +275,7 @@ impl<O> Group<O> {
         self.phase = Phase::Halted { core, why };
     }
 
-    /// Compares the machine with the log as soon as the log reaches as far as the machine said it was.
+    /// Compares the machine with the log as soon as as much is committed as the machine said it had applied.
     pub(crate) fn check_machine(&mut self) -> Result<(), Halt> {
         let (Some(machine), Phase::Running(raft)) = (self.machine_ahead, &self.phase) else {
             return Ok(());

@@ -96,8 +96,8 @@ pub enum Notice {
         /// The group.
         group: GroupId,
     },
-    /// The machine was ahead of this log when it was opened, and now that the log reaches as far it says
-    /// otherwise. The group has halted; nothing was applied.
+    /// The machine was ahead of what this log knew to be committed when it was opened, and now that as much is
+    /// committed it says otherwise. The group has halted; nothing was applied.
     MachineDiffers {
         /// The group.
         group: GroupId,

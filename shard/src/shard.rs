@@ -11,7 +11,7 @@ use logdrive_raft::{
     ReplicationSession,
 };
 use logdrive_wal::disk::Disk;
-use logdrive_wal::{AppendError, ENTRY_ROOM_BYTES, Room, Wal};
+use logdrive_wal::{Admitted, AppendError, ENTRY_ROOM_BYTES, Room, Wal};
 
 use crate::group::{Group, Halt, Persisting, Phase, Proposal, Ticket};
 use crate::inbox::Door;
@@ -69,8 +69,8 @@ pub struct Shard<D: Disk, P: Ports> {
     next_read: u64,
     /// The doors say that the log is full: it had no room for so many bytes.
     full_for_bytes: Option<usize>,
-    /// What this turn will hand to the log, at most.
-    taken_bytes: usize,
+    /// What this turn will hand to the log, at most: it is not in the log's queue yet.
+    taken: Admitted,
     poisoned: bool,
 }
 
@@ -82,7 +82,10 @@ impl<D: Disk, P: Ports> Shard<D, P> {
     pub fn turn(&mut self, now: Micros, inputs: &mut Vec<PeerInput>) {
         self.wal.poll(now);
         // A tick may make each group write by itself.
-        self.taken_bytes = self.groups.len() * STEP_BYTES;
+        self.taken = Admitted {
+            bytes: self.groups.len() * STEP_BYTES,
+            entries: 0,
+        };
         self.take_reads(now);
         self.release(now);
         // Time is an input like any other, and a full inbox must not keep it out.
@@ -231,7 +234,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         if message.to != self.replica.id || !self.groups.contains_key(&message.group) {
             return;
         }
-        self.taken_bytes += STEP_BYTES;
+        self.taken.bytes += STEP_BYTES;
         if let Body::Append(append) = &message.body
             && !self.takes(&message, &append.entries)
         {
@@ -281,22 +284,21 @@ impl<D: Disk, P: Ports> Shard<D, P> {
     /// Gives each leading core the entries that wait at its door, as far as it takes them.
     fn propose(&mut self, now: Micros) {
         if let Some(bytes) = self.full_for_bytes
-            && self.wal.has_room(self.taken_bytes + bytes)
+            && self.wal.has_room(self.taken.bytes + bytes)
         {
             self.set_storage_full(None);
         }
         let mut full = None;
         for group in self.groups.values_mut() {
             loop {
-                // What this turn has taken is not in the log's queue yet.
-                let taken = self.taken_bytes + ENTRY_ROOM_BYTES;
-                let room = |bytes| self.wal.admits(taken + bytes);
+                let room = |bytes| self.wal.admits(self.taken, bytes + ENTRY_ROOM_BYTES);
                 let Some(proposal) = group.next_proposal(room) else {
                     break;
                 };
                 match proposal {
                     Proposal::Entry { entry, runs } => {
-                        self.taken_bytes += entry.frame_bytes() + ENTRY_ROOM_BYTES;
+                        self.taken.bytes += entry.frame_bytes() + ENTRY_ROOM_BYTES;
+                        self.taken.entries += 1;
                         group.proposing.push_back(runs);
                         group.step(now, Input::Propose(entry));
                     }
@@ -492,7 +494,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         // No-ops may take from the reserve, so that elections go on in a log that is full.
         let proposals = |entry: &Entry| entry.header().kind == EntryKind::Proposals;
         let proposals = entries.iter().any(proposals);
-        match self.wal.takes(self.taken_bytes + bytes, proposals) {
+        match self.wal.takes(self.taken, bytes, proposals) {
             Room::Now => {}
             Room::Soon => return false,
             Room::Full => {
@@ -500,7 +502,8 @@ impl<D: Disk, P: Ports> Shard<D, P> {
                 return false;
             }
         }
-        self.taken_bytes += bytes;
+        self.taken.bytes += bytes;
+        self.taken.entries += entries.len();
         if group.too_large.is_some_and(|index| index <= last.index()) {
             group.too_large = None;
             self.ports.notice(Notice::FrameFits { group: id });

@@ -87,6 +87,39 @@ fn e_an_entry_of_the_own_term_on_a_majority_commits_what_is_before_it() {
     cluster.verify(last);
 }
 
+/// After (d) on all disks but that of S1: there the commit index and what it commits came to memory, and so to
+/// the machine, and the process ended before its disk had them.
+#[test]
+fn a_machine_that_ran_ahead_of_its_disk_goes_on_once_the_log_has_what_it_applied() {
+    let mut cluster = Cluster::through_c();
+    cluster.elect(5, &[2, 3, 4, 5]);
+    cluster.replicate(5, &[2, 3, 4, 5], u64::MAX);
+    let commit = cluster.raft(5).commit();
+    let (term, chain) = (cluster.term_at(5, 2), cluster.chain(5, 2));
+    assert_eq!((commit.index, term), (Index(3), Term(3)));
+    // S1 has two other entries in these places.
+    assert_eq!(cluster.raft(1).last().index, Index(3));
+    cluster.machines[0] = LogPosition {
+        index: Index(2),
+        term,
+        chain,
+    };
+    cluster.restart();
+    cluster.settle(&EVERYBODY, 0);
+    assert_eq!(cluster.node(1).shard.ports().applied, []);
+
+    cluster.elect(5, &[2, 3, 4, 5]);
+    cluster.replicate(5, &EVERYBODY, u64::MAX);
+    assert_eq!(cluster.chain(1, 2), chain);
+    let last = cluster.raft(5).last();
+    assert_eq!(cluster.raft(1).commit(), last);
+    // Nothing twice, nothing left out.
+    let after: Vec<Index> = (3..=last.index.0).map(Index).collect();
+    assert_eq!(cluster.node(1).shard.ports().applied, after);
+    let all: Vec<Index> = (1..=last.index.0).map(Index).collect();
+    assert_eq!(cluster.node(2).shard.ports().applied, all);
+}
+
 impl Cluster {
     /// Steps (a) to (c), with a restart of every replica after each.
     fn through_c() -> Self {
@@ -136,6 +169,8 @@ impl Cluster {
 struct Cluster {
     directory: tempfile::TempDir,
     nodes: Vec<Node>,
+    /// How far the machine of each reaches when it is opened.
+    machines: [LogPosition; 5],
     /// Every boot draws its own timeouts and, the first time, its own identity.
     boots: u64,
 }
@@ -154,6 +189,7 @@ impl Cluster {
         let mut cluster = Self {
             directory,
             nodes: Vec::new(),
+            machines: Default::default(),
             boots: 0,
         };
         cluster.restart();
@@ -172,10 +208,10 @@ impl Cluster {
     /// Drops every replica as it is, and opens it again from its files.
     fn restart(&mut self) {
         self.nodes.clear();
-        for id in EVERYBODY {
+        for (id, machine) in EVERYBODY.into_iter().zip(self.machines) {
             self.boots += 1;
             let disk = Waited::new(PwriteDisk::new(self.log(id)));
-            let node = Node::open(id, disk, self.boots);
+            let node = Node::open(id, disk, machine, self.boots);
             self.nodes.push(node);
         }
         for (at, id) in EVERYBODY.iter().enumerate() {
@@ -293,7 +329,7 @@ impl Cluster {
 }
 
 impl Node {
-    fn open(id: u64, disk: Waited, boot: u64) -> Self {
+    fn open(id: u64, disk: Waited, applied: LogPosition, boot: u64) -> Self {
         let identity = Identity {
             cluster: CLUSTER,
             node: NodeId(id),
@@ -309,7 +345,7 @@ impl Node {
             group: GROUP,
             inbox: Inbox::new(1 << 20, frame_bytes_max, Waker::noop().clone()),
             voters: EVERYBODY.map(|id| (NodeId(id), String::new())).to_vec(),
-            applied: LogPosition::default(),
+            applied,
         };
         let core = Config::new(Replica::default(), Boot(0), GroupId(0), boot);
         let shard = opened.start(vec![setup], core, Outbox::default(), Micros(0));
@@ -321,10 +357,11 @@ impl Node {
     }
 }
 
-/// Keeps messages. The machine has no room: only the log matters here.
+/// Keeps messages, and which entries its machine was given.
 #[derive(Default)]
 struct Outbox {
     messages: Vec<Message>,
+    applied: Vec<Index>,
 }
 
 impl Ports for Outbox {
@@ -335,15 +372,19 @@ impl Ports for Outbox {
     }
 
     fn apply_room_bytes(&self) -> usize {
-        0
+        usize::MAX
     }
 
-    fn apply(&mut self, _: ApplyBatch<()>) {
-        unreachable!("it has no room");
+    fn apply(&mut self, batch: ApplyBatch<()>) {
+        let entries = batch.entries.iter();
+        self.applied.extend(entries.map(|(entry, _)| entry.index()));
     }
 
     fn notice(&mut self, notice: Notice) {
-        let bad = matches!(notice, Notice::Halted { .. } | Notice::Poisoned { .. });
+        let bad = matches!(
+            notice,
+            Notice::Halted { .. } | Notice::Poisoned { .. } | Notice::MachineDiffers { .. }
+        );
         assert!(!bad, "{notice:?}");
     }
 }

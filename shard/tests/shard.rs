@@ -198,6 +198,24 @@ fn a_turn_whose_entries_exceed_the_room_together_shuts_the_door_and_halts_nobody
 }
 
 #[test]
+fn what_a_turn_admits_together_has_slots_when_the_file_system_has_no_space() {
+    const GROUPS: u64 = 12;
+    let mut rig = Rig::open(&SimStorage::new(), GROUPS, 40, LogPosition::default());
+    rig.shard.disk_mut().options_mut().rates.no_space_ppm = 1_000_000;
+    for _ in 0..20 {
+        let refused = (1..=GROUPS).map(|group| rig.propose(group, 15_000));
+        if refused.collect::<Vec<_>>().iter().all(storage_full) {
+            break;
+        }
+        rig.run_for(20_000);
+        // Not one retry of the pool is waited for.
+        assert_eq!(rig.shard.wal().queued_bytes(), 0);
+    }
+    assert!(storage_full(&rig.propose(1, 15_000)));
+    assert!(rig.shard.wal().is_drained());
+}
+
+#[test]
 fn a_group_whose_first_record_the_log_does_not_take_halts_and_says_so() {
     // A checkpoint of so many groups is larger than a slot.
     let mut rig = Rig::open(&SimStorage::new(), 400, 4, LogPosition::default());
@@ -255,6 +273,24 @@ fn a_machine_ahead_of_its_log_is_compared_before_anything_is_applied() {
         rig.propose(1, 1),
         Err(Refused::Closed(Failure::Halted))
     ));
+}
+
+#[test]
+fn a_machine_that_differs_from_what_is_not_known_to_be_committed_is_compared_when_it_is() {
+    let (medium, last) = grown(3);
+    // An entry that is in this log, and may have been replaced everywhere else.
+    let machine = LogPosition {
+        index: last.index,
+        term: Term(last.term.0 + 1),
+        chain: Chain(10),
+    };
+    let mut rig = Rig::open(&medium, 1, 40, machine);
+    // The no-op of the only voter commits everything before it: the machine is of another history.
+    let states = rig.states();
+    assert!(matches!(states[0], GroupState::Halted(_)), "{states:?}");
+    let notices = rig.notices();
+    assert!(notices[0].starts_with("MachineDiffers"), "{notices:?}");
+    assert_eq!(rig.shard.ports().applied, []);
 }
 
 #[test]

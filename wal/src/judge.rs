@@ -11,7 +11,7 @@
 //! Acknowledgements are given in log order. So if a flush group above the mark has a block that never
 //! landed, neither it nor anything after it was acknowledged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use logdrive_raft::io::HardState;
 use logdrive_raft::{Boot, Chain, GroupId, Membership};
@@ -118,6 +118,8 @@ pub(crate) struct Judgement {
     pub(crate) anchored: BTreeMap<GroupId, Membership>,
     /// Copies of slot headers that are bad while the other one is good.
     pub(crate) bad_copies: Vec<(SlotId, u32)>,
+    /// Slots, in use or not, of whose header the first copy counts and the second is bad, older or missing.
+    pub(crate) first_counts: BTreeSet<SlotId>,
     pub(crate) entries: u64,
 }
 
@@ -161,6 +163,8 @@ pub(crate) fn judge(
     let mut candidates: Vec<&SlotScan> =
         scans.iter().filter(|scan| scan.header.is_some()).collect();
     let mut boot = known.epoch;
+    let first_counts = scans.iter().filter(|scan| scan.first_counts);
+    let first_counts: BTreeSet<SlotId> = first_counts.map(|scan| scan.slot).collect();
     loop {
         let mut court = Court::new(disk, &scans, question);
         let Some(newest) = newest_of(&candidates) else {
@@ -168,6 +172,7 @@ pub(crate) fn judge(
             let mut fresh = Judgement::empty();
             fresh.boot = boot;
             fresh.known = Some(known);
+            fresh.first_counts = first_counts;
             return Ok(fresh);
         };
         let judged = court.try_chain(&candidates, newest)?;
@@ -183,6 +188,7 @@ pub(crate) fn judge(
                 let mut judgement = judged.judgement;
                 judgement.boot = boot;
                 judgement.known = Some(known);
+                judgement.first_counts = first_counts;
                 if !judgement.tail.is_empty() {
                     let older = |header: &SlotHeader| header.epoch <= newest.epoch;
                     let slots = scans
@@ -275,6 +281,7 @@ impl Judgement {
             rewrite_last: false,
             anchored: BTreeMap::new(),
             bad_copies: Vec::new(),
+            first_counts: BTreeSet::new(),
             entries: 0,
         }
     }

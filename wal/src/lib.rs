@@ -28,5 +28,5 @@ pub use options::{
     SLOTS_MIN,
 };
 pub use read::{ReadDone, ReadRequest};
-pub use status::{Counters, FlushHistogram, Room, WalStatus};
+pub use status::{Admitted, Counters, FlushHistogram, Room, WalStatus};
 pub use wal::{ENTRY_ROOM_BYTES, Position, RecoveredGroup, Recovery, Wal};

@@ -113,6 +113,12 @@ impl Pool {
         self.slots_max.saturating_sub(self.lengths.len())
     }
 
+    /// Why no slot is free and none is being made.
+    pub(crate) fn why_none(&self) -> String {
+        let failure = self.failure.clone();
+        failure.unwrap_or_else(|| format!("all {} slots are in use", self.lengths.len()))
+    }
+
     /// Takes a free slot into use.
     pub(crate) fn take(&mut self) -> Option<SlotId> {
         self.free.pop_first()

@@ -24,6 +24,8 @@ pub(crate) struct SlotScan {
     pub(crate) blocks: u32,
     /// The newer of the two copies, if one is good.
     pub(crate) header: Option<SlotHeader>,
+    /// That is the first copy, and the second is not as good.
+    pub(crate) first_counts: bool,
     /// The copies that are neither good nor unwritten.
     pub(crate) bad_copies: Vec<u32>,
 }
@@ -112,6 +114,7 @@ pub(crate) fn scan_headers(
             slot,
             blocks,
             header: None,
+            first_counts: false,
             bad_copies: Vec::new(),
         };
         if blocks >= SLOT_HEADER_BLOCKS {
@@ -131,11 +134,12 @@ impl SlotScan {
         match SlotHeader::from_block(copy, number) {
             Ok(None) => {}
             Ok(Some(header)) if header.slot == self.slot.0 && header.slot_blocks <= self.blocks => {
-                let newer = |known: &SlotHeader| {
-                    (known.epoch, known.segment) < (header.epoch, header.segment)
+                let older = |known: &SlotHeader| {
+                    (known.epoch, known.segment) <= (header.epoch, header.segment)
                 };
-                if self.header.as_ref().is_none_or(newer) {
+                if self.header.as_ref().is_none_or(older) {
                     self.header = Some(header);
+                    self.first_counts = number == 0;
                 }
             }
             Err(source) if is_from_the_future(&source) => {

@@ -41,6 +41,15 @@ pub enum Room {
     Full,
 }
 
+/// What whoever hosts a log has admitted, in a turn, and not appended yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Admitted {
+    /// Bytes that it will append, at most, with what it keeps for votes.
+    pub bytes: usize,
+    /// The entries among that.
+    pub entries: usize,
+}
+
 /// How a log is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WalStatus {

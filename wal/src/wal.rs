@@ -18,7 +18,7 @@ use crate::pipeline::Pipeline;
 use crate::pool::{FREE_MIN, Pool};
 use crate::queue::{Item, Queue};
 use crate::read::Reads;
-use crate::status::{Counters, FlushHistogram, Room, WalStatus};
+use crate::status::{Admitted, Counters, FlushHistogram, Room, WalStatus};
 
 mod build;
 mod complete;
@@ -132,7 +132,9 @@ impl<D: Disk> Wal<D> {
             return Err(AppendError::UnknownGroup(group));
         }
         self.check_room(writes)?;
-        if writes.is_empty() {
+        let nothing = |write: &Write| matches!(write, Write::Entries(none) if none.is_empty());
+        if writes.iter().all(nothing) {
+            // A position of its own would have nothing in the queue to become durable with.
             return Ok(self.accepted);
         }
         for write in writes {
@@ -167,9 +169,10 @@ impl<D: Disk> Wal<D> {
     ///
     /// For proposals only slots that exist count: whether the file system has space for more shows when they
     /// are made. So what is appended when there is room [`Now`](Room::Now) can be written, and a slot's worth
-    /// beside it, votes first of all.
+    /// beside it, votes first of all. What was `admitted` since and is not appended yet takes of that too.
     #[must_use]
-    pub fn takes(&self, bytes: usize, proposals: bool) -> Room {
+    pub fn takes(&self, admitted: Admitted, bytes: usize, proposals: bool) -> Room {
+        let bytes = admitted.bytes + bytes;
         if !proposals {
             return if self.may_wait(bytes) {
                 Room::Now
@@ -184,7 +187,8 @@ impl<D: Disk> Wal<D> {
         let exists = self.blocks_free(self.pool.free_slots())
             >= reserve + u64::from(self.blocks_needed(bytes));
         // Of a pool that is as full as it gets by itself, with nothing waiting, there is no more to wait for.
-        let at_best = self.pool.free_slots() >= FREE_MIN && self.queue.is_empty();
+        let nothing_waits = self.queue.is_empty() && admitted.entries == 0;
+        let at_best = self.pool.free_slots() >= FREE_MIN && nothing_waits;
         if exists || at_best {
             Room::Now
         } else {
@@ -194,9 +198,9 @@ impl<D: Disk> Wal<D> {
 
     /// The same for a proposal at the door, which leaves twice the reserve.
     #[must_use]
-    pub fn admits(&self, bytes: usize) -> Room {
-        if self.has_room(bytes) {
-            self.takes(bytes, true)
+    pub fn admits(&self, admitted: Admitted, bytes: usize) -> Room {
+        if self.has_room(admitted.bytes + bytes) {
+            self.takes(admitted, bytes, true)
         } else {
             Room::Full
         }

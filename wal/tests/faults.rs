@@ -11,7 +11,7 @@ use logdrive_raft::wire::Encode;
 use logdrive_sim::disk::{Crash, Fault, FaultRates, SimDiskOptions, SimStorage, Tear};
 use logdrive_wal::disk::{BLOCK_BYTES, Block, FlushMode, SlotId};
 use logdrive_wal::format::{GroupHeader, Record, RecordKind, SlotHeader};
-use logdrive_wal::{AppendError, OpenError, ReadError, ReadRequest, Room, Verdict};
+use logdrive_wal::{Admitted, AppendError, OpenError, ReadError, ReadRequest, Room, Verdict};
 
 fn drained() -> SimDiskOptions {
     SimDiskOptions {
@@ -103,7 +103,7 @@ fn append_until_full(rig: &mut Rig, frame_bytes: usize) -> u64 {
     let mut appended = 0;
     for _ in 0..10_000 {
         for _ in 0..3 {
-            match rig.wal.admits(frame_bytes) {
+            match rig.wal.admits(Admitted::default(), frame_bytes) {
                 Room::Now => {
                     rig.append_entries(1, 1, frame_bytes - 200);
                     appended += 1;
@@ -147,7 +147,7 @@ fn what_was_accepted_has_room_when_the_file_system_has_none() {
             rig.wal.disk_mut().options_mut().rates.no_space_ppm = 0;
             rig.now += 2_000_000;
             rig.idle();
-            assert_eq!(rig.wal.admits(9000), Room::Now);
+            assert_eq!(rig.wal.admits(Admitted::default(), 9000), Room::Now);
             rig.turn();
         }
         let (tip, entries) = (rig.tip(), rig.read_all());
@@ -155,6 +155,47 @@ fn what_was_accepted_has_room_when_the_file_system_has_none() {
         let mut rig = Rig::open(&medium, options(1024)).unwrap();
         assert_eq!((rig.tip(), rig.read_all()), (tip, entries));
     }
+}
+
+#[test]
+fn a_full_log_in_which_no_mark_fits_does_not_ask_to_be_woken_for_one() {
+    let mut without_a_mark = 0;
+    for first_pause in 1..3 {
+        let medium = SimStorage::new();
+        let mut rig = Rig::with_group(&medium, options(4));
+        while rig.wal.has_room(4096) {
+            rig.append_entries(1, 1, 4000);
+            rig.settle();
+        }
+        // Votes take what is left, each a block, and so does a mark when they pause. In the last slot they end
+        // with the one or the other.
+        let mut in_the_last_slot = 0;
+        for term in 2.. {
+            rig.append(&[Write::HardState(vote(term, 1))]);
+            rig.turn();
+            while !rig.wal.is_drained() && rig.wal.disk().next_due().is_some() {
+                rig.step();
+            }
+            if !rig.wal.is_drained() {
+                break;
+            }
+            in_the_last_slot += u64::from(rig.wal.status().slots_free == 0);
+            if in_the_last_slot >= first_pause {
+                let (turns_max, before) = (20, rig.wal.status().counters.groups);
+                let turns = (0..turns_max).take_while(|_| {
+                    let waits = rig.wal.next_deadline().is_some();
+                    if waits || rig.wal.disk().next_due().is_some() {
+                        rig.step();
+                        return true;
+                    }
+                    false
+                });
+                assert!(turns.count() < turns_max, "term {term}: {:?}", rig.wal);
+                without_a_mark += u64::from(rig.wal.status().counters.groups == before);
+            }
+        }
+    }
+    assert!(without_a_mark > 0);
 }
 
 #[test]

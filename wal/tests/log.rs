@@ -88,6 +88,23 @@ fn a_vote_is_echoed_by_the_next_flush_group_and_once() {
 }
 
 #[test]
+fn an_append_that_carries_nothing_is_durable_with_what_came_before() {
+    let medium = SimStorage::new();
+    let mut rig = Rig::with_group(&medium, options(8));
+    rig.idle();
+    for nothing in [vec![], vec![Write::Entries(vec![])]] {
+        let position = rig.append(&nothing);
+        assert!(position <= rig.wal.durable(), "{position:?}");
+        assert!(rig.wal.is_drained());
+        let before = rig.append_entries(1, 1, 10);
+        let position = rig.append(&nothing);
+        assert!(before <= position && rig.wal.durable() < position);
+        rig.settle();
+        assert!(position <= rig.wal.durable());
+    }
+}
+
+#[test]
 fn at_most_two_partly_filled_flush_groups_are_in_flight() {
     let medium = SimStorage::new();
     let mut rig = Rig::with_group(&medium, options(8));

@@ -9,6 +9,8 @@ use logdrive_raft::io::Write;
 use logdrive_raft::wire::Encode;
 use logdrive_raft::{Entry, EntryKind, Index, LogPosition, Membership, Term};
 use logdrive_sim::disk::{Crash, FaultRates, SimDiskOptions, SimStorage, Tear};
+use logdrive_wal::disk::BLOCK_BYTES;
+use logdrive_wal::format::{GroupHeader, GroupKind};
 use logdrive_wal::{OpenError, Options};
 
 /// A disk behind a page cache: an opening trusts nothing beyond the mark and writes it again.
@@ -100,24 +102,25 @@ fn a_configuration_that_is_cut_beyond_the_mark_is_forgotten() {
     }
 }
 
-/// Four entries beyond the mark that fill more than a slot; one more slot is free.
-fn long_tail(medium: &SimStorage) {
+/// Entries beyond the mark, in more than one slot. Returns how many more slots are free.
+fn long_tail(medium: &SimStorage, count: u64, bytes: usize) -> usize {
     let mut at_once = options(8);
     // Every flush group is on its way before the first one is durable.
     at_once.in_flight_max.partial = 8;
     let mut rig = begun(medium, at_once);
     rig.wal.disk_mut().options_mut().rates.no_space_ppm = 1_000_000;
-    rig.append_entries(2, 4, 14_000);
+    rig.append_entries(2, count, bytes);
     rig.settle();
-    assert_eq!(rig.wal.status().segments, 2);
-    assert_eq!(rig.wal.status().slots_free, 1);
+    let free = rig.wal.status().slots_free;
     die(rig, medium);
+    free
 }
 
 #[test]
 fn an_opening_that_finds_no_room_says_so_and_loses_nothing() {
     let medium = SimStorage::new();
-    long_tail(&medium);
+    // More than a slot.
+    assert_eq!(long_tail(&medium, 4, 14_000), 1);
     let mut full = buffered();
     full.rates = FaultRates {
         no_space_ppm: 1_000_000,
@@ -131,6 +134,49 @@ fn an_opening_that_finds_no_room_says_so_and_loses_nothing() {
     }
     let mut rig = open(&medium, options(8)).unwrap();
     assert_eq!(rig.read_all().len(), 4);
+}
+
+/// Kind and number of every flush group there is, the highest number last.
+fn flush_groups(medium: &SimStorage) -> Vec<(u64, GroupKind)> {
+    let slots = medium.slot_files();
+    let blocks = slots.iter().flat_map(|file| {
+        let bytes = medium.contents(file.slot);
+        let blocks = bytes.chunks(BLOCK_BYTES).map(GroupHeader::parse);
+        blocks.flatten().collect::<Vec<_>>()
+    });
+    let mut groups: Vec<_> = blocks
+        .map(|(header, _)| (header.number, header.kind))
+        .collect();
+    groups.sort_by_key(|(number, _)| *number);
+    groups
+}
+
+/// What was written again counts once a mark over it is durable. Before that the original must not be free.
+#[test]
+fn an_opening_without_room_for_the_mark_over_what_it_wrote_again_is_refused() {
+    let mut refused = 0;
+    for bytes in (8_000..15_500).step_by(250) {
+        let medium = SimStorage::new();
+        if long_tail(&medium, 3, bytes) != 1 {
+            continue;
+        }
+        let mut full = buffered();
+        full.rates.no_space_ppm = 1_000_000;
+        match Rig::open_with(&medium, options(8), full, 1) {
+            Ok(rig) => die(rig, &medium),
+            Err(OpenError::NoSpace { .. }) => {
+                refused += 1;
+                // With space it waits for a slot.
+                let mut rig = open(&medium, options(8)).unwrap();
+                assert_eq!(rig.read_all().len(), 3);
+                die(rig, &medium);
+            }
+            Err(error) => panic!("entries of {bytes} bytes: {error}"),
+        }
+        let last = flush_groups(&medium).pop().unwrap();
+        assert_eq!(last.1, GroupKind::Mark, "entries of {bytes} bytes");
+    }
+    assert!(refused > 0);
 }
 
 #[test]

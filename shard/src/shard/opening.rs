@@ -8,7 +8,7 @@ use logdrive_raft::{
     Boot, ClusterId, GroupId, Incarnation, Index, LogPosition, Micros, NodeId, Raft, Replica,
 };
 use logdrive_wal::disk::Disk;
-use logdrive_wal::{OpenError, RecoveredGroup, Wal};
+use logdrive_wal::{Admitted, OpenError, RecoveredGroup, Wal};
 
 use super::{Shard, core_config};
 use crate::group::{Group, Phase};
@@ -46,7 +46,7 @@ pub type CoreSettings = Config;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// The machine holds another history than the log.
+    /// The machine holds another history than the log has at its base.
     #[error(
         "the state machine of group {group} is at {machine} with another chain than the log has \
          there: it belongs to another log or another life of this one; restore the machine that \
@@ -143,11 +143,11 @@ impl<D: Disk> Opened<D> {
         let mut groups = BTreeMap::new();
         for setup in setups {
             let config = core_config(&core, self.replica, self.boot, setup.group);
-            let (phase, genesis) = match self.recovered.remove(&setup.group) {
+            let (phase, genesis, ahead) = match self.recovered.remove(&setup.group) {
                 Some(found) => {
-                    check_machine(setup.group, setup.applied, &found.restored)?;
+                    let ahead = check_machine(setup.group, setup.applied, &found.restored)?;
                     let raft = Raft::new(config, found.restored, now);
-                    (Phase::Running(Box::new(raft)), Some(found.genesis))
+                    (Phase::Running(Box::new(raft)), Some(found.genesis), ahead)
                 }
                 None => {
                     let (group, machine) = (setup.group, setup.applied);
@@ -162,14 +162,11 @@ impl<D: Disk> Opened<D> {
                         setup.voters,
                         now,
                     );
-                    (Phase::Forming(Box::new(bootstrap)), None)
+                    (Phase::Forming(Box::new(bootstrap)), None, None)
                 }
             };
             let mut group = Group::new(setup.group, setup.inbox, phase, genesis, setup.applied);
-            let last = group.raft().map(|raft| raft.last().index);
-            if last.is_some_and(|last| last < setup.applied.index) {
-                group.machine_ahead = Some(setup.applied);
-            }
+            group.machine_ahead = ahead;
             groups.insert(setup.group, group);
         }
         if let Some(group) = self.recovered.into_keys().next() {
@@ -190,36 +187,42 @@ impl<D: Disk> Opened<D> {
             reads: BTreeMap::new(),
             next_read: 0,
             full_for_bytes: None,
-            taken_bytes: 0,
+            taken: Admitted::default(),
             poisoned: false,
         })
     }
 }
 
-/// Whether a machine and a log can go on together.
-fn check_machine(group: GroupId, machine: LogPosition, log: &Restored) -> Result<(), StartError> {
-    if machine.index < log.base.index {
+/// Whether a machine and a log can go on together. Where the machine is, if the log cannot say so yet.
+///
+/// Above its base a log that has just been opened does not know what is committed. The machine does: what
+/// it applied was, and commit may have run ahead of this disk, whose entries there are of an older term or
+/// have not landed. They are compared when the commit index reaches as far, and nothing is applied before.
+fn check_machine(
+    group: GroupId,
+    machine: LogPosition,
+    log: &Restored,
+) -> Result<Option<LogPosition>, StartError> {
+    let base = log.base;
+    if machine.index < base.index {
         return Err(StartError::MachineTooOld {
             group,
             machine,
-            base: log.base,
+            base,
         });
     }
-    let chain = if machine.index == log.base.index {
-        Some(log.base.chain)
-    } else {
-        let above = machine.index.0 - log.base.index.0 - 1;
-        usize::try_from(above)
-            .ok()
-            .and_then(|at| log.entries.get(at))
-            .map(|entry| entry.chain)
-    };
-    // Index 0 is before the first entry: an empty machine belongs to any log. An index above the log's end
-    // is legal too: the commit ran ahead of this disk. They are compared when the log reaches as far.
-    match chain {
-        Some(chain) if machine.index.0 > 0 && chain != machine.chain => {
-            Err(StartError::MachineDiffers { group, machine })
-        }
-        _ => Ok(()),
+    // Index 0 is before the first entry: an empty machine belongs to any log.
+    if machine.index == Index(0) {
+        return Ok(None);
     }
+    if machine.index == base.index {
+        if machine.chain != base.chain {
+            return Err(StartError::MachineDiffers { group, machine });
+        }
+        return Ok(None);
+    }
+    let above = usize::try_from(machine.index.0 - base.index.0 - 1);
+    let entry = above.ok().and_then(|at| log.entries.get(at));
+    let same = entry.is_some_and(|entry| entry.chain == machine.chain);
+    Ok((!same).then_some(machine))
 }

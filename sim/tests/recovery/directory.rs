@@ -68,6 +68,9 @@ pub struct Directory {
     rng: Rng,
     medium: SimStorage,
     disk: SimDiskOptions,
+    /// Whether reads come from the medium or a page cache is drawn again for each opening: the directory was
+    /// moved, or somebody else's kernel refuses `O_DIRECT`.
+    mixed: bool,
     slot_bytes: u64,
     damage: bool,
     models: BTreeMap<GroupId, Model>,
@@ -97,10 +100,12 @@ impl Directory {
             10..20 => 96 << 10,
             _ => 64 << 10,
         };
+        let mixed = rng.u8(0..3) == 0;
         Self {
             rng,
             medium: SimStorage::new(),
             disk,
+            mixed,
             slot_bytes,
             damage,
             models: BTreeMap::new(),
@@ -159,6 +164,9 @@ impl Directory {
     /// None: it was killed half way.
     fn open(&mut self) -> Result<Option<(Wal<Mortal>, Recovery)>, OpenError> {
         let options = self.options();
+        if self.mixed {
+            self.disk.direct = self.rng.bool();
+        }
         let left = (self.rng.u8(0..3) > 0).then(|| self.rng.u64(0..40));
         let disk = SimDisk::new(self.medium.clone(), self.disk.clone(), self.rng.u64(..));
         let disk = Mortal { disk, left };

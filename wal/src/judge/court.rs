@@ -130,12 +130,17 @@ impl<'a, D: Disk> Court<'a, D> {
         })
     }
 
-    /// Whether a later opening went on before this place, and so found nothing durable there: what says
-    /// otherwise was written by an opening that did not get as far as its verdict.
+    /// Whether a later opening found nothing durable at this place of this epoch: it went on before it, or after a
+    /// segment of an older epoch, so that no segment of this one counted. What says otherwise was written by
+    /// an opening that did not get as far as its verdict.
+    ///
+    /// Places alone do not tell. Where reads come from the page cache an opening goes on at the mark, and the next
+    /// one, which may read the medium itself, at the end that lies beyond.
     pub(super) fn was_discounted(&self, place: Place, epoch: Boot) -> bool {
         let mut headers = self.scans.iter().filter_map(|scan| scan.header);
         headers.any(|header| {
-            header.by_recovery && header.epoch > epoch && header.predecessor_end <= place
+            let elsewhere = header.predecessor_end <= place || header.predecessor_epoch < epoch;
+            header.by_recovery && header.epoch > epoch && elsewhere
         })
     }
 

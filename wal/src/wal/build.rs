@@ -29,8 +29,7 @@ impl<D: Disk> Wal<D> {
                 break;
             };
             if !built {
-                // It goes on once the pool has a slot, and nobody needs to ask before that.
-                self.idle_at = None;
+                // It goes on once the pool has a slot.
                 break;
             }
         }
@@ -53,9 +52,11 @@ impl<D: Disk> Wal<D> {
         echo || idle
     }
 
-    /// Nothing is under way and the log does not say so yet: it will, unless something comes first.
+    /// Nothing is under way and the log does not say so yet: it will, unless something comes first. A log that
+    /// has nowhere to say so asks for no time: it is called when the pool has a slot.
     pub(super) fn watch_idleness(&mut self, now: Micros) {
         let idle = self.queue.is_empty() && self.pipeline.is_empty() && !self.tail.quiet;
+        let idle = idle && (self.fits(&Plan::default()) || self.pool.any_free().is_some());
         if !idle || self.poisoned.is_some() {
             self.idle_at = None;
         } else if self.idle_at.is_none() {

@@ -40,16 +40,20 @@ impl<D: Disk> Wal<D> {
             }
             if self.pipeline.is_empty() && !self.pool.is_busy() {
                 // Nothing is under way, and so nothing will make room.
-                let why = self.pool.failure.clone();
-                let why = why.unwrap_or_else(|| "no slot is free".to_owned());
+                let why = self.pool.why_none();
                 self.poison("write", self.active.slot, self.active.next, why);
                 continue;
             }
-            let mut done = std::mem::take(&mut self.done);
-            self.disk.wait(&mut done);
-            self.take_completions(&mut done, now);
-            self.done = done;
+            self.wait_for_disk(now);
         }
+    }
+
+    /// Waits until something has completed. Something is under way.
+    pub(super) fn wait_for_disk(&mut self, now: Micros) {
+        let mut done = std::mem::take(&mut self.done);
+        self.disk.wait(&mut done);
+        self.take_completions(&mut done, now);
+        self.done = done;
     }
 
     /// States that everything is durable, waits until that is durable too, and ends. Blocks; for an orderly

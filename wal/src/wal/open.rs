@@ -215,9 +215,8 @@ impl<D: Disk> Wal<D> {
         self.queue.push(Item::Record(Box::new(record), bytes));
         self.drain_opening(now)?;
         if rewritten {
-            // Now it is durable as far as any process can know.
-            self.build_mark();
-            self.drain_opening(now)?;
+            // Now it is durable as far as any process can know, once a mark says so.
+            self.mark_opening(now)?;
         }
         for slot in std::mem::take(&mut self.pool.held_back) {
             self.pool.add(slot.slot, slot.blocks, true);
@@ -225,6 +224,19 @@ impl<D: Disk> Wal<D> {
         self.counters = Counters::default();
         self.flush_histogram = FlushHistogram::default();
         Ok(())
+    }
+
+    /// Writes a mark, in a slot that is waited for if need be.
+    fn mark_opening(&mut self, now: Micros) -> Result<(), OpenError> {
+        while !self.build_mark() {
+            self.grow_pool(now);
+            self.disk.kick();
+            if !self.pool.is_busy() {
+                return Err(self.no_space(&self.pool.why_none()));
+            }
+            self.wait_for_disk(now);
+        }
+        self.drain_opening(now)
     }
 
     /// Waits until all of it is durable. What has no slot to go to never will be, and then somebody has to
@@ -235,11 +247,15 @@ impl<D: Disk> Wal<D> {
         };
         // A write or flush that failed stays under way.
         if self.pipeline.is_empty() && self.pool.any_free().is_none() {
-            let path = self.disk.slot_path(self.pool.next_slot());
-            let source = std::io::Error::new(std::io::ErrorKind::StorageFull, reason.error);
-            return Err(OpenError::NoSpace { path, source });
+            return Err(self.no_space(&reason.error));
         }
         Err(reason.into())
+    }
+
+    fn no_space(&self, why: &str) -> OpenError {
+        let path = self.disk.slot_path(self.pool.next_slot());
+        let source = std::io::Error::new(std::io::ErrorKind::StorageFull, why);
+        OpenError::NoSpace { path, source }
     }
 
     /// Writes it, and keeps in the judgement what the log itself does not know.
@@ -448,9 +464,16 @@ impl Opening {
             predecessor_chain: chain,
             oldest: live.first().map_or(end.segment + 1, |first| first.segment),
         };
-        // One copy after the other: the slot may hold a header that still counts until this one is whole.
-        for (number, block) in (0..).zip(header.to_blocks()) {
-            disk.write(slot, number, &[block])?;
+        // One copy after the other: the slot may hold a header that still counts until this one is whole. So
+        // the copy that counts is written last, or two power cuts in a row may tear both.
+        let copies = header.to_blocks();
+        let order = if judgement.first_counts.contains(&slot) {
+            [1, 0]
+        } else {
+            [0, 1]
+        };
+        for number in order {
+            disk.write(slot, number, &copies[number as usize..][..1])?;
             disk.flush(slot)?;
         }
         Ok(Self {

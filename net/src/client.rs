@@ -13,6 +13,7 @@ mod silence;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -25,7 +26,7 @@ use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Endpoint, TransportConfig};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use self::batch::{FutureAnswer, Known, Part, Reply};
 use self::session::{Established, Session};
@@ -330,20 +331,25 @@ impl Client {
                 room.await;
             }
         };
-        if tokio::time::timeout_at(deadline, admitted).await.is_err() {
+        if timeout_at(deadline, admitted).await.is_err() {
             return Err(never(Code::BUSY));
         }
         self.inner.dispatch(part);
-        match receiver.await {
-            Ok(Ok(applied)) => Ok(applied),
-            Ok(Err((Known::Never, code))) => Err(ProposeError::NeverAppended {
+        // The client's tasks know what became of it by then. They may run elsewhere, and not at all.
+        let given_up = deadline.checked_add(ANSWER_GRACE).unwrap_or(deadline);
+        match timeout_at(given_up, receiver).await {
+            Ok(Ok(Ok(applied))) => Ok(applied),
+            Ok(Ok(Err((Known::Never, code)))) => Err(ProposeError::NeverAppended {
                 code,
                 detail: self.inner.last_error(code),
             }),
-            Ok(Err((Known::MayYet, code))) => Err(ProposeError::MayYetCommit { code }),
+            Ok(Ok(Err((Known::MayYet, code)))) => Err(ProposeError::MayYetCommit { code }),
             // The client's tasks were ended with the proposal somewhere in them.
-            Err(_) => Err(ProposeError::MayYetCommit {
+            Ok(Err(_)) => Err(ProposeError::MayYetCommit {
                 code: Code::CONNECTION_LOST,
+            }),
+            Err(_) => Err(ProposeError::MayYetCommit {
+                code: Code::DEADLINE,
             }),
         }
     }
@@ -593,7 +599,16 @@ impl Inner {
             return;
         }
         if let Some(sink) = &self.options.sink {
-            sink.answered(answers);
+            // A sink is not ours. If it ended the task that calls it, whatever else waits there would wait
+            // for ever.
+            let taken = catch_unwind(AssertUnwindSafe(|| sink.answered(answers)));
+            if taken.is_err() {
+                tracing::error!(
+                    name: "net.client.sink_panicked",
+                    code = "sink_panicked",
+                    "the sink for answers panicked: the answers it was given are lost"
+                );
+            }
         }
         answers.clear();
         self.room.notify_waiters();
@@ -815,6 +830,11 @@ const SESSIONS_MAX: usize = 64;
 
 /// How often a part follows a hint without waiting.
 const HOPS_MAX: u32 = 3;
+
+/// How long after its deadline a proposal is given up by whoever waits for it, if nobody else has.
+///
+/// Several ticks: the task that answers it at its deadline says more, whether it was ever sent.
+const ANSWER_GRACE: Duration = session::TICK.saturating_mul(5);
 
 const RETRY_MIN_US: u64 = 1_000;
 const RETRY_MAX_US: u64 = 50_000;

@@ -248,6 +248,74 @@ fn every_proposal_of_many_batches_is_answered_once() {
     });
 }
 
+/// Panics at the first answers, and collects the later ones.
+struct PanicsOnce(std::sync::atomic::AtomicBool, Collected);
+
+impl AnswerSink for PanicsOnce {
+    fn answered(&self, answers: &mut Vec<Answer>) {
+        let first = !self.0.swap(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(!first, "a sink that panics");
+        self.1.answered(answers);
+    }
+}
+
+#[test]
+fn a_sink_that_panics_loses_the_answers_it_was_given_and_no_others() {
+    run(async {
+        let authority = authority("blue");
+        let server = Server::start(server_config(&authority, 1), echo()).await;
+        let who = credentials(&authority, Role::Client, 1);
+        let collected = Collected::default();
+        let mut options = options();
+        options.sink = Some(Arc::new(PanicsOnce(Default::default(), collected.clone())));
+        let client = Client::connect(vec![server.address.clone()], &who, options)
+            .await
+            .unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        let submit = |token, payload: &'static [u8]| {
+            let batch = Batch::of(token, GROUP, deadline, [payload]).unwrap();
+            client.submit(batch).unwrap();
+        };
+        submit(1, b"lost");
+        while client.in_flight() > 0 {
+            tokio::task::yield_now().await;
+        }
+        submit(2, b"kept");
+        assert_eq!(collected.until(1).await, [(2, 0, "kept".to_owned())]);
+        // Whoever waits by a future shares the connection and its task.
+        client.propose(GROUP, &b"a"[..]).await.unwrap();
+        server.stop().await;
+    });
+}
+
+#[test]
+fn a_proposal_ends_by_its_deadline_although_the_clients_tasks_do_not_run() {
+    let authority = authority("blue");
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let first = runtime();
+    let (server, client) = tokio::task::LocalSet::new().block_on(&first, async {
+        let server = Server::start(server_config(&authority, 1), echo()).await;
+        let who = credentials(&authority, Role::Client, 1);
+        let at = vec![server.address.clone()];
+        (server, Client::connect(at, &who, options()).await.unwrap())
+    });
+    // Nobody drives the first runtime any more.
+    let error = runtime().block_on(async {
+        let soon = Instant::now() + Duration::from_millis(20);
+        let proposal = client.propose_by(GROUP, &b"a"[..], soon);
+        let ended = tokio::time::timeout(PATIENCE, proposal).await;
+        ended.expect("it waits for ever").unwrap_err()
+    });
+    let code = Code::DEADLINE;
+    assert_eq!(error, ProposeError::MayYetCommit { code });
+    drop(server);
+}
+
 #[test]
 fn what_a_client_port_holds_is_counted_by_owner() {
     run(async {

@@ -507,7 +507,7 @@ impl Refused {
 const WRITE_BYTES_MAX: usize = 256 << 10;
 
 /// How exact deadlines are.
-const TICK: Duration = Duration::from_millis(10);
+pub(super) const TICK: Duration = Duration::from_millis(10);
 
 /// How long what waits for a connection waits before it is tried elsewhere. Dialling goes on.
 const DIAL_PATIENCE: Duration = Duration::from_millis(100);

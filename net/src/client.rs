@@ -841,3 +841,51 @@ const RETRY_MAX_US: u64 = 50_000;
 const HANDSHAKE: Duration = Duration::from_secs(1);
 const RESOLVE: Duration = Duration::from_secs(1);
 const STATUS: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use rustls::pki_types::UnixTime;
+
+    use super::*;
+    use crate::ca::{Authority, IssueRequest};
+
+    fn inner() -> Arc<Inner> {
+        let authority = Authority::create("blue".parse().unwrap()).unwrap();
+        let request = IssueRequest::new(Role::Client, NodeId(1), 1);
+        let issued = authority.issue(&request).unwrap();
+        let credentials = Credentials::from_pem(
+            authority.certificate_pem(),
+            &issued.certificate_pem,
+            &issued.key_pem,
+            UnixTime::now(),
+        );
+        Arc::new(Inner::new(&credentials.unwrap(), ClientOptions::default()).unwrap())
+    }
+
+    fn client(inner: &Arc<Inner>) -> Client {
+        inner.spawn(send_delayed(Arc::clone(inner)));
+        Client {
+            inner: Arc::clone(inner),
+            _tasks: Arc::new(Tasks(Arc::clone(inner))),
+        }
+    }
+
+    // Time is virtual: it passes as fast as everything waits for it.
+    #[tokio::test(start_paused = true)]
+    async fn deadlines_hold_while_nobody_dials() {
+        let inner = inner();
+        // Nobody listens at the discard port.
+        let address = "127.0.0.1:9".to_owned();
+        inner.add_session(&mut lock(&inner.routes), address, None, None);
+        let client = client(&inner);
+        // Each attempt takes a second, and then there is none for up to half of one.
+        for _ in 0..200 {
+            let deadline = Instant::now() + Duration::from_millis(30);
+            let ended = client.propose_by(GroupId(1), &b"a"[..], deadline).await;
+            let late = deadline.elapsed();
+            assert!(late <= 2 * session::TICK, "{late:?}");
+            let known = matches!(ended, Err(ProposeError::NeverAppended { .. }));
+            assert!(known, "{ended:?}");
+        }
+    }
+}

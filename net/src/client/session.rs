@@ -11,7 +11,7 @@ use logdrive_raft::wire::Reader;
 use logdrive_raft::{GroupId, NodeId};
 use quinn::{Connection, SendStream};
 use tokio::sync::Notify;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep};
 
 use super::batch::{Answer, Answered, OutputCursor, Part};
 use super::ring::Ring;
@@ -156,7 +156,11 @@ impl Session {
                 .unwrap_or_else(PoisonError::into_inner) = Some(error);
             self.set_health(Health::Down);
             self.hand_back(&inner, number);
-            sleep(backoff.next()).await;
+            tokio::select! {
+                () = sleep(backoff.next()) => {}
+                // Never ends: what comes while nobody dials has a deadline, too.
+                () = self.expire_queued(&inner) => {}
+            }
             self.set_health(Health::Unknown);
         }
     }
@@ -308,19 +312,30 @@ impl Session {
     /// While an address is dialled: answers what could not be sent in time, and has the rest tried
     /// elsewhere if it takes long. A server that lives answers in milliseconds, one that was killed never.
     async fn hand_back_queued(&self, inner: &Arc<Inner>, number: usize) {
-        let mut ticks = interval(TICK);
-        let mut answers = Vec::new();
-        let begun = Instant::now();
-        loop {
-            ticks.tick().await;
-            self.take_expired(inner, Instant::now(), &mut answers);
-            inner.deliver(&mut answers);
-            if begun.elapsed() >= DIAL_PATIENCE {
+        let impatient = async {
+            let mut ticks = interval_at(Instant::now() + DIAL_PATIENCE, TICK);
+            loop {
+                ticks.tick().await;
                 self.set_health(Health::Down);
                 if inner.has_alternative(number) {
                     self.hand_back(inner, number);
                 }
             }
+        };
+        tokio::select! {
+            () = self.expire_queued(inner) => {}
+            () = impatient => {}
+        }
+    }
+
+    /// Answers what could not be sent in time, and never ends.
+    async fn expire_queued(&self, inner: &Arc<Inner>) {
+        let mut ticks = interval(TICK);
+        let mut answers = Vec::new();
+        loop {
+            ticks.tick().await;
+            self.take_expired(inner, Instant::now(), &mut answers);
+            inner.deliver(&mut answers);
         }
     }
 

@@ -208,6 +208,7 @@ struct Inner {
     in_flight_bytes: AtomicUsize,
     room: Notify,
     tasks: Mutex<Vec<AbortHandle>>,
+    uses: AtomicU64,
 }
 
 /// Where proposals of which group go.
@@ -230,6 +231,16 @@ impl Routes {
             .map(|step| (number + step) % count)
             .find(|next| self.sessions[*next].is_usable())
             .unwrap_or((number + 1) % count)
+    }
+
+    /// Of the sessions whose address was learnt and on which nothing is on its way, the one that has been of
+    /// no use for the longest time.
+    fn least_useful(&self) -> Option<usize> {
+        let sessions = self.sessions.iter().enumerate();
+        sessions
+            .filter(|(_, session)| session.is_learnt() && session.is_idle())
+            .min_by_key(|(_, session)| session.last_use())
+            .map(|(number, _)| number)
     }
 }
 
@@ -459,14 +470,20 @@ impl Inner {
             in_flight_bytes: AtomicUsize::new(0),
             room: Notify::new(),
             tasks: Mutex::default(),
+            uses: AtomicU64::new(0),
         })
     }
 
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        lock(&self.tasks).push(tokio::spawn(task).abort_handle());
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+        let task = tokio::spawn(task).abort_handle();
+        let mut tasks = lock(&self.tasks);
+        tasks.retain(|task| !task.is_finished());
+        tasks.push(task.clone());
+        task
     }
 
-    /// The session of an address, made if there is none.
+    /// The session of an address, made if there is none. In place of the least useful one if there are many;
+    /// none is made if each of them is in use.
     fn add_session(
         self: &Arc<Self>,
         routes: &mut Routes,
@@ -477,14 +494,29 @@ impl Inner {
         let known = routes.sessions.iter().position(|session| {
             session.address == address && wanted.is_none_or(|wanted| session.may_be(wanted))
         });
-        if known.is_some() || routes.sessions.len() >= SESSIONS_MAX {
+        if known.is_some() {
             return known;
         }
-        let number = routes.sessions.len();
-        let session = Session::new(address, wanted);
-        routes.sessions.push(Arc::clone(&session));
-        self.spawn(session.run(Arc::clone(self), number, established));
+        let session = Session::new(address, wanted, self.next_use());
+        let number = if routes.sessions.len() < SESSIONS_MAX {
+            routes.sessions.push(Arc::clone(&session));
+            routes.sessions.len() - 1
+        } else {
+            let number = routes.least_useful()?;
+            let least = std::mem::replace(&mut routes.sessions[number], Arc::clone(&session));
+            least.end();
+            // What of a group went there has to begin anew.
+            routes.by_group.retain(|_, session| *session != number);
+            number
+        };
+        let task = Arc::clone(&session).run(Arc::clone(self), number, established);
+        session.set_task(self.spawn(task));
         Some(number)
+    }
+
+    /// A number that grows whenever an address proves useful.
+    fn next_use(&self) -> u64 {
+        self.uses.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Whether there is anywhere to go but session `number`.
@@ -511,16 +543,14 @@ impl Inner {
 
     /// Queues a part where its group is thought to be led.
     fn dispatch(&self, part: Part) {
-        let session = {
-            let mut routes = lock(&self.routes);
-            let mut number = routes.of(part.group());
-            if !routes.sessions[number].is_usable() {
-                number = routes.usable_after(number);
-                routes.by_group.insert(part.group(), number);
-            }
-            Arc::clone(&routes.sessions[number])
-        };
-        session.push(part);
+        let mut routes = lock(&self.routes);
+        let mut number = routes.of(part.group());
+        if !routes.sessions[number].is_usable() {
+            number = routes.usable_after(number);
+            routes.by_group.insert(part.group(), number);
+        }
+        // While the routes are locked, so that the session is not replaced before the part is in it.
+        routes.sessions[number].push(part);
     }
 
     /// Tries a part again, elsewhere or later, or gives it up. It is known that it was not appended.
@@ -867,6 +897,48 @@ mod tests {
         Client {
             inner: Arc::clone(inner),
             _tasks: Arc::new(Tasks(Arc::clone(inner))),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_least_useful_of_many_learnt_addresses_is_forgotten() {
+        let inner = inner();
+        let _client = client(&inner);
+        let mut routes = lock(&inner.routes);
+        let given = inner.add_session(&mut routes, "given:1".to_owned(), None, None);
+        assert_eq!(given, Some(0));
+        let learn = |routes: &mut Routes, number: usize| {
+            let leader = Some(NodeId(1 + number as u64));
+            inner.add_session(routes, format!("learnt:{number}"), leader, None)
+        };
+        for number in 1..SESSIONS_MAX {
+            assert_eq!(learn(&mut routes, number), Some(number));
+        }
+        // Of three that came first, one has answered since, and on another something waits.
+        routes.sessions[1].was_useful(inner.next_use());
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let batch = Batch::of(1, GroupId(1), deadline, [&b"a"[..]]).unwrap();
+        routes.sessions[2].push(Part::whole(batch, Reply::Sink));
+        routes.by_group.insert(GroupId(7), 3);
+        assert_eq!(learn(&mut routes, SESSIONS_MAX), Some(3));
+        assert_eq!(routes.of(GroupId(7)), routes.start);
+        for number in 1..=1_000 {
+            let at = learn(&mut routes, SESSIONS_MAX + number);
+            assert!(at.is_some_and(|at| at > 2 && at < SESSIONS_MAX), "{at:?}");
+            // What is useful now and then stays.
+            routes.sessions[1].was_useful(inner.next_use());
+        }
+        assert_eq!(routes.sessions.len(), SESSIONS_MAX);
+        let kept: Vec<_> = routes.sessions[..3].iter().map(|s| &s.address).collect();
+        assert_eq!(kept, ["given:1", "learnt:1", "learnt:2"]);
+        drop(routes);
+        // The tasks of those that were forgotten end.
+        let running = || {
+            let tasks = lock(&inner.tasks);
+            tasks.iter().filter(|task| !task.is_finished()).count()
+        };
+        while running() > SESSIONS_MAX + 1 {
+            tokio::task::yield_now().await;
         }
     }
 

@@ -12,10 +12,10 @@ use quinn::{
     AckFrequencyConfig, ClientConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig,
     ServerConfig, TokioRuntime, TransportConfig, VarInt,
 };
-use quinn_proto::HashedConnectionIdGenerator;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use crate::connection_id::LifeConnectionIds;
 use crate::error::CloseCode;
 use crate::secret::NetSecret;
 use crate::socket::{self, CappedSocket, Listen, SOCKET_BUFFER_BYTES, SocketBuffers};
@@ -253,11 +253,11 @@ pub(crate) fn bind(
     let mtu = settings.mtu.bytes();
     let (socket, buffers) = socket::bind(&listen.into(), settings.socket_buffer_bytes)?;
     let mut config = EndpointConfig::new(Arc::new(secret.reset_key()));
-    let connection_ids = secret.connection_id_key();
+    let (key, life) = (secret.connection_id_key(), fastrand::u16(..));
     config
         .max_udp_payload_size(mtu.max(1472))
         .expect("larger than the 1200 that QUIC demands")
-        .cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(connection_ids)));
+        .cid_generator(move || Box::new(LifeConnectionIds::new(key, life)));
     let (socket, closed) = CappedSocket::wrap(socket, mtu)?;
     let runtime = Arc::new(TokioRuntime);
     let endpoint = Endpoint::new_with_abstract_socket(config, server, socket, runtime)?;

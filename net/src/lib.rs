@@ -8,6 +8,7 @@ pub mod ca;
 pub mod client;
 pub mod clients;
 pub mod codec;
+mod connection_id;
 pub mod decoders;
 pub mod echo;
 pub mod endpoint;

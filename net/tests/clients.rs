@@ -585,32 +585,33 @@ fn busy_is_tried_again_and_what_may_have_been_appended_is_not() {
                 code: Code::LEADERSHIP_LOST
             }
         );
-        let soon = || Instant::now() + Duration::from_millis(100);
-        let silence = client
-            .propose_by(GROUP, &b"silence"[..], soon())
-            .await
-            .unwrap_err();
-        assert_eq!(
-            silence,
-            ProposeError::MayYetCommit {
-                code: Code::DEADLINE
-            }
-        );
-        let busy = client
-            .propose_by(GROUP, &b"always busy"[..], soon())
-            .await
-            .unwrap_err();
-        // The last try may be on its way when the deadline comes.
-        assert!(
-            [Code::BUSY, Code::DEADLINE].contains(&busy.code()),
-            "{busy}"
-        );
         let count = |payload: &[u8]| seen.borrow().iter().filter(|seen| *seen == payload).count();
+        // However slow the machine is, it gets there in one of these.
+        let patience = [100, 1_000, 10_000].map(Duration::from_millis);
+        let mut silences = 0;
+        for patience in patience {
+            silences += 1;
+            let soon = Instant::now() + patience;
+            let silence = client.propose_by(GROUP, &b"silence"[..], soon).await;
+            let code = Code::DEADLINE;
+            if count(b"silence") > 0 {
+                assert_eq!(silence, Err(ProposeError::MayYetCommit { code }));
+                break;
+            }
+        }
+        for patience in patience {
+            let soon = Instant::now() + patience;
+            let busy = client.propose_by(GROUP, &b"always busy"[..], soon).await;
+            let code = busy.unwrap_err().code();
+            // The last try may be on its way when the deadline comes.
+            assert!([Code::BUSY, Code::DEADLINE].contains(&code), "{code}");
+            if count(b"always busy") > 1 {
+                break;
+            }
+        }
         assert_eq!((count(b"busy"), count(b"full")), (4, 4));
-        assert_eq!(
-            (count(b"halted"), count(b"lost"), count(b"silence")),
-            (1, 1, 1)
-        );
+        assert_eq!((count(b"halted"), count(b"lost")), (1, 1));
+        assert!((1..=silences).contains(&count(b"silence")));
         assert!(count(b"always busy") > 1);
         assert_eq!(client.in_flight(), 0);
     });

@@ -31,12 +31,15 @@ fn server_config(authority: &Authority, node: u64) -> ClientNetConfig {
         NetSecret::random().unwrap(),
     );
     config.transport.mtu = MtuProfile::Loopback;
+    // A busy machine may stop a test for a second, and nobody is lost by that.
+    config.transport.idle = PATIENCE;
     config
 }
 
 fn options() -> ClientOptions {
     let mut options = ClientOptions::default();
     options.transport.mtu = MtuProfile::Loopback;
+    options.transport.idle = PATIENCE;
     options
 }
 

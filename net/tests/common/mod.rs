@@ -84,6 +84,8 @@ pub fn config(authority: &Authority, id: u64) -> PeerNetConfig {
         NetSecret::random().unwrap(),
     );
     config.transport.mtu = MtuProfile::Loopback;
+    // A busy machine may stop a test for a second, and nobody is lost by that.
+    config.transport.idle = PATIENCE;
     config
 }
 

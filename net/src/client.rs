@@ -32,7 +32,6 @@ use self::batch::{FutureAnswer, Known, Part, Reply};
 use self::session::{Established, Session};
 use crate::clients::CLIENT_ALPN;
 use crate::codec::{Keep, MessageReader, framed};
-use crate::endpoint::{self, TransportSettings, Windows};
 use crate::error::{CloseCode, LinkError, NetError, Refusal};
 use crate::hello::HELLO_BYTES_MAX;
 use crate::identity::{ClusterName, Role, any_peer_name};
@@ -43,6 +42,7 @@ use crate::protocol::{
 };
 use crate::secret::NetSecret;
 use crate::tls::{Credentials, identity_of};
+use crate::transport::{TransportSettings, Windows, endpoint};
 
 pub use self::batch::{Answer, AnswerSink, Answered, Batch, BatchError, OutputRun};
 

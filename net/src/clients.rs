@@ -17,9 +17,7 @@ use quinn::{Connection, Endpoint, SendStream, TransportConfig};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 
-use crate::accept::{Serve, accept};
 use crate::codec::{Keep, MessageReader, ReadFailure, framed, reading_bytes_max};
-use crate::endpoint::{self, TransportSettings, Windows};
 use crate::error::{CloseCode, NetError, Refusal};
 use crate::hello::HELLO_BYTES_MAX;
 use crate::identity::{ClusterName, Identity, Role};
@@ -31,9 +29,11 @@ use crate::protocol::{
 };
 use crate::responses::{NextResponses, ResponseQueue};
 use crate::secret::NetSecret;
-use crate::socket::{Listen, SocketBuffers};
 use crate::task::Task;
 use crate::tls::{Credentials, identity_of};
+use crate::transport::accept::{Serve, accept};
+use crate::transport::{Listen, SocketBuffers};
+use crate::transport::{TransportSettings, Windows, endpoint};
 
 /// What a node's client port is made of.
 #[derive(Clone, Debug)]

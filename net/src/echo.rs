@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::endpoint::{self, Bound, TransportSettings, Windows};
 use crate::identity::any_peer_name;
 use crate::secret::NetSecret;
 use crate::tls::Credentials;
+use crate::transport::endpoint::{self, Bound};
+use crate::transport::{TransportSettings, Windows};
 
 /// One that sends back what it gets.
 #[derive(Debug)]

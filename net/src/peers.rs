@@ -32,17 +32,17 @@ use tokio::sync::oneshot;
 use self::inbound::Inbound;
 use self::inbox::Inbox;
 use self::link::Link;
-use crate::accept::accept;
 use crate::codec::{APPEND_MESSAGE_BYTES_MAX, reading_bytes_max};
-use crate::endpoint::{self, TransportSettings, Windows};
 use crate::error::{CloseCode, NetError, Refusal};
 use crate::hello::{Hello, PROTOCOL_MAX, PROTOCOL_MIN, StreamKind};
 use crate::identity::ClusterName;
 use crate::memory::{PeerMemory, Tally};
 use crate::secret::NetSecret;
-use crate::socket::{Listen, SocketBuffers};
 use crate::task::Task;
 use crate::tls::Credentials;
+use crate::transport::accept::accept;
+use crate::transport::{Listen, SocketBuffers};
+use crate::transport::{TransportSettings, Windows, endpoint};
 
 /// What a node's peer network is made of.
 #[derive(Clone, Debug)]

@@ -17,7 +17,6 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::Shared;
-use crate::accept::Serve;
 use crate::codec::{
     ACK_BYTES_MAX, APPEND_MESSAGE_BYTES_MAX, CONTROL_BYTES_MAX, Keep, MessageReader, ReadFailure,
     framed,
@@ -27,6 +26,7 @@ use crate::hello::{HELLO_BYTES_MAX, Hello, StreamKind};
 use crate::identity::{Identity, Role};
 use crate::limit::RateLimit;
 use crate::tls::identity_of;
+use crate::transport::accept::Serve;
 
 /// The connection of a peer that is served at the moment.
 #[derive(Debug)]

@@ -22,12 +22,12 @@ use super::{PeerEvent, PeerLinkStatus, SendError, Shared};
 use crate::address::as_seen;
 use crate::backoff::Backoff;
 use crate::codec::{Keep, MessageReader};
-use crate::endpoint;
 use crate::error::{CloseCode, LinkError, Refusal};
 use crate::hello::{HELLO_BYTES_MAX, Hello, StreamKind};
 use crate::identity::{Identity, Role, peer_name};
 use crate::limit::RateLimit;
 use crate::tls::identity_of;
+use crate::transport::endpoint;
 
 /// A peer to dial.
 #[derive(Debug)]

@@ -13,6 +13,7 @@ use super::*;
 use crate::ca::{Authority, IssueRequest};
 use crate::identity::{Role, peer_name};
 use crate::tls::Credentials;
+use crate::transport::MtuProfile;
 
 const ALPN: &[u8] = b"traps";
 

@@ -22,8 +22,6 @@ use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
 use logdrive_raft::wire::{Decode, Reader};
 use logdrive_raft::{ClusterId, GroupId, Index, NodeId};
-use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{Endpoint, TransportConfig};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
@@ -42,7 +40,9 @@ use crate::protocol::{
 };
 use crate::secret::NetSecret;
 use crate::tls::{Credentials, identity_of};
-use crate::transport::{TransportSettings, Windows, endpoint};
+use crate::transport::{
+    ClientTls, ConnectionConfig, ConnectionError, Endpoint, TransportSettings, Windows,
+};
 
 pub use self::batch::{Answer, AnswerSink, Answered, Batch, BatchError, OutputRun};
 
@@ -193,8 +193,8 @@ pub enum SubmitError {
 
 struct Inner {
     endpoint: Endpoint,
-    tls: ArcSwap<QuicClientConfig>,
-    transport: Arc<TransportConfig>,
+    tls: ArcSwap<ClientTls>,
+    transport: ConnectionConfig,
     cluster_name: ClusterName,
     client: NodeId,
     mtu: u16,
@@ -257,7 +257,7 @@ struct Tasks(Arc<Inner>);
 impl Drop for Tasks {
     fn drop(&mut self) {
         let reason = b"the client is done";
-        self.0.endpoint.close(CloseCode::Shutdown.wire(), reason);
+        self.0.endpoint.close(CloseCode::Shutdown, reason);
         for task in lock(&self.0.tasks).drain(..) {
             task.abort();
         }
@@ -394,7 +394,7 @@ impl Client {
         let tls = credentials
             .client_config(CLIENT_ALPN)
             .map_err(NetError::from)?;
-        self.inner.tls.store(tls);
+        self.inner.tls.store(Arc::new(tls));
         Ok(())
     }
 }
@@ -420,7 +420,7 @@ pub async fn status(
         .map_err(|error| ConnectError::Unreachable {
             errors: vec![(address.to_owned(), error)],
         });
-    inner.endpoint.close(CloseCode::Shutdown.wire(), b"");
+    inner.endpoint.close(CloseCode::Shutdown, b"");
     status
 }
 
@@ -439,11 +439,11 @@ impl Inner {
             streams_bidi: 0,
             ..Windows::for_clients(mtu)
         };
-        let transport = endpoint::transport(&options.transport, windows);
+        let transport = ConnectionConfig::new(&options.transport, windows);
         let bind = |address: SocketAddr| {
             let secret = NetSecret::random();
             let bound = secret
-                .and_then(|secret| endpoint::bind(address, &options.transport, &secret, None));
+                .and_then(|secret| Endpoint::bind(address, &options.transport, &secret, None));
             bound.map_err(|source| NetError::Bind { address, source })
         };
         // A socket for IPv6 also speaks IPv4, where there is IPv6 at all.
@@ -451,7 +451,7 @@ impl Inner {
             .or_else(|_| bind((Ipv4Addr::UNSPECIFIED, 0).into()))?;
         Ok(Self {
             endpoint: bound.endpoint,
-            tls: ArcSwap::new(tls),
+            tls: ArcSwap::from_pointee(tls),
             transport,
             cluster_name: credentials.cluster().clone(),
             client: identity.id,
@@ -665,13 +665,9 @@ impl Inner {
             address: address.to_owned(),
         };
         let remote = self.resolve(address).await?;
-        let config = endpoint::client_config(self.tls.load_full(), Arc::clone(&self.transport));
-        let name = any_peer_name(&self.cluster_name);
-        let connecting = self.endpoint.connect_with(config, remote, &name);
-        let connecting = connecting.map_err(|error| LinkError::Transport {
-            what: error.to_string(),
-        })?;
-        let quic = |error: quinn::ConnectionError| LinkError::from_quic(&error, address, false);
+        let (tls, name) = (self.tls.load_full(), any_peer_name(&self.cluster_name));
+        let connecting = self.endpoint.connect(&tls, &self.transport, remote, &name);
+        let quic = |error: ConnectionError| LinkError::from_transport(&error, address, false);
         let connection = timeout(HANDSHAKE, connecting)
             .await
             .map_err(|_| unreachable())?
@@ -680,7 +676,7 @@ impl Inner {
         let node = match identity_of(&connection) {
             Ok(found) if found.role == Role::Peer && found.cluster == self.cluster_name => {
                 if let Some(wanted) = wanted.filter(|wanted| *wanted != found.id) {
-                    connection.close(CloseCode::WrongId.wire(), b"another node was wanted");
+                    connection.close(CloseCode::WrongId, b"another node was wanted");
                     return Err(LinkError::WrongNode {
                         address: address.to_owned(),
                         found: found.to_string(),
@@ -708,7 +704,7 @@ impl Inner {
         };
         let exchange = async {
             let lost = |_| match connection.close_reason() {
-                Some(error) => LinkError::from_quic(&error, address, false),
+                Some(error) => LinkError::from_transport(&error, address, false),
                 None => LinkError::Lost,
             };
             let (mut send, receive) = connection.open_bi().await.map_err(quic)?;
@@ -767,7 +763,7 @@ impl Inner {
             ..
         } = self.dial(address, None).await?;
         let lost = || match connection.close_reason() {
-            Some(error) => LinkError::from_quic(&error, address, true),
+            Some(error) => LinkError::from_transport(&error, address, true),
             None => LinkError::Lost,
         };
         let mut request = BytesMut::new();
@@ -791,7 +787,7 @@ impl Inner {
             .map_err(|_| LinkError::Unreachable {
                 address: address.to_owned(),
             })?;
-        connection.close(CloseCode::Shutdown.wire(), b"");
+        connection.close(CloseCode::Shutdown, b"");
         status
     }
 }
@@ -904,6 +900,18 @@ mod tests {
     async fn the_least_useful_of_many_learnt_addresses_is_forgotten() {
         let inner = inner();
         let _client = client(&inner);
+        learn_and_forget(&inner);
+        // The tasks of those that were forgotten end.
+        let running = || {
+            let tasks = lock(&inner.tasks);
+            tasks.iter().filter(|task| !task.is_finished()).count()
+        };
+        while running() > SESSIONS_MAX + 1 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn learn_and_forget(inner: &Arc<Inner>) {
         let mut routes = lock(&inner.routes);
         let given = inner.add_session(&mut routes, "given:1".to_owned(), None, None);
         assert_eq!(given, Some(0));
@@ -931,15 +939,6 @@ mod tests {
         assert_eq!(routes.sessions.len(), SESSIONS_MAX);
         let kept: Vec<_> = routes.sessions[..3].iter().map(|s| &s.address).collect();
         assert_eq!(kept, ["given:1", "learnt:1", "learnt:2"]);
-        drop(routes);
-        // The tasks of those that were forgotten end.
-        let running = || {
-            let tasks = lock(&inner.tasks);
-            tasks.iter().filter(|task| !task.is_finished()).count()
-        };
-        while running() > SESSIONS_MAX + 1 {
-            tokio::task::yield_now().await;
-        }
     }
 
     // Time is virtual: it passes as fast as everything waits for it.

@@ -9,7 +9,6 @@ use bytes::{Bytes, BytesMut};
 use logdrive_raft::limits::ENTRY_PAYLOAD_BYTES_MAX;
 use logdrive_raft::wire::Reader;
 use logdrive_raft::{GroupId, NodeId};
-use quinn::{Connection, SendStream};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep};
@@ -24,6 +23,7 @@ use crate::error::{CloseCode, LinkError, Refusal};
 use crate::protocol::{
     Code, FRAME_PROPOSALS_MAX, RESPONSE_FRAME_BYTES_MAX, Response, next_response, put_proposals,
 };
+use crate::transport::{Connection, SendStream};
 
 /// One address and what waits to be sent there.
 pub(super) struct Session {
@@ -246,9 +246,9 @@ impl Session {
         inner.deliver(&mut answers);
         match (refusal, connection.close_reason()) {
             (Some(refusal), _) => refusal.into(),
-            (None, Some(error)) => LinkError::from_quic(&error, &self.address, true),
+            (None, Some(error)) => LinkError::from_transport(&error, &self.address, true),
             (None, None) => {
-                connection.close(CloseCode::Shutdown.wire(), b"");
+                connection.close(CloseCode::Shutdown, b"");
                 LinkError::Lost
             }
         }
@@ -412,9 +412,9 @@ impl Session {
         loop {
             ticks.tick().await;
             let stats = connection.stats();
-            let rtt_ticks = stats.path.rtt.as_millis() / TICK.as_millis();
+            let rtt_ticks = stats.rtt.as_millis() / TICK.as_millis();
             let rtt_ticks = u32::try_from(rtt_ticks).unwrap_or(u32::MAX);
-            let silent = silence.tick(stats.udp_tx.datagrams, stats.udp_rx.datagrams, rtt_ticks);
+            let silent = silence.tick(stats.sent_datagrams, stats.received_datagrams, rtt_ticks);
             if silent != self.is_silent() {
                 self.set_health(if silent { Health::Silent } else { Health::Up });
             }

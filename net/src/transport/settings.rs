@@ -171,7 +171,7 @@ const _: () = {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transport::endpoint::transport;
+    use crate::transport::ConnectionConfig;
 
     #[test]
     fn windows_leave_room_for_control_however_many_groups_stall() {
@@ -185,7 +185,7 @@ mod tests {
                 let groups = groups.min(BULK_STREAMS_MAX);
                 assert!(windows.connection >= windows.stream * groups + CONTROL_WINDOW_BYTES);
                 assert!(windows.streams_uni > groups);
-                transport(
+                ConnectionConfig::new(
                     &TransportSettings {
                         mtu,
                         ..Default::default()

@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 /// The one file that talks to the kernel's ring, and so the one with `unsafe` in it.
 const RING: &str = "wal/src/disk/uring.rs";
 
+/// What names the QUIC library.
+const TRANSPORT: &str = "net/src/transport/";
+
 #[test]
 fn only_the_ring_lifts_the_lint() {
     // In two parts, so that this file passes its own test.
@@ -54,6 +57,19 @@ fn the_shard_takes_locks_and_atomics_from_its_sync_module() {
         ours && !line.in_tests && (direct || line.code.contains("std::thread"))
     });
     assert_none(&lines, "take it from crate::sync");
+}
+
+/// So that another implementation of QUIC, should profiles ask for it, replaces one module and nothing else.
+#[test]
+fn the_quic_library_is_named_by_the_transport_alone() {
+    let lines = lines_where(|line| {
+        let outside = line.file.starts_with("net/src/") && !line.file.starts_with(TRANSPORT);
+        outside && line.code.contains("quinn")
+    });
+    assert_none(
+        &lines,
+        "name it below net/src/transport/, and offer what is needed from there",
+    );
 }
 
 struct Line<'a> {

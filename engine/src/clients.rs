@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::vec::Drain;
 
 use bytes::Bytes;
-use logdrive_net::socket::SocketBuffers;
+use logdrive_net::transport::SocketBuffers;
 use logdrive_net::{ClientEvent, ClientMemory, ClientNet, ProposeBatch, ResponseQueue};
 use logdrive_raft::{GroupId, LogPosition, NodeId};
 use logdrive_shard::{Failure, Inbox, Outcome, Refused, ReplySink};

@@ -13,6 +13,7 @@ mod silence;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,17 +22,14 @@ use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
 use logdrive_raft::wire::{Decode, Reader};
 use logdrive_raft::{ClusterId, GroupId, Index, NodeId};
-use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{Endpoint, TransportConfig};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use self::batch::{FutureAnswer, Known, Part, Reply};
 use self::session::{Established, Session};
 use crate::clients::CLIENT_ALPN;
 use crate::codec::{Keep, MessageReader, framed};
-use crate::endpoint::{self, TransportSettings, Windows};
 use crate::error::{CloseCode, LinkError, NetError, Refusal};
 use crate::hello::HELLO_BYTES_MAX;
 use crate::identity::{ClusterName, Role, any_peer_name};
@@ -42,6 +40,9 @@ use crate::protocol::{
 };
 use crate::secret::NetSecret;
 use crate::tls::{Credentials, identity_of};
+use crate::transport::{
+    ClientTls, ConnectionConfig, ConnectionError, Endpoint, TransportSettings, Windows,
+};
 
 pub use self::batch::{Answer, AnswerSink, Answered, Batch, BatchError, OutputRun};
 
@@ -192,8 +193,8 @@ pub enum SubmitError {
 
 struct Inner {
     endpoint: Endpoint,
-    tls: ArcSwap<QuicClientConfig>,
-    transport: Arc<TransportConfig>,
+    tls: ArcSwap<ClientTls>,
+    transport: ConnectionConfig,
     cluster_name: ClusterName,
     client: NodeId,
     mtu: u16,
@@ -207,6 +208,7 @@ struct Inner {
     in_flight_bytes: AtomicUsize,
     room: Notify,
     tasks: Mutex<Vec<AbortHandle>>,
+    uses: AtomicU64,
 }
 
 /// Where proposals of which group go.
@@ -230,6 +232,16 @@ impl Routes {
             .find(|next| self.sessions[*next].is_usable())
             .unwrap_or((number + 1) % count)
     }
+
+    /// Of the sessions whose address was learnt and on which nothing is on its way, the one that has been of
+    /// no use for the longest time.
+    fn least_useful(&self) -> Option<usize> {
+        let sessions = self.sessions.iter().enumerate();
+        sessions
+            .filter(|(_, session)| session.is_learnt() && session.is_idle())
+            .min_by_key(|(_, session)| session.last_use())
+            .map(|(number, _)| number)
+    }
 }
 
 /// A refusal that a part of a batch met.
@@ -245,7 +257,7 @@ struct Tasks(Arc<Inner>);
 impl Drop for Tasks {
     fn drop(&mut self) {
         let reason = b"the client is done";
-        self.0.endpoint.close(CloseCode::Shutdown.wire(), reason);
+        self.0.endpoint.close(CloseCode::Shutdown, reason);
         for task in lock(&self.0.tasks).drain(..) {
             task.abort();
         }
@@ -330,20 +342,25 @@ impl Client {
                 room.await;
             }
         };
-        if tokio::time::timeout_at(deadline, admitted).await.is_err() {
+        if timeout_at(deadline, admitted).await.is_err() {
             return Err(never(Code::BUSY));
         }
         self.inner.dispatch(part);
-        match receiver.await {
-            Ok(Ok(applied)) => Ok(applied),
-            Ok(Err((Known::Never, code))) => Err(ProposeError::NeverAppended {
+        // The client's tasks know what became of it by then. They may run elsewhere, and not at all.
+        let given_up = deadline.checked_add(ANSWER_GRACE).unwrap_or(deadline);
+        match timeout_at(given_up, receiver).await {
+            Ok(Ok(Ok(applied))) => Ok(applied),
+            Ok(Ok(Err((Known::Never, code)))) => Err(ProposeError::NeverAppended {
                 code,
                 detail: self.inner.last_error(code),
             }),
-            Ok(Err((Known::MayYet, code))) => Err(ProposeError::MayYetCommit { code }),
+            Ok(Ok(Err((Known::MayYet, code)))) => Err(ProposeError::MayYetCommit { code }),
             // The client's tasks were ended with the proposal somewhere in them.
-            Err(_) => Err(ProposeError::MayYetCommit {
+            Ok(Err(_)) => Err(ProposeError::MayYetCommit {
                 code: Code::CONNECTION_LOST,
+            }),
+            Err(_) => Err(ProposeError::MayYetCommit {
+                code: Code::DEADLINE,
             }),
         }
     }
@@ -377,7 +394,7 @@ impl Client {
         let tls = credentials
             .client_config(CLIENT_ALPN)
             .map_err(NetError::from)?;
-        self.inner.tls.store(tls);
+        self.inner.tls.store(Arc::new(tls));
         Ok(())
     }
 }
@@ -403,7 +420,7 @@ pub async fn status(
         .map_err(|error| ConnectError::Unreachable {
             errors: vec![(address.to_owned(), error)],
         });
-    inner.endpoint.close(CloseCode::Shutdown.wire(), b"");
+    inner.endpoint.close(CloseCode::Shutdown, b"");
     status
 }
 
@@ -422,11 +439,11 @@ impl Inner {
             streams_bidi: 0,
             ..Windows::for_clients(mtu)
         };
-        let transport = endpoint::transport(&options.transport, windows);
+        let transport = ConnectionConfig::new(&options.transport, windows);
         let bind = |address: SocketAddr| {
             let secret = NetSecret::random();
             let bound = secret
-                .and_then(|secret| endpoint::bind(address, &options.transport, &secret, None));
+                .and_then(|secret| Endpoint::bind(address, &options.transport, &secret, None));
             bound.map_err(|source| NetError::Bind { address, source })
         };
         // A socket for IPv6 also speaks IPv4, where there is IPv6 at all.
@@ -434,7 +451,7 @@ impl Inner {
             .or_else(|_| bind((Ipv4Addr::UNSPECIFIED, 0).into()))?;
         Ok(Self {
             endpoint: bound.endpoint,
-            tls: ArcSwap::new(tls),
+            tls: ArcSwap::from_pointee(tls),
             transport,
             cluster_name: credentials.cluster().clone(),
             client: identity.id,
@@ -453,14 +470,20 @@ impl Inner {
             in_flight_bytes: AtomicUsize::new(0),
             room: Notify::new(),
             tasks: Mutex::default(),
+            uses: AtomicU64::new(0),
         })
     }
 
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        lock(&self.tasks).push(tokio::spawn(task).abort_handle());
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+        let task = tokio::spawn(task).abort_handle();
+        let mut tasks = lock(&self.tasks);
+        tasks.retain(|task| !task.is_finished());
+        tasks.push(task.clone());
+        task
     }
 
-    /// The session of an address, made if there is none.
+    /// The session of an address, made if there is none. In place of the least useful one if there are many;
+    /// none is made if each of them is in use.
     fn add_session(
         self: &Arc<Self>,
         routes: &mut Routes,
@@ -471,14 +494,29 @@ impl Inner {
         let known = routes.sessions.iter().position(|session| {
             session.address == address && wanted.is_none_or(|wanted| session.may_be(wanted))
         });
-        if known.is_some() || routes.sessions.len() >= SESSIONS_MAX {
+        if known.is_some() {
             return known;
         }
-        let number = routes.sessions.len();
-        let session = Session::new(address, wanted);
-        routes.sessions.push(Arc::clone(&session));
-        self.spawn(session.run(Arc::clone(self), number, established));
+        let session = Session::new(address, wanted, self.next_use());
+        let number = if routes.sessions.len() < SESSIONS_MAX {
+            routes.sessions.push(Arc::clone(&session));
+            routes.sessions.len() - 1
+        } else {
+            let number = routes.least_useful()?;
+            let least = std::mem::replace(&mut routes.sessions[number], Arc::clone(&session));
+            least.end();
+            // What of a group went there has to begin anew.
+            routes.by_group.retain(|_, session| *session != number);
+            number
+        };
+        let task = Arc::clone(&session).run(Arc::clone(self), number, established);
+        session.set_task(self.spawn(task));
         Some(number)
+    }
+
+    /// A number that grows whenever an address proves useful.
+    fn next_use(&self) -> u64 {
+        self.uses.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Whether there is anywhere to go but session `number`.
@@ -505,16 +543,14 @@ impl Inner {
 
     /// Queues a part where its group is thought to be led.
     fn dispatch(&self, part: Part) {
-        let session = {
-            let mut routes = lock(&self.routes);
-            let mut number = routes.of(part.group());
-            if !routes.sessions[number].is_usable() {
-                number = routes.usable_after(number);
-                routes.by_group.insert(part.group(), number);
-            }
-            Arc::clone(&routes.sessions[number])
-        };
-        session.push(part);
+        let mut routes = lock(&self.routes);
+        let mut number = routes.of(part.group());
+        if !routes.sessions[number].is_usable() {
+            number = routes.usable_after(number);
+            routes.by_group.insert(part.group(), number);
+        }
+        // While the routes are locked, so that the session is not replaced before the part is in it.
+        routes.sessions[number].push(part);
     }
 
     /// Tries a part again, elsewhere or later, or gives it up. It is known that it was not appended.
@@ -593,7 +629,16 @@ impl Inner {
             return;
         }
         if let Some(sink) = &self.options.sink {
-            sink.answered(answers);
+            // A sink is not ours. If it ended the task that calls it, whatever else waits there would wait
+            // for ever.
+            let taken = catch_unwind(AssertUnwindSafe(|| sink.answered(answers)));
+            if taken.is_err() {
+                tracing::error!(
+                    name: "net.client.sink_panicked",
+                    code = "sink_panicked",
+                    "the sink for answers panicked: the answers it was given are lost"
+                );
+            }
         }
         answers.clear();
         self.room.notify_waiters();
@@ -620,13 +665,9 @@ impl Inner {
             address: address.to_owned(),
         };
         let remote = self.resolve(address).await?;
-        let config = endpoint::client_config(self.tls.load_full(), Arc::clone(&self.transport));
-        let name = any_peer_name(&self.cluster_name);
-        let connecting = self.endpoint.connect_with(config, remote, &name);
-        let connecting = connecting.map_err(|error| LinkError::Transport {
-            what: error.to_string(),
-        })?;
-        let quic = |error: quinn::ConnectionError| LinkError::from_quic(&error, address, false);
+        let (tls, name) = (self.tls.load_full(), any_peer_name(&self.cluster_name));
+        let connecting = self.endpoint.connect(&tls, &self.transport, remote, &name);
+        let quic = |error: ConnectionError| LinkError::from_transport(&error, address, false);
         let connection = timeout(HANDSHAKE, connecting)
             .await
             .map_err(|_| unreachable())?
@@ -635,7 +676,7 @@ impl Inner {
         let node = match identity_of(&connection) {
             Ok(found) if found.role == Role::Peer && found.cluster == self.cluster_name => {
                 if let Some(wanted) = wanted.filter(|wanted| *wanted != found.id) {
-                    connection.close(CloseCode::WrongId.wire(), b"another node was wanted");
+                    connection.close(CloseCode::WrongId, b"another node was wanted");
                     return Err(LinkError::WrongNode {
                         address: address.to_owned(),
                         found: found.to_string(),
@@ -663,7 +704,7 @@ impl Inner {
         };
         let exchange = async {
             let lost = |_| match connection.close_reason() {
-                Some(error) => LinkError::from_quic(&error, address, false),
+                Some(error) => LinkError::from_transport(&error, address, false),
                 None => LinkError::Lost,
             };
             let (mut send, receive) = connection.open_bi().await.map_err(quic)?;
@@ -722,7 +763,7 @@ impl Inner {
             ..
         } = self.dial(address, None).await?;
         let lost = || match connection.close_reason() {
-            Some(error) => LinkError::from_quic(&error, address, true),
+            Some(error) => LinkError::from_transport(&error, address, true),
             None => LinkError::Lost,
         };
         let mut request = BytesMut::new();
@@ -746,7 +787,7 @@ impl Inner {
             .map_err(|_| LinkError::Unreachable {
                 address: address.to_owned(),
             })?;
-        connection.close(CloseCode::Shutdown.wire(), b"");
+        connection.close(CloseCode::Shutdown, b"");
         status
     }
 }
@@ -816,8 +857,106 @@ const SESSIONS_MAX: usize = 64;
 /// How often a part follows a hint without waiting.
 const HOPS_MAX: u32 = 3;
 
+/// How long after its deadline a proposal is given up by whoever waits for it, if nobody else has.
+///
+/// Several ticks: the task that answers it at its deadline says more, whether it was ever sent.
+const ANSWER_GRACE: Duration = session::TICK.saturating_mul(5);
+
 const RETRY_MIN_US: u64 = 1_000;
 const RETRY_MAX_US: u64 = 50_000;
 const HANDSHAKE: Duration = Duration::from_secs(1);
 const RESOLVE: Duration = Duration::from_secs(1);
 const STATUS: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use rustls::pki_types::UnixTime;
+
+    use super::*;
+    use crate::ca::{Authority, IssueRequest};
+
+    fn inner() -> Arc<Inner> {
+        let authority = Authority::create("blue".parse().unwrap()).unwrap();
+        let request = IssueRequest::new(Role::Client, NodeId(1), 1);
+        let issued = authority.issue(&request).unwrap();
+        let credentials = Credentials::from_pem(
+            authority.certificate_pem(),
+            &issued.certificate_pem,
+            &issued.key_pem,
+            UnixTime::now(),
+        );
+        Arc::new(Inner::new(&credentials.unwrap(), ClientOptions::default()).unwrap())
+    }
+
+    fn client(inner: &Arc<Inner>) -> Client {
+        inner.spawn(send_delayed(Arc::clone(inner)));
+        Client {
+            inner: Arc::clone(inner),
+            _tasks: Arc::new(Tasks(Arc::clone(inner))),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_least_useful_of_many_learnt_addresses_is_forgotten() {
+        let inner = inner();
+        let _client = client(&inner);
+        learn_and_forget(&inner);
+        // The tasks of those that were forgotten end.
+        let running = || {
+            let tasks = lock(&inner.tasks);
+            tasks.iter().filter(|task| !task.is_finished()).count()
+        };
+        while running() > SESSIONS_MAX + 1 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn learn_and_forget(inner: &Arc<Inner>) {
+        let mut routes = lock(&inner.routes);
+        let given = inner.add_session(&mut routes, "given:1".to_owned(), None, None);
+        assert_eq!(given, Some(0));
+        let learn = |routes: &mut Routes, number: usize| {
+            let leader = Some(NodeId(1 + number as u64));
+            inner.add_session(routes, format!("learnt:{number}"), leader, None)
+        };
+        for number in 1..SESSIONS_MAX {
+            assert_eq!(learn(&mut routes, number), Some(number));
+        }
+        // Of three that came first, one has answered since, and on another something waits.
+        routes.sessions[1].was_useful(inner.next_use());
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let batch = Batch::of(1, GroupId(1), deadline, [&b"a"[..]]).unwrap();
+        routes.sessions[2].push(Part::whole(batch, Reply::Sink));
+        routes.by_group.insert(GroupId(7), 3);
+        assert_eq!(learn(&mut routes, SESSIONS_MAX), Some(3));
+        assert_eq!(routes.of(GroupId(7)), routes.start);
+        for number in 1..=1_000 {
+            let at = learn(&mut routes, SESSIONS_MAX + number);
+            assert!(at.is_some_and(|at| at > 2 && at < SESSIONS_MAX), "{at:?}");
+            // What is useful now and then stays.
+            routes.sessions[1].was_useful(inner.next_use());
+        }
+        assert_eq!(routes.sessions.len(), SESSIONS_MAX);
+        let kept: Vec<_> = routes.sessions[..3].iter().map(|s| &s.address).collect();
+        assert_eq!(kept, ["given:1", "learnt:1", "learnt:2"]);
+    }
+
+    // Time is virtual: it passes as fast as everything waits for it.
+    #[tokio::test(start_paused = true)]
+    async fn deadlines_hold_while_nobody_dials() {
+        let inner = inner();
+        // Nobody listens at the discard port.
+        let address = "127.0.0.1:9".to_owned();
+        inner.add_session(&mut lock(&inner.routes), address, None, None);
+        let client = client(&inner);
+        // Each attempt takes a second, and then there is none for up to half of one.
+        for _ in 0..200 {
+            let deadline = Instant::now() + Duration::from_millis(30);
+            let ended = client.propose_by(GroupId(1), &b"a"[..], deadline).await;
+            let late = deadline.elapsed();
+            assert!(late <= 2 * session::TICK, "{late:?}");
+            let known = matches!(ended, Err(ProposeError::NeverAppended { .. }));
+            assert!(known, "{ended:?}");
+        }
+    }
+}

@@ -7,19 +7,15 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
 use logdrive_raft::wire::{Decode, DecodeError};
 use logdrive_raft::{ClusterId, NodeId};
-use quinn::{Connection, Endpoint, SendStream, TransportConfig};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 
-use crate::accept::{Serve, accept};
 use crate::codec::{Keep, MessageReader, ReadFailure, framed, reading_bytes_max};
-use crate::endpoint::{self, TransportSettings, Windows};
 use crate::error::{CloseCode, NetError, Refusal};
 use crate::hello::HELLO_BYTES_MAX;
 use crate::identity::{ClusterName, Identity, Role};
@@ -31,9 +27,12 @@ use crate::protocol::{
 };
 use crate::responses::{NextResponses, ResponseQueue};
 use crate::secret::NetSecret;
-use crate::socket::{Listen, SocketBuffers};
 use crate::task::Task;
 use crate::tls::{Credentials, identity_of};
+use crate::transport::{
+    Connection, ConnectionConfig, Endpoint, Listen, SendStream, Serve, ServerConfig, SocketBuffers,
+    TransportSettings, Windows, accept,
+};
 
 /// What a node's client port is made of.
 #[derive(Clone, Debug)]
@@ -143,7 +142,7 @@ impl ClientEvent {
 pub struct ClientNet {
     shared: Rc<Shared>,
     accept: Task,
-    listener_transport: Arc<TransportConfig>,
+    listener_transport: ConnectionConfig,
     buffers: SocketBuffers,
     /// Resolves once the port is free.
     closed: Option<oneshot::Receiver<()>>,
@@ -179,13 +178,13 @@ impl ClientNet {
     pub async fn start(config: ClientNetConfig) -> Result<Self, NetError> {
         config.credentials.check_peer(config.node, None)?;
         let windows = Windows::for_clients(config.transport.mtu);
-        let listener_transport = endpoint::transport(&config.transport, windows);
+        let listener_transport = ConnectionConfig::new(&config.transport, windows);
         let server = config.credentials.server_config(CLIENT_ALPN)?;
-        let server = endpoint::server_config(server, Arc::clone(&listener_transport));
+        let server = ServerConfig::new(server, &listener_transport);
         let address = config.listen.address();
         let bind = |source| NetError::Bind { address, source };
         let (transport, secret) = (&config.transport, &config.secret);
-        let bound = endpoint::bind(config.listen, transport, secret, Some(server)).map_err(bind)?;
+        let bound = Endpoint::bind(config.listen, transport, secret, Some(server)).map_err(bind)?;
         let shared = Rc::new(Shared {
             node: config.node,
             cluster: config.cluster,
@@ -291,7 +290,7 @@ impl ClientNet {
         let (node, cluster) = (self.shared.node, &self.shared.cluster_name);
         credentials.check_peer(node, Some(cluster))?;
         let server = credentials.server_config(CLIENT_ALPN)?;
-        let server = endpoint::server_config(server, Arc::clone(&self.listener_transport));
+        let server = ServerConfig::new(server, &self.listener_transport);
         self.shared.endpoint.set_server_config(Some(server));
         Ok(())
     }
@@ -316,7 +315,7 @@ impl ClientNet {
         let closed = self.closed.take();
         drop(self);
         if let Some(closed) = closed {
-            endpoint::close(endpoint, closed).await;
+            endpoint.shut_down(closed).await;
         }
     }
 }
@@ -333,8 +332,7 @@ impl Shared {
         for (connection, _) in self.connections.borrow().values() {
             reason.close(connection);
         }
-        self.endpoint
-            .close(reason.code.wire(), reason.what.as_bytes());
+        self.endpoint.close(reason.code, reason.what.as_bytes());
     }
 
     async fn push(&self, event: ClientEvent) {
@@ -501,9 +499,8 @@ async fn write_responses(responses: &ResponseQueue, mut send: SendStream) -> Res
         let mut bytes = match responses.next().await {
             NextResponses::Frames(bytes) => bytes,
             NextResponses::Finished => {
-                // If the connection is gone, nobody waits for it.
-                let _ = send.finish();
-                let _ = send.stopped().await;
+                send.finish();
+                send.stopped().await;
                 return Err(Refusal::new(CloseCode::Shutdown, "the node shuts down"));
             }
             NextResponses::Overflown => {

@@ -8,9 +8,9 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use logdrive_raft::limits::{APPEND_BYTES_MAX, APPEND_ENTRIES_MAX};
 use logdrive_raft::message::{Body, Message};
 use logdrive_raft::wire::{Encode, Writer};
-use quinn::{ReadError, RecvStream};
 
 use crate::memory::{Holding, Tally};
+use crate::transport::{ReadError, RecvStream};
 
 /// The bytes of the length before each message.
 pub const LENGTH_BYTES: usize = 4;
@@ -194,9 +194,8 @@ impl MessageReader {
     }
 
     /// Tells the sender to stop.
-    pub(crate) fn stop(&mut self, code: quinn::VarInt) {
-        // It may have ended already, which is as good.
-        let _ = self.stream.stop(code);
+    pub(crate) fn stop(&mut self, code: u32) {
+        self.stream.stop(code);
     }
 
     /// A message that does not lie in one chunk, in a buffer of its own. The buffer is filled as bytes come,

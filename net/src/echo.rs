@@ -7,13 +7,14 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::endpoint::{self, Bound, TransportSettings, Windows};
 use crate::identity::any_peer_name;
 use crate::secret::NetSecret;
 use crate::tls::Credentials;
+use crate::transport::{
+    Bound, ConnectionConfig, Endpoint, ServerConfig, TransportSettings, Windows,
+};
 
 /// One that sends back what it gets.
 #[derive(Debug)]
@@ -28,8 +29,8 @@ impl Echo {
     pub fn bind(credentials: &Credentials, settings: &TransportSettings) -> io::Result<Self> {
         let windows = Windows::for_clients(settings.mtu);
         let tls = credentials.server_config(ALPN).map_err(io::Error::other)?;
-        let server = endpoint::server_config(tls, endpoint::transport(settings, windows));
-        let bound = endpoint::bind(local(), settings, &NetSecret::random()?, Some(server))?;
+        let server = ServerConfig::new(tls, &ConnectionConfig::new(settings, windows));
+        let bound = Endpoint::bind(local(), settings, &NetSecret::random()?, Some(server))?;
         let address = bound.endpoint.local_addr()?;
         Ok(Self { bound, address })
     }
@@ -47,15 +48,15 @@ impl Echo {
             endpoint, closed, ..
         } = self.bound;
         let served = serve(&endpoint, message_bytes).await;
-        endpoint::close(endpoint, closed).await;
+        endpoint.shut_down(closed).await;
         served
     }
 }
 
-async fn serve(endpoint: &quinn::Endpoint, message_bytes: usize) -> io::Result<()> {
-    let incoming = timeout(PATIENCE, endpoint.accept()).await?;
-    let incoming = incoming.ok_or_else(|| io::Error::other("the endpoint is closed"))?;
-    let connection = incoming.await.map_err(io::Error::other)?;
+async fn serve(endpoint: &Endpoint, message_bytes: usize) -> io::Result<()> {
+    let accepted = timeout(PATIENCE, endpoint.accept()).await?;
+    let accepted = accepted.ok_or_else(|| io::Error::other("the endpoint is closed"))?;
+    let connection = accepted.map_err(io::Error::other)?;
     let stream = timeout(PATIENCE, connection.accept_bi()).await?;
     let (mut send, mut receive) = stream.map_err(io::Error::other)?;
     let mut message = vec![0; message_bytes];
@@ -75,17 +76,26 @@ pub async fn round_trips(
     message_bytes: usize,
     count: usize,
 ) -> io::Result<Vec<Duration>> {
-    let (endpoint, closed) = dial(credentials, settings)?;
+    let windows = Windows {
+        streams_bidi: 0,
+        ..Windows::for_clients(settings.mtu)
+    };
+    let config = ConnectionConfig::new(settings, windows);
+    let tls = credentials.client_config(ALPN).map_err(io::Error::other)?;
+    let bound = Endpoint::bind(local(), settings, &NetSecret::random()?, None)?;
+    let endpoint = bound.endpoint;
     let name = any_peer_name(credentials.cluster());
     let measured = async {
-        let connecting = endpoint.connect(address, &name).map_err(io::Error::other)?;
-        let connection = timeout(PATIENCE, connecting).await??;
-        let (mut send, mut receive) = connection.open_bi().await?;
+        let connecting = endpoint.connect(&tls, &config, address, &name);
+        let connection = timeout(PATIENCE, connecting).await?;
+        let connection = connection.map_err(io::Error::other)?;
+        let stream = connection.open_bi().await;
+        let (mut send, mut receive) = stream.map_err(io::Error::other)?;
         let mut times = Vec::with_capacity(count);
         let mut message = vec![0x5a; message_bytes];
         for number in 0..SETTLING + count {
             let start = Instant::now();
-            send.write_all(&message).await?;
+            send.write_all(&message).await.map_err(io::Error::other)?;
             let back = timeout(PATIENCE, receive.read_exact(&mut message)).await?;
             back.map_err(io::Error::other)?;
             if number >= SETTLING {
@@ -95,24 +105,8 @@ pub async fn round_trips(
         Ok(times)
     };
     let measured = measured.await;
-    endpoint::close(endpoint, closed).await;
+    endpoint.shut_down(bound.closed).await;
     measured
-}
-
-fn dial(
-    credentials: &Credentials,
-    settings: &TransportSettings,
-) -> io::Result<(quinn::Endpoint, oneshot::Receiver<()>)> {
-    let windows = Windows {
-        streams_bidi: 0,
-        ..Windows::for_clients(settings.mtu)
-    };
-    let tls = credentials.client_config(ALPN).map_err(io::Error::other)?;
-    let config = endpoint::client_config(tls, endpoint::transport(settings, windows));
-    let bound = endpoint::bind(local(), settings, &NetSecret::random()?, None)?;
-    let mut endpoint = bound.endpoint;
-    endpoint.set_default_client_config(config);
-    Ok((endpoint, bound.closed))
 }
 
 fn local() -> SocketAddr {

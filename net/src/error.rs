@@ -3,9 +3,9 @@
 use std::io;
 
 use logdrive_raft::NodeId;
-use quinn::{ConnectionError, VarInt};
 
 use crate::tls::TlsError;
+use crate::transport::{Connection, ConnectionError};
 
 /// Why networking could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -70,11 +70,6 @@ pub enum CloseCode {
 }
 
 impl CloseCode {
-    /// As it stands in a QUIC frame.
-    pub(crate) fn wire(self) -> VarInt {
-        VarInt::from_u32(self as u32)
-    }
-
     /// What a number from the other side means; `None` for one that a later version may have.
     #[must_use]
     pub fn from_number(number: u64) -> Option<Self> {
@@ -129,10 +124,10 @@ impl Refusal {
     }
 
     /// Closes `connection` for this reason.
-    pub(crate) fn close(&self, connection: &quinn::Connection) {
+    pub(crate) fn close(&self, connection: &Connection) {
         // A reason has to fit into one packet beside everything else.
         let end = self.what.floor_char_boundary(REASON_BYTES_MAX);
-        connection.close(self.code.wire(), &self.what.as_bytes()[..end]);
+        connection.close(self.code, &self.what.as_bytes()[..end]);
     }
 }
 
@@ -228,48 +223,26 @@ impl LinkError {
         }
     }
 
-    /// What a QUIC error means for a connection to `address`.
-    pub(crate) fn from_quic(error: &ConnectionError, address: &str, was_up: bool) -> Self {
+    /// What the end of a connection to `address` means.
+    pub(crate) fn from_transport(error: &ConnectionError, address: &str, was_up: bool) -> Self {
         match error {
             ConnectionError::TimedOut if was_up => Self::Lost,
             ConnectionError::TimedOut => Self::Unreachable {
                 address: address.to_owned(),
             },
             ConnectionError::Reset => Self::Restarted,
-            ConnectionError::ApplicationClosed(close) => Self::Closed {
-                number: close.error_code.into_inner(),
-                reason: String::from_utf8_lossy(&close.reason).into_owned(),
+            ConnectionError::Closed { number, reason } => Self::Closed {
+                number: *number,
+                reason: reason.clone(),
             },
-            ConnectionError::TransportError(error) => {
-                let code = u64::from(error.code);
-                match alert(code) {
-                    Some(alert) => tls_error(alert, false, address, &error.reason),
-                    None => Self::Transport {
-                        what: error.to_string(),
-                    },
-                }
-            }
-            ConnectionError::ConnectionClosed(close) => {
-                let reason = String::from_utf8_lossy(&close.reason);
-                match alert(u64::from(close.error_code)) {
-                    Some(alert) => tls_error(alert, true, address, &reason),
-                    None => Self::Transport {
-                        what: close.to_string(),
-                    },
-                }
-            }
-            other => Self::Transport {
-                what: other.to_string(),
-            },
+            ConnectionError::Alert {
+                alert,
+                by_peer,
+                detail,
+            } => tls_error(*alert, *by_peer, address, detail),
+            ConnectionError::Other { what } => Self::Transport { what: what.clone() },
         }
     }
-}
-
-/// The TLS alert in a QUIC error code (RFC 9001 §4.8).
-fn alert(code: u64) -> Option<u8> {
-    (0x100..0x200)
-        .contains(&code)
-        .then_some((code & 0xff) as u8)
 }
 
 /// What an alert means, by whom it was raised.

@@ -1,7 +1,6 @@
 #![doc = include_str!("../README.md")]
 #![deny(missing_docs)]
 
-mod accept;
 mod address;
 mod backoff;
 pub mod ca;
@@ -10,7 +9,6 @@ pub mod clients;
 pub mod codec;
 pub mod decoders;
 pub mod echo;
-pub mod endpoint;
 pub mod error;
 pub mod hello;
 pub mod identity;
@@ -21,16 +19,15 @@ pub mod peers;
 pub mod protocol;
 pub mod responses;
 pub mod secret;
-pub mod socket;
 mod task;
 pub mod tls;
+pub mod transport;
 
 pub use client::{
     Answer, AnswerSink, Answered, Applied, Batch, Client, ClientOptions, ConnectError,
     ProposeError, SubmitError,
 };
 pub use clients::{ClientEvent, ClientNet, ClientNetConfig, ConnectionId};
-pub use endpoint::{MtuProfile, TransportSettings};
 pub use error::{CloseCode, LinkError, NetError};
 pub use identity::{ClusterName, Identity, Role};
 pub use memory::{ClientMemory, PeerMemory};
@@ -38,5 +35,5 @@ pub use peers::{PeerEvent, PeerLinkStatus, PeerNet, PeerNetConfig, SendError};
 pub use protocol::{Code, ProposeBatch};
 pub use responses::{ResponseBatch, ResponseQueue};
 pub use secret::NetSecret;
-pub use socket::Listen;
 pub use tls::{Credentials, TlsError};
+pub use transport::{Listen, MtuProfile, TransportSettings};

@@ -18,31 +18,29 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::Waker;
 
 use logdrive_raft::message::Message;
 use logdrive_raft::{
     Boot, ClusterId, GroupId, Incarnation, NodeId, Replica, ReplicationSession, Term,
 };
-use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{Endpoint, TransportConfig};
 use tokio::sync::oneshot;
 
 use self::inbound::Inbound;
 use self::inbox::Inbox;
 use self::link::Link;
-use crate::accept::accept;
 use crate::codec::{APPEND_MESSAGE_BYTES_MAX, reading_bytes_max};
-use crate::endpoint::{self, TransportSettings, Windows};
 use crate::error::{CloseCode, NetError, Refusal};
 use crate::hello::{Hello, PROTOCOL_MAX, PROTOCOL_MIN, StreamKind};
 use crate::identity::ClusterName;
 use crate::memory::{PeerMemory, Tally};
 use crate::secret::NetSecret;
-use crate::socket::{Listen, SocketBuffers};
 use crate::task::Task;
 use crate::tls::Credentials;
+use crate::transport::{
+    ClientTls, ConnectionConfig, Endpoint, Listen, ServerConfig, SocketBuffers, TransportSettings,
+    Windows, accept,
+};
 
 /// What a node's peer network is made of.
 #[derive(Clone, Debug)]
@@ -182,7 +180,7 @@ pub struct PeerNet {
     shared: Rc<Shared>,
     accept: Task,
     links: BTreeMap<NodeId, Task>,
-    listener_transport: Arc<TransportConfig>,
+    listener_transport: ConnectionConfig,
     buffers: SocketBuffers,
     /// Resolves once the port is free.
     closed: Option<oneshot::Receiver<()>>,
@@ -200,8 +198,8 @@ struct Shared {
     queue_bytes_max: usize,
     window_bytes_max: usize,
     endpoint: Endpoint,
-    client_tls: RefCell<Arc<QuicClientConfig>>,
-    dialled_transport: Arc<TransportConfig>,
+    client_tls: RefCell<ClientTls>,
+    dialled_transport: ConnectionConfig,
     inbox: Inbox,
     /// Bytes of messages that are being put together.
     reading: Tally,
@@ -216,18 +214,18 @@ impl PeerNet {
         config.credentials.check_peer(config.replica.id, None)?;
         let mtu = config.transport.mtu;
         let windows = Windows::with_bulk(mtu, config.groups_max);
-        let listener_transport = endpoint::transport(&config.transport, windows);
+        let listener_transport = ConnectionConfig::new(&config.transport, windows);
         // The acceptor says its welcome, and nothing else, on what we dial.
         let windows = Windows {
             streams_uni: 2,
             ..windows
         };
-        let dialled_transport = endpoint::transport(&config.transport, windows);
+        let dialled_transport = ConnectionConfig::new(&config.transport, windows);
         let server = config.credentials.server_config(PEER_ALPN)?;
-        let server = endpoint::server_config(server, Arc::clone(&listener_transport));
+        let server = ServerConfig::new(server, &listener_transport);
         let address = config.listen.address();
         let bind = |source| NetError::Bind { address, source };
-        let bound = endpoint::bind(
+        let bound = Endpoint::bind(
             config.listen,
             &config.transport,
             &config.secret,
@@ -398,7 +396,7 @@ impl PeerNet {
         credentials.check_peer(id, Some(cluster))?;
         let client = credentials.client_config(PEER_ALPN)?;
         let server = credentials.server_config(PEER_ALPN)?;
-        let server = endpoint::server_config(server, Arc::clone(&self.listener_transport));
+        let server = ServerConfig::new(server, &self.listener_transport);
         self.shared.endpoint.set_server_config(Some(server));
         *self.shared.client_tls.borrow_mut() = client;
         Ok(())
@@ -415,7 +413,7 @@ impl PeerNet {
         let closed = self.closed.take();
         drop(self);
         if let Some(closed) = closed {
-            endpoint::close(endpoint, closed).await;
+            endpoint.shut_down(closed).await;
         }
     }
 }
@@ -446,8 +444,7 @@ impl Shared {
         for inbound in self.inbound.borrow().values() {
             inbound.close(&reason);
         }
-        self.endpoint
-            .close(reason.code.wire(), reason.what.as_bytes());
+        self.endpoint.close(reason.code, reason.what.as_bytes());
     }
 
     /// The hello of a new connection of ours.

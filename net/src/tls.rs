@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use logdrive_raft::NodeId;
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::RootCertStore;
 use rustls::crypto::{CryptoProvider, ring as provider};
 use rustls::pki_types::pem::PemObject;
@@ -20,6 +19,7 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 
 use crate::error::NetError;
 use crate::identity::{ClusterName, Identity, IdentityError, Role, cluster_of_authority};
+use crate::transport::{ClientTls, Connection, ServerTls};
 
 /// A certificate chain, its key, and whom to trust. What [`crate::ca::Authority::issue_into`] wrote.
 #[derive(Clone)]
@@ -297,7 +297,7 @@ impl Credentials {
     }
 
     /// What to dial with, speaking `alpn`.
-    pub(crate) fn client_config(&self, alpn: &[u8]) -> Result<Arc<QuicClientConfig>, TlsError> {
+    pub(crate) fn client_config(&self, alpn: &[u8]) -> Result<ClientTls, TlsError> {
         let mut config = rustls::ClientConfig::builder_with_provider(crypto_provider())
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_root_certificates(Arc::clone(&self.roots))
@@ -305,14 +305,11 @@ impl Credentials {
         config.alpn_protocols = vec![alpn.to_vec()];
         config.resumption = rustls::client::Resumption::disabled();
         config.enable_early_data = false;
-        let config = QuicClientConfig::try_from(config);
-        Ok(Arc::new(config.expect(
-            "the provider has the suite that QUIC begins with",
-        )))
+        Ok(ClientTls::new(config))
     }
 
     /// What to accept with, speaking `alpn`. A certificate of this cluster is asked for, whatever its role.
-    pub(crate) fn server_config(&self, alpn: &[u8]) -> Result<Arc<QuicServerConfig>, TlsError> {
+    pub(crate) fn server_config(&self, alpn: &[u8]) -> Result<ServerTls, TlsError> {
         let roots = Arc::clone(&self.roots);
         let verifier = WebPkiClientVerifier::builder_with_provider(roots, crypto_provider())
             .build()
@@ -325,10 +322,7 @@ impl Credentials {
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.max_early_data_size = 0;
-        let config = QuicServerConfig::try_from(config);
-        Ok(Arc::new(config.expect(
-            "the provider has the suite that QUIC begins with",
-        )))
+        Ok(ServerTls::new(config))
     }
 }
 
@@ -342,10 +336,9 @@ impl std::fmt::Debug for Credentials {
 }
 
 /// The identity of whoever is at the other end of `connection`. The handshake has verified its chain.
-pub(crate) fn identity_of(connection: &quinn::Connection) -> Result<Identity, IdentityError> {
+pub(crate) fn identity_of(connection: &Connection) -> Result<Identity, IdentityError> {
     let chain = connection
-        .peer_identity()
-        .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok())
+        .peer_certificates()
         .ok_or(IdentityError::Absent)?;
     Identity::of_certificate(chain.first().ok_or(IdentityError::Absent)?)
 }

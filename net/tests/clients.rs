@@ -31,12 +31,15 @@ fn server_config(authority: &Authority, node: u64) -> ClientNetConfig {
         NetSecret::random().unwrap(),
     );
     config.transport.mtu = MtuProfile::Loopback;
+    // A busy machine may stop a test for a second, and nobody is lost by that.
+    config.transport.idle = PATIENCE;
     config
 }
 
 fn options() -> ClientOptions {
     let mut options = ClientOptions::default();
     options.transport.mtu = MtuProfile::Loopback;
+    options.transport.idle = PATIENCE;
     options
 }
 
@@ -246,6 +249,74 @@ fn every_proposal_of_many_batches_is_answered_once() {
         assert!(got == wanted);
         assert_eq!(client.in_flight(), 0);
     });
+}
+
+/// Panics at the first answers, and collects the later ones.
+struct PanicsOnce(std::sync::atomic::AtomicBool, Collected);
+
+impl AnswerSink for PanicsOnce {
+    fn answered(&self, answers: &mut Vec<Answer>) {
+        let first = !self.0.swap(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(!first, "a sink that panics");
+        self.1.answered(answers);
+    }
+}
+
+#[test]
+fn a_sink_that_panics_loses_the_answers_it_was_given_and_no_others() {
+    run(async {
+        let authority = authority("blue");
+        let server = Server::start(server_config(&authority, 1), echo()).await;
+        let who = credentials(&authority, Role::Client, 1);
+        let collected = Collected::default();
+        let mut options = options();
+        options.sink = Some(Arc::new(PanicsOnce(Default::default(), collected.clone())));
+        let client = Client::connect(vec![server.address.clone()], &who, options)
+            .await
+            .unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        let submit = |token, payload: &'static [u8]| {
+            let batch = Batch::of(token, GROUP, deadline, [payload]).unwrap();
+            client.submit(batch).unwrap();
+        };
+        submit(1, b"lost");
+        while client.in_flight() > 0 {
+            tokio::task::yield_now().await;
+        }
+        submit(2, b"kept");
+        assert_eq!(collected.until(1).await, [(2, 0, "kept".to_owned())]);
+        // Whoever waits by a future shares the connection and its task.
+        client.propose(GROUP, &b"a"[..]).await.unwrap();
+        server.stop().await;
+    });
+}
+
+#[test]
+fn a_proposal_ends_by_its_deadline_although_the_clients_tasks_do_not_run() {
+    let authority = authority("blue");
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let first = runtime();
+    let (server, client) = tokio::task::LocalSet::new().block_on(&first, async {
+        let server = Server::start(server_config(&authority, 1), echo()).await;
+        let who = credentials(&authority, Role::Client, 1);
+        let at = vec![server.address.clone()];
+        (server, Client::connect(at, &who, options()).await.unwrap())
+    });
+    // Nobody drives the first runtime any more.
+    let error = runtime().block_on(async {
+        let soon = Instant::now() + Duration::from_millis(20);
+        let proposal = client.propose_by(GROUP, &b"a"[..], soon);
+        let ended = tokio::time::timeout(PATIENCE, proposal).await;
+        ended.expect("it waits for ever").unwrap_err()
+    });
+    let code = Code::DEADLINE;
+    assert_eq!(error, ProposeError::MayYetCommit { code });
+    drop(server);
 }
 
 #[test]
@@ -517,32 +588,33 @@ fn busy_is_tried_again_and_what_may_have_been_appended_is_not() {
                 code: Code::LEADERSHIP_LOST
             }
         );
-        let soon = || Instant::now() + Duration::from_millis(100);
-        let silence = client
-            .propose_by(GROUP, &b"silence"[..], soon())
-            .await
-            .unwrap_err();
-        assert_eq!(
-            silence,
-            ProposeError::MayYetCommit {
-                code: Code::DEADLINE
-            }
-        );
-        let busy = client
-            .propose_by(GROUP, &b"always busy"[..], soon())
-            .await
-            .unwrap_err();
-        // The last try may be on its way when the deadline comes.
-        assert!(
-            [Code::BUSY, Code::DEADLINE].contains(&busy.code()),
-            "{busy}"
-        );
         let count = |payload: &[u8]| seen.borrow().iter().filter(|seen| *seen == payload).count();
+        // However slow the machine is, it gets there in one of these.
+        let patience = [100, 1_000, 10_000].map(Duration::from_millis);
+        let mut silences = 0;
+        for patience in patience {
+            silences += 1;
+            let soon = Instant::now() + patience;
+            let silence = client.propose_by(GROUP, &b"silence"[..], soon).await;
+            let code = Code::DEADLINE;
+            if count(b"silence") > 0 {
+                assert_eq!(silence, Err(ProposeError::MayYetCommit { code }));
+                break;
+            }
+        }
+        for patience in patience {
+            let soon = Instant::now() + patience;
+            let busy = client.propose_by(GROUP, &b"always busy"[..], soon).await;
+            let code = busy.unwrap_err().code();
+            // The last try may be on its way when the deadline comes.
+            assert!([Code::BUSY, Code::DEADLINE].contains(&code), "{code}");
+            if count(b"always busy") > 1 {
+                break;
+            }
+        }
         assert_eq!((count(b"busy"), count(b"full")), (4, 4));
-        assert_eq!(
-            (count(b"halted"), count(b"lost"), count(b"silence")),
-            (1, 1, 1)
-        );
+        assert_eq!((count(b"halted"), count(b"lost")), (1, 1));
+        assert!((1..=silences).contains(&count(b"silence")));
         assert!(count(b"always busy") > 1);
         assert_eq!(client.in_flight(), 0);
     });

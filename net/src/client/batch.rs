@@ -218,7 +218,8 @@ impl std::fmt::Debug for OutputRun {
 ///
 /// Called on the client's network task, once a received frame: it should do little more than hand them on.
 pub trait AnswerSink: Send + Sync + 'static {
-    /// Takes answers. What is left in `answers` is dropped.
+    /// Takes answers. What is left in `answers` is dropped. If this panics all of them are lost, and later
+    /// ones come nevertheless.
     fn answered(&self, answers: &mut Vec<Answer>);
 }
 

@@ -32,6 +32,11 @@ impl Ring {
         self.next_id
     }
 
+    /// Whether everything has its answer.
+    pub(super) fn is_empty(&self) -> bool {
+        self.sent.is_empty()
+    }
+
     /// Gives a part the next ids.
     pub(super) fn push(&mut self, part: Part) {
         let first_id = self.next_id;

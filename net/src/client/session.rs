@@ -1,17 +1,17 @@
 //! The client's connection to one address: dialled when there is something to say, and again when it broke.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use logdrive_raft::limits::ENTRY_PAYLOAD_BYTES_MAX;
 use logdrive_raft::wire::Reader;
 use logdrive_raft::{GroupId, NodeId};
-use quinn::{Connection, SendStream};
 use tokio::sync::Notify;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep};
 
 use super::batch::{Answer, Answered, OutputCursor, Part};
 use super::ring::Ring;
@@ -23,6 +23,7 @@ use crate::error::{CloseCode, LinkError, Refusal};
 use crate::protocol::{
     Code, FRAME_PROPOSALS_MAX, RESPONSE_FRAME_BYTES_MAX, Response, next_response, put_proposals,
 };
+use crate::transport::{Connection, SendStream};
 
 /// One address and what waits to be sent there.
 pub(super) struct Session {
@@ -37,7 +38,12 @@ pub(super) struct Session {
     queue: Mutex<VecDeque<Part>>,
     /// Something waits, or has come to wait.
     changed: Notify,
+    /// What has been sent on the connection and is not answered.
+    ring: Mutex<Ring>,
     last_error: Mutex<Option<LinkError>>,
+    /// When something came from there last, as the client counts.
+    last_use: AtomicU64,
+    task: OnceLock<AbortHandle>,
 }
 
 /// What is known of an address.
@@ -63,7 +69,7 @@ pub(super) struct Established {
 }
 
 impl Session {
-    pub(super) fn new(address: String, wanted: Option<NodeId>) -> Arc<Self> {
+    pub(super) fn new(address: String, wanted: Option<NodeId>, last_use: u64) -> Arc<Self> {
         Arc::new(Self {
             address,
             wanted,
@@ -72,8 +78,24 @@ impl Session {
             healed: Notify::new(),
             queue: Mutex::default(),
             changed: Notify::new(),
+            ring: Mutex::default(),
             last_error: Mutex::default(),
+            last_use: AtomicU64::new(last_use),
+            task: OnceLock::new(),
         })
+    }
+
+    /// Says which task serves it.
+    pub(super) fn set_task(&self, task: AbortHandle) {
+        // It is said once.
+        let _ = self.task.set(task);
+    }
+
+    /// Ends its task, and with it the connection. Only for a session that is idle and gets nothing more.
+    pub(super) fn end(&self) {
+        if let Some(task) = self.task.get() {
+            task.abort();
+        }
     }
 
     pub(super) fn push(&self, part: Part) {
@@ -96,6 +118,24 @@ impl Session {
     pub(super) fn may_be(&self, node: NodeId) -> bool {
         let known = self.wanted.or(*lock(&self.answered));
         known.is_none_or(|known| known == node)
+    }
+
+    /// Whether the address is from a hint.
+    pub(super) fn is_learnt(&self) -> bool {
+        self.wanted.is_some()
+    }
+
+    /// Whether nothing waits, and nothing that was sent has no answer.
+    pub(super) fn is_idle(&self) -> bool {
+        self.queue().is_empty() && lock(&self.ring).is_empty()
+    }
+
+    pub(super) fn last_use(&self) -> u64 {
+        self.last_use.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn was_useful(&self, at: u64) {
+        self.last_use.store(at, Ordering::Relaxed);
     }
 
     fn is_silent(&self) -> bool {
@@ -156,7 +196,11 @@ impl Session {
                 .unwrap_or_else(PoisonError::into_inner) = Some(error);
             self.set_health(Health::Down);
             self.hand_back(&inner, number);
-            sleep(backoff.next()).await;
+            tokio::select! {
+                () = sleep(backoff.next()) => {}
+                // Never ends: what comes while nobody dials has a deadline, too.
+                () = self.expire_queued(&inner) => {}
+            }
             self.set_health(Health::Unknown);
         }
     }
@@ -182,40 +226,41 @@ impl Session {
             reader,
             ..
         } = established;
-        let ring = Mutex::new(Ring::default());
+        // Ids begin anew with each connection.
+        *lock(&self.ring) = Ring::default();
         // Each ends only with the connection, so none is cancelled to be called again.
         let refusal = tokio::select! {
-            refusal = self.write(&ring, send) => refusal,
-            refusal = read(inner, number, &ring, reader) => refusal,
-            () = self.expire(inner, &ring) => None,
+            refusal = self.write(send) => refusal,
+            refusal = self.read(inner, number, reader) => refusal,
+            () = self.expire(inner) => None,
             () = self.listen(inner, number, &connection) => None,
         };
         if let Some(refusal) = &refusal {
             refusal.close(&connection);
         }
         let mut answers = Vec::new();
-        for part in lock(&ring).drain() {
+        for part in lock(&self.ring).drain() {
             let code = Code::CONNECTION_LOST;
             inner.answer(part, Answered::MayYetCommit { code }, &mut answers);
         }
         inner.deliver(&mut answers);
         match (refusal, connection.close_reason()) {
             (Some(refusal), _) => refusal.into(),
-            (None, Some(error)) => LinkError::from_quic(&error, &self.address, true),
+            (None, Some(error)) => LinkError::from_transport(&error, &self.address, true),
             (None, None) => {
-                connection.close(CloseCode::Shutdown.wire(), b"");
+                connection.close(CloseCode::Shutdown, b"");
                 LinkError::Lost
             }
         }
     }
 
     /// Sends what waits, while the other side is heard: what is sent into a silence can never be taken back.
-    async fn write(&self, ring: &Mutex<Ring>, mut send: SendStream) -> Option<Refusal> {
+    async fn write(&self, mut send: SendStream) -> Option<Refusal> {
         loop {
             self.something_waits().await;
             self.heard().await;
             while !self.is_silent()
-                && let Some(bytes) = self.take_frames(ring)
+                && let Some(bytes) = self.take_frames()
             {
                 if send.write_chunk(bytes).await.is_err() {
                     return None;
@@ -225,9 +270,9 @@ impl Session {
     }
 
     /// Puts what waits into frames, up to a size, and remembers it as sent.
-    fn take_frames(&self, ring: &Mutex<Ring>) -> Option<Bytes> {
+    fn take_frames(&self) -> Option<Bytes> {
         let mut queue = self.queue();
-        let mut ring = lock(ring);
+        let mut ring = lock(&self.ring);
         let now = Instant::now();
         let mut out = BytesMut::new();
         while out.len() < WRITE_BYTES_MAX && !queue.is_empty() {
@@ -257,14 +302,99 @@ impl Session {
         (!out.is_empty()).then(|| out.freeze())
     }
 
+    /// Reads answers until the stream ends.
+    async fn read(
+        &self,
+        inner: &Arc<Inner>,
+        number: usize,
+        mut reader: MessageReader,
+    ) -> Option<Refusal> {
+        let mut answers = Vec::new();
+        let mut refused = Vec::new();
+        loop {
+            // Who gets the outputs may keep them for a while.
+            let frame = match reader.next(RESPONSE_FRAME_BYTES_MAX, Keep::Long).await {
+                Ok(Some(frame)) => frame,
+                Ok(None) | Err(ReadFailure::Stream(_)) => return None,
+                Err(error) => return Some(Refusal::new(CloseCode::Malformed, error.to_string())),
+            };
+            self.was_useful(inner.next_use());
+            let mut input = Reader::new(&frame);
+            while input.left() > 0 {
+                let response = match next_response(&mut input) {
+                    Ok(response) => response,
+                    Err(error) => {
+                        return Some(Refusal::new(
+                            CloseCode::Malformed,
+                            format!("response: {error}"),
+                        ));
+                    }
+                };
+                match response {
+                    Response::Applied {
+                        first_id,
+                        index,
+                        first_slot,
+                        outputs,
+                    } => {
+                        let count =
+                            u32::try_from(outputs.len()).expect("a count on the wire is u32");
+                        let mut outputs = OutputCursor::new(&frame, outputs);
+                        lock(&self.ring).take(first_id, count, |part, behind| {
+                            let what = Answered::Applied {
+                                index,
+                                first_slot: first_slot + behind,
+                                outputs: outputs.part(behind, part.count),
+                            };
+                            inner.answer(part, what, &mut answers);
+                        });
+                    }
+                    Response::NeverAppended {
+                        first_id,
+                        count,
+                        code,
+                        retry_after_ms,
+                        hint,
+                    } => lock(&self.ring).take(first_id, count, |part, _| {
+                        if is_worth_another_try(code) {
+                            refused.push((
+                                part,
+                                Refused {
+                                    code,
+                                    retry_after: Duration::from_millis(u64::from(retry_after_ms)),
+                                    hint: hint.clone(),
+                                },
+                            ));
+                        } else {
+                            inner.answer(part, Answered::NeverAppended { code }, &mut answers);
+                        }
+                    }),
+                    Response::MayYetCommit {
+                        first_id,
+                        count,
+                        code,
+                    } => lock(&self.ring).take(first_id, count, |part, _| {
+                        inner.answer(part, Answered::MayYetCommit { code }, &mut answers);
+                    }),
+                    // Nobody asks for it on this connection.
+                    Response::Status { .. } => {}
+                }
+            }
+            for (part, why) in refused.drain(..) {
+                inner.refused(part, number, why);
+            }
+            inner.deliver(&mut answers);
+        }
+    }
+
     /// Answers what was not answered in time.
-    async fn expire(&self, inner: &Arc<Inner>, ring: &Mutex<Ring>) {
+    async fn expire(&self, inner: &Arc<Inner>) {
         let mut ticks = interval(TICK);
         let mut answers = Vec::new();
         loop {
             ticks.tick().await;
             let now = Instant::now();
-            lock(ring).expire(now, |part| {
+            lock(&self.ring).expire(now, |part| {
                 let code = Code::DEADLINE;
                 inner.answer(part, Answered::MayYetCommit { code }, &mut answers);
             });
@@ -282,9 +412,9 @@ impl Session {
         loop {
             ticks.tick().await;
             let stats = connection.stats();
-            let rtt_ticks = stats.path.rtt.as_millis() / TICK.as_millis();
+            let rtt_ticks = stats.rtt.as_millis() / TICK.as_millis();
             let rtt_ticks = u32::try_from(rtt_ticks).unwrap_or(u32::MAX);
-            let silent = silence.tick(stats.udp_tx.datagrams, stats.udp_rx.datagrams, rtt_ticks);
+            let silent = silence.tick(stats.sent_datagrams, stats.received_datagrams, rtt_ticks);
             if silent != self.is_silent() {
                 self.set_health(if silent { Health::Silent } else { Health::Up });
             }
@@ -308,19 +438,30 @@ impl Session {
     /// While an address is dialled: answers what could not be sent in time, and has the rest tried
     /// elsewhere if it takes long. A server that lives answers in milliseconds, one that was killed never.
     async fn hand_back_queued(&self, inner: &Arc<Inner>, number: usize) {
-        let mut ticks = interval(TICK);
-        let mut answers = Vec::new();
-        let begun = Instant::now();
-        loop {
-            ticks.tick().await;
-            self.take_expired(inner, Instant::now(), &mut answers);
-            inner.deliver(&mut answers);
-            if begun.elapsed() >= DIAL_PATIENCE {
+        let impatient = async {
+            let mut ticks = interval_at(Instant::now() + DIAL_PATIENCE, TICK);
+            loop {
+                ticks.tick().await;
                 self.set_health(Health::Down);
                 if inner.has_alternative(number) {
                     self.hand_back(inner, number);
                 }
             }
+        };
+        tokio::select! {
+            () = self.expire_queued(inner) => {}
+            () = impatient => {}
+        }
+    }
+
+    /// Answers what could not be sent in time, and never ends.
+    async fn expire_queued(&self, inner: &Arc<Inner>) {
+        let mut ticks = interval(TICK);
+        let mut answers = Vec::new();
+        loop {
+            ticks.tick().await;
+            self.take_expired(inner, Instant::now(), &mut answers);
+            inner.deliver(&mut answers);
         }
     }
 
@@ -389,89 +530,6 @@ fn take_frame(queue: &mut VecDeque<Part>) -> Vec<Part> {
     parts
 }
 
-/// Reads answers until the stream ends.
-async fn read(
-    inner: &Arc<Inner>,
-    number: usize,
-    ring: &Mutex<Ring>,
-    mut reader: MessageReader,
-) -> Option<Refusal> {
-    let mut answers = Vec::new();
-    let mut refused = Vec::new();
-    loop {
-        // Who gets the outputs may keep them for a while.
-        let frame = match reader.next(RESPONSE_FRAME_BYTES_MAX, Keep::Long).await {
-            Ok(Some(frame)) => frame,
-            Ok(None) | Err(ReadFailure::Stream(_)) => return None,
-            Err(error) => return Some(Refusal::new(CloseCode::Malformed, error.to_string())),
-        };
-        let mut input = Reader::new(&frame);
-        while input.left() > 0 {
-            let response = match next_response(&mut input) {
-                Ok(response) => response,
-                Err(error) => {
-                    return Some(Refusal::new(
-                        CloseCode::Malformed,
-                        format!("response: {error}"),
-                    ));
-                }
-            };
-            match response {
-                Response::Applied {
-                    first_id,
-                    index,
-                    first_slot,
-                    outputs,
-                } => {
-                    let count = u32::try_from(outputs.len()).expect("a count on the wire is u32");
-                    let mut outputs = OutputCursor::new(&frame, outputs);
-                    lock(ring).take(first_id, count, |part, behind| {
-                        let what = Answered::Applied {
-                            index,
-                            first_slot: first_slot + behind,
-                            outputs: outputs.part(behind, part.count),
-                        };
-                        inner.answer(part, what, &mut answers);
-                    });
-                }
-                Response::NeverAppended {
-                    first_id,
-                    count,
-                    code,
-                    retry_after_ms,
-                    hint,
-                } => lock(ring).take(first_id, count, |part, _| {
-                    if is_worth_another_try(code) {
-                        refused.push((
-                            part,
-                            Refused {
-                                code,
-                                retry_after: Duration::from_millis(u64::from(retry_after_ms)),
-                                hint: hint.clone(),
-                            },
-                        ));
-                    } else {
-                        inner.answer(part, Answered::NeverAppended { code }, &mut answers);
-                    }
-                }),
-                Response::MayYetCommit {
-                    first_id,
-                    count,
-                    code,
-                } => lock(ring).take(first_id, count, |part, _| {
-                    inner.answer(part, Answered::MayYetCommit { code }, &mut answers);
-                }),
-                // Nobody asks for it on this connection.
-                Response::Status { .. } => {}
-            }
-        }
-        for (part, why) in refused.drain(..) {
-            inner.refused(part, number, why);
-        }
-        inner.deliver(&mut answers);
-    }
-}
-
 /// Whether the same proposal may be taken a little later, here or elsewhere.
 fn is_worth_another_try(code: Code) -> bool {
     // The last two are final where they come from, and nowhere else.
@@ -507,7 +565,7 @@ impl Refused {
 const WRITE_BYTES_MAX: usize = 256 << 10;
 
 /// How exact deadlines are.
-const TICK: Duration = Duration::from_millis(10);
+pub(super) const TICK: Duration = Duration::from_millis(10);
 
 /// How long what waits for a connection waits before it is tried elsewhere. Dialling goes on.
 const DIAL_PATIENCE: Duration = Duration::from_millis(100);

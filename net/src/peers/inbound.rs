@@ -12,12 +12,10 @@ use std::time::Duration;
 use logdrive_raft::message::{Body, Lane, Message};
 use logdrive_raft::wire::Decode;
 use logdrive_raft::{GroupId, NodeId, ReplicationSession, Term};
-use quinn::{Connection, ReadError, VarInt};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::Shared;
-use crate::accept::Serve;
 use crate::codec::{
     ACK_BYTES_MAX, APPEND_MESSAGE_BYTES_MAX, CONTROL_BYTES_MAX, Keep, MessageReader, ReadFailure,
     framed,
@@ -27,6 +25,7 @@ use crate::hello::{HELLO_BYTES_MAX, Hello, StreamKind};
 use crate::identity::{Identity, Role};
 use crate::limit::RateLimit;
 use crate::tls::identity_of;
+use crate::transport::{Connection, Serve};
 
 /// The connection of a peer that is served at the moment.
 #[derive(Debug)]
@@ -115,8 +114,7 @@ async fn talk(shared: &Rc<Shared>, connection: &Connection) -> Result<(), Refusa
         .write_chunk(framed(&answer))
         .await
         .map_err(|_| gone())?;
-    // If the connection is gone, accepting the next stream says so.
-    let _ = welcome.finish();
+    welcome.finish();
 
     let served = Rc::new(Served {
         hello: hello.clone(),
@@ -365,9 +363,7 @@ async fn read_hello(reader: &mut MessageReader) -> Result<Hello, Refusal> {
     let bytes = match reader.next(HELLO_BYTES_MAX, Keep::Briefly).await {
         Ok(Some(bytes)) => bytes,
         Ok(None) => return Err(Refusal::new(CloseCode::Malformed, "stream without a hello")),
-        Err(ReadFailure::Stream(ReadError::Reset(_) | ReadError::ConnectionLost(_))) => {
-            return Err(gone());
-        }
+        Err(ReadFailure::Stream(_)) => return Err(gone()),
         Err(error) => {
             return Err(Refusal::new(
                 CloseCode::Malformed,
@@ -391,7 +387,7 @@ fn gone() -> Refusal {
 }
 
 /// With which code an append stream of an older session is stopped.
-pub(super) const STREAM_STALE: VarInt = VarInt::from_u32(2);
+pub(super) const STREAM_STALE: u32 = 2;
 
 /// Connections served at once: every member twice, while new ones take the place of old ones.
 pub(super) const CONNECTIONS_MAX: usize = 2 * logdrive_raft::limits::MEMBERS_MAX + 2;

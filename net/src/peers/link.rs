@@ -6,13 +6,11 @@
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use logdrive_raft::message::Message;
 use logdrive_raft::wire::Decode;
 use logdrive_raft::{Boot, Incarnation, NodeId};
-use quinn::{Connection, WriteError};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -22,12 +20,12 @@ use super::{PeerEvent, PeerLinkStatus, SendError, Shared};
 use crate::address::as_seen;
 use crate::backoff::Backoff;
 use crate::codec::{Keep, MessageReader};
-use crate::endpoint;
 use crate::error::{CloseCode, LinkError, Refusal};
 use crate::hello::{HELLO_BYTES_MAX, Hello, StreamKind};
 use crate::identity::{Identity, Role, peer_name};
 use crate::limit::RateLimit;
 use crate::tls::identity_of;
+use crate::transport::{Connection, WriteError};
 
 /// A peer to dial.
 #[derive(Debug)]
@@ -110,13 +108,13 @@ impl Link {
             ..PeerLinkStatus::default()
         };
         if let Some(up) = &*self.up.borrow() {
-            let path = up.connection.stats().path;
+            let path = up.connection.stats();
             status.connected = true;
             status.incarnation = Some(up.incarnation);
             status.boot = Some(up.boot);
             status.rtt_us = u64::try_from(path.rtt.as_micros()).unwrap_or(u64::MAX);
             status.queued_bytes = up.outbox.queued_bytes();
-            status.mtu = path.current_mtu;
+            status.mtu = path.mtu;
             status.lost_packets = path.lost_packets;
             status.sent_packets = path.sent_packets;
         }
@@ -151,27 +149,21 @@ impl Link {
         let unreachable = || LinkError::Unreachable {
             address: self.address.clone(),
         };
-        let tls = Arc::clone(&shared.client_tls.borrow());
-        let config = endpoint::client_config(tls, Arc::clone(&shared.dialled_transport));
+        let tls = shared.client_tls.borrow().clone();
         let name = peer_name(&shared.cluster_name, self.peer);
-        let connecting = shared
-            .endpoint
-            .connect_with(config, address, &name)
-            .map_err(|error| LinkError::Transport {
-                what: error.to_string(),
-            })?;
-        let quic = |error| LinkError::from_quic(&error, &self.address, false);
+        let config = &shared.dialled_transport;
+        let connecting = shared.endpoint.connect(&tls, config, address, &name);
         let connection = timeout(HANDSHAKE, connecting)
             .await
             .map_err(|_| unreachable())?
-            .map_err(quic)?;
+            .map_err(|error| LinkError::from_transport(&error, &self.address, false))?;
         match self.welcome(shared, &connection).await {
             Ok(dialled) => Ok(dialled),
             Err(error) => {
                 if let LinkError::Refused(refusal) = &error {
                     refusal.close(&connection);
                 } else {
-                    connection.close(CloseCode::WrongId.wire(), b"");
+                    connection.close(CloseCode::WrongId, b"");
                 }
                 Err(error)
             }
@@ -208,13 +200,13 @@ impl Link {
         let answer = async {
             let stream = connection.accept_uni().await;
             let stream =
-                stream.map_err(|error| LinkError::from_quic(&error, &self.address, false))?;
+                stream.map_err(|error| LinkError::from_transport(&error, &self.address, false))?;
             let mut reader = MessageReader::new(stream, shared.mtu, &shared.reading);
             reader
                 .next(HELLO_BYTES_MAX, Keep::Briefly)
                 .await
                 .map_err(|error| match connection.close_reason() {
-                    Some(error) => LinkError::from_quic(&error, &self.address, false),
+                    Some(error) => LinkError::from_transport(&error, &self.address, false),
                     None => Refusal::new(CloseCode::Malformed, error.to_string()).into(),
                 })
         };
@@ -287,7 +279,7 @@ impl Link {
                 // streams are never replaced: the other side has stopped reading them, against the protocol.
                 Some(ended) = writers.join_next() => {
                     if let Ok(Err(WriteError::Stopped(code))) = ended
-                        && code != super::inbound::STREAM_STALE
+                        && code != u64::from(super::inbound::STREAM_STALE)
                     {
                         let what = format!("a stream was refused with code {code}");
                         Refusal::new(CloseCode::Malformed, what).close(&connection);
@@ -297,7 +289,7 @@ impl Link {
         };
         *self.up.borrow_mut() = None;
         shared.inbox.push(PeerEvent::Disconnected { peer });
-        LinkError::from_quic(&error, &self.address, true)
+        LinkError::from_transport(&error, &self.address, true)
     }
 
     async fn resolve(&self, shared: &Rc<Shared>) -> Result<SocketAddr, LinkError> {

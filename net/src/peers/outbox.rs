@@ -6,13 +6,13 @@ use std::rc::Rc;
 
 use logdrive_raft::message::{Body, Lane, Message};
 use logdrive_raft::{Entry, GroupId, Index, ReplicationSession, Term};
-use quinn::{Connection, SendStream, VarInt, WriteError};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::SendError;
 use crate::codec::{framed, put_messages};
 use crate::hello::{Hello, StreamKind};
+use crate::transport::{Connection, SendStream, WriteError};
 
 /// The messages of one stream that have not been handed to QUIC yet.
 #[derive(Debug, Default)]
@@ -177,8 +177,7 @@ struct ResetOnDrop(SendStream);
 
 impl Drop for ResetOnDrop {
     fn drop(&mut self) {
-        // It may be closed already, which is as good.
-        let _ = self.0.reset(STREAM_ABANDONED);
+        self.0.reset(STREAM_ABANDONED);
     }
 }
 
@@ -359,7 +358,7 @@ fn priority(stream: StreamKind) -> i32 {
 }
 
 /// With which code a stream is reset that a newer one replaces.
-const STREAM_ABANDONED: VarInt = VarInt::from_u32(1);
+const STREAM_ABANDONED: u32 = 1;
 
 /// About how much is put together before it is handed to QUIC. One message may be larger.
 const WRITE_BYTES_MAX: usize = 256 << 10;

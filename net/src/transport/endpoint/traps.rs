@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use logdrive_raft::NodeId;
-use quinn::Connection;
 use rustls::pki_types::UnixTime;
 
 use super::*;
 use crate::ca::{Authority, IssueRequest};
 use crate::identity::{Role, peer_name};
 use crate::tls::Credentials;
+use crate::transport::MtuProfile;
 
 const ALPN: &[u8] = b"traps";
 
@@ -21,8 +21,8 @@ const ALPN: &[u8] = b"traps";
 fn transfer(
     settings: TransportSettings,
     chunks: usize,
-    mut before: impl FnMut(usize, &Connection),
-) -> (Connection, Connection, usize) {
+    mut before: impl FnMut(usize, &quinn::Connection),
+) -> (quinn::Connection, quinn::Connection, usize) {
     let authority = Authority::create("blue".parse().unwrap()).unwrap();
     let windows = Windows::with_bulk(settings.mtu, 1);
     let issue = |id| {
@@ -42,11 +42,11 @@ fn transfer(
     let receiver = std::thread::spawn(move || {
         runtime().block_on(async {
             let tls = accepts.server_config(ALPN).unwrap();
-            let server = server_config(tls, transport(&settings, windows));
+            let server = ServerConfig::new(tls, &ConnectionConfig::new(&settings, windows));
             let secret = NetSecret::random().unwrap();
-            let bound = bind(at, &settings, &secret, Some(server)).unwrap();
+            let bound = Endpoint::bind(at, &settings, &secret, Some(server)).unwrap();
             address.send(bound.endpoint.local_addr().unwrap()).unwrap();
-            let connection = bound.endpoint.accept().await.unwrap().await.unwrap();
+            let connection = bound.endpoint.accept().await.unwrap().unwrap().0;
             let mut stream = connection.accept_uni().await.unwrap();
             let mut chunks = [const { Bytes::new() }; 32];
             let mut bytes = 0;
@@ -66,12 +66,12 @@ fn transfer(
     let address = listens.recv().unwrap();
     let connection = runtime().block_on(async {
         let secret = NetSecret::random().unwrap();
-        let bound = bind(at, &settings, &secret, None).unwrap();
+        let bound = Endpoint::bind(at, &settings, &secret, None).unwrap();
         let tls = dials.client_config(ALPN).unwrap();
-        let config = client_config(tls, transport(&settings, windows));
+        let config = ConnectionConfig::new(&settings, windows);
         let name = peer_name(&"blue".parse().unwrap(), NodeId(2));
-        let connecting = bound.endpoint.connect_with(config, address, &name).unwrap();
-        let connection = connecting.await.unwrap();
+        let connecting = bound.endpoint.connect(&tls, &config, address, &name);
+        let connection = connecting.await.unwrap().0;
         let mut stream = connection.open_uni().await.unwrap();
         for at in 0..chunks {
             before(at, &connection);
@@ -85,7 +85,7 @@ fn transfer(
         assert_eq!(all.expect("the connection stalls"), Ok(None));
         assert_eq!(connection.close_reason(), None);
         connection.close(VarInt::from_u32(0), b"");
-        bound.endpoint.wait_idle().await;
+        bound.endpoint.0.wait_idle().await;
         connection
     });
     let (other, bytes) = receiver.join().unwrap();

@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use quinn::{Connection, Endpoint, Incoming};
+use quinn::Incoming;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::{Connection, Endpoint};
 use crate::error::Refusal;
 
 /// What a port does with those who come.
@@ -25,7 +26,7 @@ pub(crate) async fn accept<S: Serve>(endpoint: Endpoint, connections_max: usize,
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            incoming = endpoint.accept() => match incoming {
+            incoming = endpoint.0.accept() => match incoming {
                 None => return,
                 Some(incoming) if connections.len() >= connections_max => incoming.refuse(),
                 Some(incoming) => {
@@ -46,6 +47,7 @@ async fn serve<S: Serve>(server: Rc<S>, incoming: Incoming) {
     let Ok(Ok(connection)) = timeout(HANDSHAKE, connecting).await else {
         return;
     };
+    let connection = Connection(connection);
     let Err(refusal) = Rc::clone(&server).talk(connection.clone()).await else {
         return;
     };

@@ -634,7 +634,7 @@ impl Inner {
             let taken = catch_unwind(AssertUnwindSafe(|| sink.answered(answers)));
             if taken.is_err() {
                 tracing::error!(
-                    name: "net.client.sink_panicked",
+                    event = "client_sink_panicked",
                     code = "sink_panicked",
                     "the sink for answers panicked: the answers it was given are lost"
                 );

@@ -364,7 +364,7 @@ impl Serve for Port {
     fn refused(&self, address: SocketAddr, refusal: &Refusal) {
         if refusal.code != CloseCode::Shutdown && self.log.pass() {
             tracing::warn!(
-                name: "net.client.refused",
+                event = "client_refused",
                 node = self.shared.node.0,
                 code = refusal.code.name(),
                 "refused a client at {address}: {refusal}"

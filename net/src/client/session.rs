@@ -185,7 +185,7 @@ impl Session {
                 Err(error) => error,
             };
             tracing::debug!(
-                name: "net.client.disconnected",
+                event = "client_disconnected",
                 code = error.code(),
                 "connection to {}: {error}",
                 self.address

@@ -72,7 +72,7 @@ impl Serve for Port {
         if !quiet && self.log.pass() {
             let code = refusal.code.name();
             tracing::warn!(
-                name: "net.peer.refused",
+                event = "peer_refused",
                 node = self.shared.replica.id.0,
                 code,
                 "refused a connection from {address}: {refusal}"

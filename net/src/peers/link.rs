@@ -246,7 +246,7 @@ impl Link {
         let client_address = up.client_address.clone();
         if self.log_connected.pass() {
             tracing::info!(
-                name: "net.peer.connected",
+                event = "peer_connected",
                 node = shared.replica.id.0,
                 peer = peer.0,
                 code = "connected",
@@ -316,7 +316,7 @@ impl Link {
             return;
         }
         tracing::warn!(
-            name: "net.peer.offline",
+            event = "peer_offline",
             node = shared.replica.id.0,
             peer = self.peer.0,
             code = error.code(),

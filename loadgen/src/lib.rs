@@ -5,6 +5,9 @@
 
 #![deny(missing_docs)]
 
+#[macro_use]
+mod note;
+
 pub mod args;
 pub mod assertion;
 pub mod baseline;

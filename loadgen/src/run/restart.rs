@@ -14,7 +14,7 @@ pub(super) fn verify_all(
     loaded: &Loaded,
     stop: &AtomicBool,
 ) -> Option<Verified> {
-    eprintln!(" verify: killing and restarting every replica");
+    note!(" verify: killing and restarting every replica");
     let nodes = cluster.nodes();
     let mut problems = Vec::new();
     for node in &nodes {
@@ -57,7 +57,7 @@ pub(super) fn verify_all(
         let finding = format!("the replicas did not agree within {seconds} s");
         verified.findings.push(finding);
     }
-    eprintln!(" verify: took {:.1} s", began.elapsed().as_secs_f64());
+    note!(" verify: took {:.1} s", began.elapsed().as_secs_f64());
     Some(verified)
 }
 

@@ -219,6 +219,7 @@ impl<S: StateMachine> NodeBuilder<S> {
         );
         let slots = self.wal.bytes_max / self.wal.slot_bytes.max(1);
         options = options.with_slots(self.wal.slot_bytes, slots);
+        options.flush_mode = self.wal.flush_mode.into();
         let seed = match self.seed {
             Some(seed) => seed,
             None => u64::try_from(random()? >> 64).expect("the upper half of 128 bits"),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use logdrive_raft::io::Config;
 use logdrive_raft::{Boot, GroupId, Replica};
+use logdrive_wal::FlushModeChoice;
 
 /// Bounds of memory and of what waits.
 ///
@@ -134,6 +135,8 @@ pub struct WalSettings {
     pub bytes_max: u64,
     /// How the log reaches the disk.
     pub backend: WalBackend,
+    /// How writes become durable.
+    pub flush_mode: WalFlushMode,
 }
 
 impl Default for WalSettings {
@@ -142,6 +145,7 @@ impl Default for WalSettings {
             slot_bytes: 64 << 20,
             bytes_max: 8 << 30,
             backend: WalBackend::Auto,
+            flush_mode: WalFlushMode::Auto,
         }
     }
 }
@@ -157,6 +161,30 @@ pub enum WalBackend {
     IoUring,
     /// Plain writes on a thread.
     Pwrite,
+}
+
+/// How what is written to the log becomes durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WalFlushMode {
+    /// Whichever was faster when both were tried on this disk, until flushes take much longer than usual: then
+    /// the other one. Status says which it is.
+    #[default]
+    Auto,
+    /// Each write is durable when it completes, whatever it takes.
+    Dsync,
+    /// Plain writes and one flush at a time over all that have completed, whatever it takes.
+    DrainedFsync,
+}
+
+impl From<WalFlushMode> for FlushModeChoice {
+    fn from(mode: WalFlushMode) -> Self {
+        match mode {
+            WalFlushMode::Auto => Self::Auto,
+            WalFlushMode::Dsync => Self::Dsync,
+            WalFlushMode::DrainedFsync => Self::DrainedFsync,
+        }
+    }
 }
 
 pub(crate) fn core_settings(limits: &Limits, raft: &RaftSettings, seed: u64) -> Config {

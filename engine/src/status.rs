@@ -133,6 +133,8 @@ pub struct WalLine {
     pub flush_mode: String,
     /// How often the log has changed that, because flushes took much longer than usual.
     pub flush_mode_changes: u64,
+    /// `auto`, or the mode that `wal.flush_mode` forces and that the log never leaves.
+    pub flush_mode_choice: String,
     /// Segment files ready for use.
     pub slots_free: u64,
     /// Segment files in all.
@@ -353,6 +355,7 @@ fn wal_line(shard: &ShardStatus) -> WalLine {
         backend: wal.backend.to_owned(),
         flush_mode: wal.flush_mode.name().to_owned(),
         flush_mode_changes: wal.flush_mode_changes,
+        flush_mode_choice: wal.flush_mode_choice.name().to_owned(),
         slots_free: wal.slots_free as u64,
         slots: wal.slots_total as u64,
         full: shard.storage_full,

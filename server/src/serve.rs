@@ -16,6 +16,7 @@ use signal_hook::iterator::Signals;
 
 use crate::args::Serve;
 use crate::config::Config;
+use crate::config::keys::KEYS;
 use crate::exit::{Exit, Failure};
 use crate::http::{Http, Watched};
 use crate::logging;
@@ -35,6 +36,11 @@ pub(crate) fn run(command: &Serve, out: &mut Out<'_>) -> Result<Exit, Failure> {
             out,
             "{file} can be used: node {node} of cluster {cluster}, data in {dir}"
         )?;
+        for name in ["wal.backend", "wal.flush_mode"] {
+            let key = KEYS.iter().find(|key| key.name == name);
+            let key = key.expect("a key of the table");
+            writeln!(out, "  {name}: {}", (key.show)(&config))?;
+        }
         return Ok(Exit::Pass);
     }
     logging::start(command.log_format, &command.log)?;

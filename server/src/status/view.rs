@@ -131,9 +131,14 @@ fn peers(out: &mut String, status: &Value) {
 }
 
 fn wal(out: &mut String, wal: &Value) {
+    // A version that knows no such key chose the mode itself.
+    let forced = match wal["flush_mode_choice"].as_str() {
+        None | Some("auto") => "",
+        Some(_) => " (forced)",
+    };
     let _ = write!(
         out,
-        "  log: {}, {}, {} of {} segment files free",
+        "  log: {}, {}{forced}, {} of {} segment files free",
         text(&wal["backend"]),
         text(&wal["flush_mode"]),
         text(&wal["slots_free"]),

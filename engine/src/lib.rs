@@ -32,7 +32,7 @@ pub use error::{Code, ProposeError, StartError};
 pub use metrics::MetricsSnapshot;
 pub use node::{Group, LeaderKnown, Node, Reservation, Reserve};
 pub use proposal::{Applied, Proposal, Proposals};
-pub use settings::{Limits, RaftSettings, WalBackend, WalSettings};
+pub use settings::{Limits, RaftSettings, WalBackend, WalFlushMode, WalSettings};
 pub use status::Status;
 pub use tls::Tls;
 pub use wait::wait;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use logdrive_raft::io::Config;
 use logdrive_raft::{Boot, ClusterId, GroupId, Incarnation, NodeId, Replica};
-use logdrive_wal::{FreshIds, Identity, Options};
+use logdrive_wal::{FlushModeChoice, FreshIds, Identity, Options};
 
 /// Bounds of memory and of what waits.
 ///
@@ -57,9 +57,13 @@ impl Limits {
     /// its log. The sum of all bounds: a frame that several queues hold is counted at each of them.
     #[must_use]
     pub fn memory_bytes_max(&self, groups: u64, peers: u64, clients: u64, entries: u64) -> u64 {
-        // What QUIC keeps for a connection both ways, and the buffers of the log's ring.
-        const PEER_WINDOWS_BYTES: u64 = 12 << 20;
+        // What QUIC keeps for a connection both ways. Of what it receives from a peer, the append streams of
+        // all groups share a window, but each has its least.
+        const PEER_WINDOWS_BYTES: u64 = 4 << 20;
+        const BULK_WINDOW_BYTES: u64 = 8 << 20;
+        const STREAM_WINDOW_BYTES_MIN: u64 = 64 << 10;
         const CLIENT_WINDOWS_BYTES: u64 = 4 << 20;
+        // The buffers of the log's ring.
         const RING_BYTES: u64 = 19 << 20;
         // Where an entry lies, in the core and in the log, in vectors that grow by doubling.
         const ENTRY_BYTES: u64 = 96;
@@ -68,7 +72,8 @@ impl Limits {
             + bytes(self.uncommitted_bytes_max)
             + bytes(self.cache_bytes_max);
         let shard = bytes(self.apply_bytes_max) + 2 * bytes(self.inbox_bytes_max);
-        let peer = bytes(self.peer_queue_bytes_max) + PEER_WINDOWS_BYTES;
+        let bulk = BULK_WINDOW_BYTES.max(groups * STREAM_WINDOW_BYTES_MIN);
+        let peer = bytes(self.peer_queue_bytes_max) + PEER_WINDOWS_BYTES + bulk;
         let window = bytes(self.inflight_bytes_max);
         let client = 2 * bytes(self.client_bytes_max) + CLIENT_WINDOWS_BYTES;
         groups * (group + peers * window)
@@ -186,6 +191,8 @@ pub struct WalSettings {
     pub bytes_max: u64,
     /// How the log reaches the disk.
     pub backend: WalBackend,
+    /// How writes become durable.
+    pub flush_mode: WalFlushMode,
 }
 
 impl Default for WalSettings {
@@ -194,13 +201,16 @@ impl Default for WalSettings {
             slot_bytes: 64 << 20,
             bytes_max: 8 << 30,
             backend: WalBackend::Auto,
+            flush_mode: WalFlushMode::Auto,
         }
     }
 }
 
 impl WalSettings {
     pub(crate) fn options(&self, identity: Identity, fresh: FreshIds) -> Options {
-        Options::new(identity, fresh).with_pool(self.slot_bytes, self.bytes_max)
+        let mut options = Options::new(identity, fresh).with_pool(self.slot_bytes, self.bytes_max);
+        options.flush_mode = self.flush_mode.into();
+        options
     }
 
     /// Why no log can be opened with these sizes, if none can.
@@ -229,6 +239,30 @@ pub enum WalBackend {
     IoUring,
     /// Plain writes on a thread.
     Pwrite,
+}
+
+/// How what is written to the log becomes durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WalFlushMode {
+    /// Whichever was faster when both were tried on this disk, until flushes take much longer than usual: then
+    /// the other one. Status says which it is.
+    #[default]
+    Auto,
+    /// Each write is durable when it completes, whatever it takes.
+    Dsync,
+    /// Plain writes and one flush at a time over all that have completed, whatever it takes.
+    DrainedFsync,
+}
+
+impl From<WalFlushMode> for FlushModeChoice {
+    fn from(mode: WalFlushMode) -> Self {
+        match mode {
+            WalFlushMode::Auto => Self::Auto,
+            WalFlushMode::Dsync => Self::Dsync,
+            WalFlushMode::DrainedFsync => Self::DrainedFsync,
+        }
+    }
 }
 
 pub(crate) fn core_settings(limits: &Limits, raft: &RaftSettings, seed: u64) -> Config {
@@ -318,6 +352,16 @@ mod tests {
             limits.memory_bytes_max(2, 2, 1, 0) - one,
             (64 + 8 + 32 + 16) << 20
         );
+        // Beyond 128 groups the least windows of their streams are more than what streams share.
+        let windows = |groups| {
+            let with_peers = limits.memory_bytes_max(groups, 2, 1, 0);
+            let queues =
+                limits.peer_queue_bytes_max as u64 + groups * limits.inflight_bytes_max as u64;
+            with_peers - limits.memory_bytes_max(groups, 0, 1, 0) - 2 * queues
+        };
+        assert_eq!(windows(1), 2 * (12 << 20));
+        assert_eq!(windows(128), windows(1));
+        assert_eq!(windows(1024), 2 * ((4 << 20) + (64 << 20)));
         assert!(limits.divided(16).memory_bytes_max(1, 2, 1, 0) < one / 2);
     }
 }

@@ -64,6 +64,33 @@ fn a_node_serves_is_watched_and_ends_cleanly() {
     assert_eq!(ended.code, 30, "{}", ended.out);
 }
 
+#[test]
+fn a_forced_flush_mode_and_the_bound_of_memory_are_shown_before_and_after_the_start() {
+    for mode in ["dsync", "drained_fsync"] {
+        let place = Place::new();
+        let wal =
+            format!("[wal]\nslot_bytes = '4MiB'\nbytes_max = '64MiB'\nflush_mode = '{mode}'\n");
+        let config = place.node(1, &wal);
+        let check = place.pass(&["serve", "--config", &config, "--check"]);
+        assert!(
+            check.contains(&format!("  wal.flush_mode: {mode}\n")),
+            "{check}"
+        );
+        assert!(check.contains("  memory: at most "), "{check}");
+        let node = place.serve(&config);
+        let address = node.client();
+        let json = place.pass(&["status", &address, "--tls", "client", "--json"]);
+        let status: Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(status["wal"]["flush_mode"], mode);
+        assert_eq!(status["wal"]["flush_mode_choice"], mode);
+        assert!(status["memory_bytes_max"].as_u64() > Some(100 << 20));
+        let text = place.pass(&["status", &address, "--tls", "client"]);
+        assert!(text.contains(&format!(", {mode} (forced), ")), "{text}");
+        assert!(text.contains(" of at most "), "{text}");
+        assert_eq!(node.stop(), 0);
+    }
+}
+
 /// Every key that the contract names is there.
 fn check_status(status: &Value) {
     let has = |value: &Value, keys: &[&str]| {

@@ -3,7 +3,7 @@
 use logdrive_raft::limits::FRAME_BYTES_MAX;
 use logdrive_raft::{ClusterId, Incarnation, NodeId};
 
-use crate::disk::{BLOCK_BYTES, WatchdogLimits};
+use crate::disk::{BLOCK_BYTES, FlushMode, WatchdogLimits};
 
 /// The smallest slot: 16 blocks.
 pub const SLOT_BYTES_MIN: u64 = 64 << 10;
@@ -57,6 +57,18 @@ pub enum FlushModeChoice {
     Dsync,
     /// Plain writes and one flush at a time. Never changed.
     DrainedFsync,
+}
+
+impl FlushModeChoice {
+    /// The name in configurations: `auto`, `dsync` or `drained_fsync`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Dsync => FlushMode::Dsync.name(),
+            Self::DrainedFsync => FlushMode::DrainedFsync.name(),
+        }
+    }
 }
 
 /// How many flush groups may be in flight.

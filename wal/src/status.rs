@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::disk::FlushMode;
+use crate::options::FlushModeChoice;
 
 /// Sums since the log was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,6 +60,8 @@ pub struct WalStatus {
     pub direct: bool,
     /// How writes become durable.
     pub flush_mode: FlushMode,
+    /// How that was chosen; but for [`Auto`](FlushModeChoice::Auto) it never changes.
+    pub flush_mode_choice: FlushModeChoice,
     /// How often the watchdog has changed that.
     pub flush_mode_changes: u64,
     /// Slots that are ready for use.

@@ -289,6 +289,7 @@ impl<D: Disk> Wal<D> {
             backend: facts.backend,
             direct: facts.direct,
             flush_mode,
+            flush_mode_choice: self.options.flush_mode,
             flush_mode_changes,
             slots_free: self.pool.free_slots(),
             slots_total: self.pool.slots(),

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use logdrive::units::{self, spell_bytes, spell_duration};
-use logdrive::{Mtu, WalBackend};
+use logdrive::{Mtu, WalBackend, WalFlushMode};
 use logdrive_raft::limits::FRAME_BYTES_MAX;
 
 use super::{Config, file};
@@ -283,6 +283,20 @@ pub const KEYS: &[Key] = &[
         },
         show: |config| name_of(config.wal.backend, BACKENDS),
     },
+    Key {
+        name: "wal.flush_mode",
+        required: false,
+        example: "",
+        doc: "How what is written becomes durable: `dsync` (each write by itself), `drained_fsync` (one flush at a\n\
+              time over all that have completed), or `auto`, which tries both at the first start and changes over\n\
+              when flushes take much longer than usual. One that is forced here is never left.",
+        kind: Kind::Text,
+        set: |config, text| {
+            config.wal.flush_mode = one_of(text, FLUSH_MODES)?;
+            Ok(())
+        },
+        show: |config| name_of(config.wal.flush_mode, FLUSH_MODES),
+    },
     time!(
         "raft.heartbeat_interval",
         heartbeat_interval,
@@ -383,6 +397,12 @@ const BACKENDS: &[(&str, WalBackend)] = &[
     ("auto", WalBackend::Auto),
     ("io_uring", WalBackend::IoUring),
     ("pwrite", WalBackend::Pwrite),
+];
+
+const FLUSH_MODES: &[(&str, WalFlushMode)] = &[
+    ("auto", WalFlushMode::Auto),
+    ("dsync", WalFlushMode::Dsync),
+    ("drained_fsync", WalFlushMode::DrainedFsync),
 ];
 
 /// Every bound must let one entry of the largest kind through.

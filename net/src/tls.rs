@@ -5,9 +5,12 @@
 //! Resumption and 0-RTT are off: a resumed handshake does not look at the certificate again, and what
 //! comes early can be replayed.
 
+mod error;
+mod verify;
+
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use logdrive_raft::NodeId;
@@ -17,9 +20,12 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 
+use self::verify::verify_own;
 use crate::error::NetError;
 use crate::identity::{ClusterName, Identity, IdentityError, Role, cluster_of_authority};
 use crate::transport::{ClientTls, Connection, ServerTls};
+
+pub use self::error::TlsError;
 
 /// A certificate chain, its key, and whom to trust. What [`crate::ca::Authority::issue_into`] wrote.
 #[derive(Clone)]
@@ -28,129 +34,6 @@ pub struct Credentials {
     chain: Vec<CertificateDer<'static>>,
     key: Arc<PrivateKeyDer<'static>>,
     roots: Arc<RootCertStore>,
-}
-
-/// Why keys and certificates cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum TlsError {
-    /// A file is not there.
-    #[error(
-        "no {}: issue it with `logdrive tls issue`, or point tls.dir to where it lies",
-        path.display()
-    )]
-    Missing {
-        /// The file.
-        path: PathBuf,
-    },
-    /// A directory has no certificate of a role.
-    #[error(
-        "no client-ID.crt or admin-ID.crt in {}: issue one with `logdrive tls issue --role client`",
-        dir.display()
-    )]
-    NoClient {
-        /// The directory.
-        dir: PathBuf,
-    },
-    /// A file cannot be read.
-    #[error("read {}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A key can be read by others than its owner.
-    #[error(
-        "key {} has mode {mode:04o}: others can read it; run `chmod 600 {}`, or issue a new one if \
-         others may have seen it",
-        path.display(),
-        path.display()
-    )]
-    KeyOpen {
-        /// The key's file.
-        path: PathBuf,
-        /// Its permissions.
-        mode: u32,
-    },
-    /// A file holds something else.
-    #[error("{file}: {what}")]
-    Pem {
-        /// Which.
-        file: String,
-        /// What is wrong.
-        what: String,
-    },
-    /// A certificate names nobody of ours.
-    #[error("{file}: {source}")]
-    Identity {
-        /// Which.
-        file: String,
-        /// What is wrong.
-        source: IdentityError,
-    },
-    /// The certificate is for somebody else.
-    #[error(
-        "{file} is for {found}, wanted was {wanted}: issue the right one with `logdrive tls issue`"
-    )]
-    WrongIdentity {
-        /// Which.
-        file: String,
-        /// Whom it names.
-        found: String,
-        /// Whom it should name.
-        wanted: String,
-    },
-    /// The certificate is past its end.
-    #[error(
-        "{file} expired {hours} hours ago: issue a new one with `logdrive tls issue`, or correct this \
-         machine's clock"
-    )]
-    Expired {
-        /// Which.
-        file: String,
-        /// How long ago.
-        hours: u64,
-    },
-    /// The certificate is before its beginning.
-    #[error(
-        "{file} is valid only in {hours} hours: correct the clock of this machine, or of the one that \
-         issued it"
-    )]
-    NotYetValid {
-        /// Which.
-        file: String,
-        /// In how long.
-        hours: u64,
-    },
-    /// The authority beside it did not issue it.
-    #[error(
-        "{file} was not issued by the authority in ca.crt beside it: both must come from the same \
-         `logdrive tls init`"
-    )]
-    UnknownIssuer {
-        /// Which.
-        file: String,
-    },
-    /// The certificate does not hold for another reason.
-    #[error("{file} does not verify: {what}")]
-    Unverified {
-        /// Which.
-        file: String,
-        /// What is wrong.
-        what: String,
-    },
-    /// Key and certificate do not belong together, or TLS does not take them.
-    #[error("{file}: its key does not belong to it, or is of a kind not supported")]
-    Key {
-        /// The certificate.
-        file: String,
-        /// What TLS says.
-        source: rustls::Error,
-    },
-    /// TLS does not take the configuration.
-    #[error("set up TLS")]
-    Config(#[from] rustls::Error),
 }
 
 impl Credentials {
@@ -397,52 +280,6 @@ fn certificates(file: &str, pem: &str) -> Result<Vec<CertificateDer<'static>>, T
         return Err(bad("no certificate in it".to_owned()));
     }
     Ok(all)
-}
-
-/// Verifies our own certificate as the other side will, so that a bad one is found at start, with advice,
-/// and not by every peer.
-fn verify_own(
-    file: &str,
-    chain: &[CertificateDer<'_>],
-    roots: &RootCertStore,
-    now: UnixTime,
-) -> Result<(), TlsError> {
-    let file = file.to_owned();
-    let leaf = match webpki::EndEntityCert::try_from(&chain[0]) {
-        Ok(leaf) => leaf,
-        Err(error) => {
-            let what = error.to_string();
-            return Err(TlsError::Unverified { file, what });
-        }
-    };
-    let verified = leaf.verify_for_usage(
-        crypto_provider().signature_verification_algorithms.all,
-        &roots.roots,
-        &chain[1..],
-        now,
-        webpki::KeyUsage::client_auth(),
-        None,
-        None,
-    );
-    let hours = |from: UnixTime, to: UnixTime| to.as_secs().saturating_sub(from.as_secs()) / 3600;
-    match verified {
-        Ok(_) => Ok(()),
-        Err(webpki::Error::CertExpired { time, not_after }) => Err(TlsError::Expired {
-            file,
-            hours: hours(not_after, time),
-        }),
-        Err(webpki::Error::CertNotValidYet { time, not_before }) => Err(TlsError::NotYetValid {
-            file,
-            hours: hours(time, not_before),
-        }),
-        Err(webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey) => {
-            Err(TlsError::UnknownIssuer { file })
-        }
-        Err(error) => {
-            let what = error.to_string();
-            Err(TlsError::Unverified { file, what })
-        }
-    }
 }
 
 /// The authority's certificate, in every directory.

@@ -13,10 +13,11 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep};
 
+use super::Inner;
 use super::batch::{Answer, Answered, OutputCursor, Part};
+use super::dispatch::Refused;
 use super::ring::Ring;
 use super::silence::Silence;
-use super::{Inner, Refused};
 use crate::backoff::Backoff;
 use crate::codec::{Keep, MessageReader, ReadFailure};
 use crate::error::{CloseCode, LinkError, Refusal};

@@ -43,9 +43,10 @@ impl EntryKind {
             1 => Ok(Self::Noop),
             2 => Ok(Self::Proposals),
             3 => Ok(Self::Configuration),
-            other => Err(DecodeError::Invalid {
+            other => Err(DecodeError::Version {
                 what: "entry kind",
-                value: u64::from(other),
+                found: other.into(),
+                known: EntryKind::Configuration as u32,
             }),
         }
     }
@@ -202,9 +203,10 @@ impl EntryHeader {
             ),
             2 => (TableForm::Rows, u64::from(count) * TABLE_ROW_BYTES as u64),
             other => {
-                return Err(DecodeError::Invalid {
+                return Err(DecodeError::Version {
                     what: "table form",
-                    value: u64::from(other),
+                    found: other.into(),
+                    known: TableForm::Rows as u32,
                 });
             }
         };

@@ -546,9 +546,10 @@ impl Decode for Verdict {
             1 => VerdictKind::Clean,
             2 => VerdictKind::Torn,
             other => {
-                return Err(DecodeError::Invalid {
-                    what: "verdict",
-                    value: other.into(),
+                return Err(DecodeError::Version {
+                    what: "verdict kind",
+                    found: other.into(),
+                    known: VerdictKind::Torn as u32,
                 });
             }
         };

@@ -388,7 +388,11 @@ impl GroupReader<'_> {
         let mut input = Reader::new(bytes);
         let mut records = Vec::new();
         for _ in 0..count {
-            records.push(Record::decode(&mut input).map_err(|error| self.wrong(error))?);
+            let record = Record::decode(&mut input).map_err(|error| self.wrong(error))?;
+            if let Some(what) = record.unsupported() {
+                return Err(self.wrong(DecodeError::Unsupported(what)));
+            }
+            records.push(record);
         }
         input.finish().map_err(|error| self.wrong(error))?;
         Ok(records)

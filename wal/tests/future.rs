@@ -8,6 +8,7 @@ use common::*;
 use logdrive_raft::io::Write;
 use logdrive_raft::limits::ENTRY_HEADER_BYTES;
 use logdrive_raft::wire::{Decode, Encode, Reader};
+use logdrive_raft::{Index, Term};
 use logdrive_sim::disk::{Crash, SimDisk, SimDiskOptions, SimStorage, Tear};
 use logdrive_wal::OpenError;
 use logdrive_wal::disk::{BLOCK_BYTES, Block, Disk, SlotId};
@@ -70,7 +71,15 @@ impl Parts {
         })
     }
 
-    fn write(mut self, medium: &SimStorage, slot_header: &SlotHeader) {
+    fn set_table(&mut self, records: &[Record]) {
+        self.table_bytes = records
+            .iter()
+            .flat_map(|record| record.to_bytes())
+            .collect();
+        self.header.records = u32::try_from(records.len()).unwrap();
+    }
+
+    fn write(mut self, medium: &SimStorage, slot: &SlotHeader) {
         let header = &mut self.header;
         header.table_bytes = u32::try_from(self.table_bytes.len()).unwrap();
         header.digest = digest_of(&self.table_bytes, &self.echo);
@@ -89,21 +98,32 @@ impl Parts {
             let mut block = Block::ZERO;
             block.0[..part.len()].copy_from_slice(part);
             let at = header.place.block + u32::try_from(number).unwrap();
-            slot_header.stamper().stamp(&mut block, at, number == 0);
-            medium.change(SlotId(0), at, |bytes| bytes.copy_from_slice(&block.0));
+            slot.stamper().stamp(&mut block, at, number == 0);
+            medium.change(SlotId(slot.slot), at, |bytes| {
+                bytes.copy_from_slice(&block.0)
+            });
         }
     }
 }
 
 /// Writes the last flush group that `which` speaks of anew, everything that sums it up included.
 fn rewrite(medium: &SimStorage, which: impl Fn(&Parts) -> bool, change: impl FnOnce(&mut Parts)) {
-    let slot = medium.contents(SlotId(0));
-    let block = Block(slot[..BLOCK_BYTES].try_into().unwrap());
-    let slot_header = SlotHeader::from_block(&block, 0).unwrap().unwrap();
-    let groups = (2..slot.len() / BLOCK_BYTES).filter_map(|block| Parts::read(&slot, block));
+    rewrite_in(medium, SlotId(0), which, change);
+}
+
+fn rewrite_in(
+    medium: &SimStorage,
+    slot: SlotId,
+    which: impl Fn(&Parts) -> bool,
+    change: impl FnOnce(&mut Parts),
+) {
+    let bytes = medium.contents(slot);
+    let block = Block(bytes[..BLOCK_BYTES].try_into().unwrap());
+    let header = SlotHeader::from_block(&block, 0).unwrap().unwrap();
+    let groups = (2..bytes.len() / BLOCK_BYTES).filter_map(|block| Parts::read(&bytes, block));
     let mut parts = groups.filter(which).last().unwrap();
     change(&mut parts);
-    parts.write(medium, &slot_header);
+    parts.write(medium, &header);
 }
 
 fn holds(kind: RecordKind) -> impl Fn(&Parts) -> bool {
@@ -169,4 +189,61 @@ fn a_kind_that_this_build_does_not_know_halts_the_reader() {
         &medium,
         "record kind has format version 14, this build reads up to 13: upgrade logdrive",
     );
+}
+
+#[test]
+fn a_guard_or_a_hole_is_not_forgotten() {
+    let guard = Guard {
+        term: Term(6),
+        index: Some(Index(11)),
+    };
+    let hole = Hole {
+        group: GROUP,
+        first: Index(1),
+        last: Index(1),
+    };
+    let in_checkpoint = |change: &dyn Fn(&mut GroupCheckpoint)| {
+        let medium = written();
+        // The checkpoint of a new log has no groups; that of the next segment has.
+        let mut rig = Rig::open(&medium, options(8)).unwrap();
+        while rig.wal.status().segments == 1 {
+            rig.append_entries(2, 1, 10_000);
+            rig.settle();
+        }
+        rig.idle();
+        die(rig, &medium);
+        let whole = holds(RecordKind::Checkpoint);
+        rewrite_in(&medium, SlotId(1), whole, |parts| {
+            let mut table = parts.table.clone();
+            for record in &mut table {
+                if let Record::Checkpoint(rows) = record {
+                    change(&mut rows[0]);
+                }
+            }
+            parts.set_table(&table);
+        });
+        medium
+    };
+    let in_verdict = |change: &dyn Fn(&mut Verdict)| {
+        let medium = written();
+        rewrite(&medium, holds(RecordKind::Verdict), |parts| {
+            let mut table = parts.table.clone();
+            for record in &mut table {
+                if let Record::Verdict(verdict) = record {
+                    change(verdict);
+                }
+            }
+            parts.set_table(&table);
+        });
+        medium
+    };
+    let guarded = "a tail guard cannot be heeded by this build: upgrade logdrive";
+    let holed = "a hole in the log cannot be heeded by this build: upgrade logdrive";
+    assert_refused(&in_checkpoint(&|row| row.guard = Some(guard)), guarded);
+    assert_refused(&in_checkpoint(&|row| row.holes = vec![hole]), holed);
+    assert_refused(
+        &in_verdict(&|verdict| verdict.guards = vec![(GROUP, guard)]),
+        guarded,
+    );
+    assert_refused(&in_verdict(&|verdict| verdict.holes = vec![hole]), holed);
 }

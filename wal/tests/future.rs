@@ -8,7 +8,7 @@ use common::*;
 use logdrive_raft::io::Write;
 use logdrive_raft::limits::ENTRY_HEADER_BYTES;
 use logdrive_raft::wire::{Decode, Encode, Reader};
-use logdrive_raft::{Index, Term};
+use logdrive_raft::{Entry, Index, LogPosition, Term};
 use logdrive_sim::disk::{Crash, SimDisk, SimDiskOptions, SimStorage, Tear};
 use logdrive_wal::OpenError;
 use logdrive_wal::disk::{BLOCK_BYTES, Block, Disk, SlotId};
@@ -246,4 +246,66 @@ fn a_guard_or_a_hole_is_not_forgotten() {
         guarded,
     );
     assert_refused(&in_verdict(&|verdict| verdict.holes = vec![hole]), holed);
+}
+
+/// An entry after `prev` that uses a compatible feature.
+fn with_compatible_feature(prev: &LogPosition) -> Entry {
+    let plain = entry(GROUP, 2, prev, b"more");
+    let mut header = *plain.header();
+    header.compatible = 0x40;
+    let chain = header.chain_after(prev.chain);
+    let mut frame = plain.frame().to_vec();
+    frame[12..16].copy_from_slice(&header.compatible.to_le_bytes());
+    frame[64..80].copy_from_slice(&chain.0.to_le_bytes());
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&frame[..60]), &frame[64..80]);
+    frame[60..64].copy_from_slice(&crc.to_le_bytes());
+    Entry::from_frame(frame.into()).unwrap()
+}
+
+#[test]
+fn a_feature_that_may_not_be_ignored_halts_the_reader() {
+    let entries = holds(RecordKind::Entries);
+    let medium = written();
+    rewrite(&medium, &entries, |parts| change_entry(parts, 8, 0x40));
+    assert_refused(
+        &medium,
+        "entry uses features 0x40 that this build does not know: upgrade logdrive",
+    );
+    let medium = written();
+    rewrite(&medium, &entries, |parts| {
+        parts.overrides.push((8, vec![0x40]));
+    });
+    assert_refused(
+        &medium,
+        "flush group uses features 0x40 that this build does not know: upgrade logdrive",
+    );
+}
+
+#[test]
+fn a_feature_that_may_be_ignored_is_ignored_and_kept() {
+    let medium = written();
+    let mut rig = Rig::open(&medium, options(8)).unwrap();
+    let more = with_compatible_feature(&rig.tip());
+    rig.append(&[Write::Entries(vec![more.clone()])]);
+    rig.idle();
+    die(rig, &medium);
+    // Nothing follows the last one, whose chain changes with it.
+    rewrite(
+        &medium,
+        |_| true,
+        |parts| parts.overrides.push((12, vec![0x40])),
+    );
+    let mut rig = Rig::open(&medium, options(8)).unwrap();
+    assert_eq!(rig.recovery.findings, []);
+    let read = rig.read_all();
+    assert_eq!(read.last(), Some(&more));
+    assert_eq!(read[2].header().compatible, 0x40);
+    // What follows an entry follows all that it says.
+    rig.append_entries(2, 1, 10);
+    rig.idle();
+    die(rig, &medium);
+    assert_eq!(
+        Rig::open(&medium, options(8)).unwrap().tip().index,
+        Index(4)
+    );
 }

@@ -116,7 +116,7 @@ pub(crate) struct Judgement {
     pub(crate) rewrite_last: bool,
     /// The membership at the base, where an anchor states it.
     pub(crate) anchored: BTreeMap<GroupId, Membership>,
-    /// Copies of slot headers that are bad while the other one is good.
+    /// Copies of slot headers that are bad or missing while the other one is good.
     pub(crate) bad_copies: Vec<(SlotId, u32)>,
     pub(crate) entries: u64,
 }

@@ -244,6 +244,9 @@ pub enum AppendError {
     /// The group exists already, with this genesis or another one.
     #[error("group {0} exists already")]
     GroupExists(GroupId),
+    /// There was such a group, and its id is not used again.
+    #[error("group {0} was removed, and no group gets its id again: choose another")]
+    GroupRemoved(GroupId),
 }
 
 /// Why a read was not started.

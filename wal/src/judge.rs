@@ -11,7 +11,7 @@
 //! Acknowledgements are given in log order. So if a flush group above the mark has a block that never
 //! landed, neither it nor anything after it was acknowledged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use logdrive_raft::io::HardState;
 use logdrive_raft::{Boot, Chain, GroupId, Membership};
@@ -87,6 +87,8 @@ pub(crate) struct Judgement {
     pub(crate) live: Vec<Live>,
     pub(crate) groups: BTreeMap<GroupId, GroupLog>,
     pub(crate) configurations: Configurations,
+    /// Groups that are gone.
+    pub(crate) removed: BTreeSet<GroupId>,
     /// Term and vote as they must be from now on.
     pub(crate) hard_states: BTreeMap<GroupId, HardState>,
     /// Where the log ends.
@@ -259,6 +261,7 @@ impl Judgement {
             live: Vec::new(),
             groups: BTreeMap::new(),
             configurations: Configurations::default(),
+            removed: BTreeSet::new(),
             hard_states: BTreeMap::new(),
             end: Place::default(),
             chain: Chain::default(),

@@ -1,6 +1,6 @@
 //! The log as a value: appends go in, disk operations go out, completions come in, durable marks come out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use logdrive_raft::io::Write;
 use logdrive_raft::wire::Encode;
@@ -42,6 +42,8 @@ pub struct Wal<D> {
     incarnation: Incarnation,
     boot: Boot,
     groups: BTreeMap<GroupId, GroupLog>,
+    /// Groups that are gone, as far back as the log goes.
+    removed: BTreeSet<GroupId>,
     queue: Queue,
     active: Segment,
     tail: Tail,
@@ -103,6 +105,10 @@ impl<D: Disk> Wal<D> {
         let group = genesis.group;
         if self.groups.contains_key(&group) {
             return Err(AppendError::GroupExists(group));
+        }
+        // What a removed group acknowledged may still be believed elsewhere.
+        if self.removed.contains(&group) {
+            return Err(AppendError::GroupRemoved(group));
         }
         let log = GroupLog::new(genesis.clone());
         let checkpoint_bytes =

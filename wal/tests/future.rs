@@ -8,12 +8,12 @@ use common::*;
 use logdrive_raft::io::Write;
 use logdrive_raft::limits::ENTRY_HEADER_BYTES;
 use logdrive_raft::wire::{Decode, Encode, Reader};
-use logdrive_raft::{Entry, Index, LogPosition, Term};
+use logdrive_raft::{Entry, GroupId, Index, LogPosition, Term};
 use logdrive_sim::disk::{Crash, SimDisk, SimDiskOptions, SimStorage, Tear};
-use logdrive_wal::OpenError;
 use logdrive_wal::disk::{BLOCK_BYTES, Block, Disk, SlotId};
 use logdrive_wal::format::*;
 use logdrive_wal::verify::verify_disk;
+use logdrive_wal::{AppendError, OpenError};
 use xxhash_rust::xxh3::xxh3_128;
 
 /// A log with a vote and two entries, in order to an idle mark.
@@ -308,4 +308,52 @@ fn a_feature_that_may_be_ignored_is_ignored_and_kept() {
         Rig::open(&medium, options(8)).unwrap().tip().index,
         Index(4)
     );
+}
+
+/// The same log with these records in its last flush group, which nothing follows.
+fn ending_with(records: &[Record]) -> SimStorage {
+    let medium = written();
+    let mut rig = Rig::open(&medium, options(8)).unwrap();
+    rig.wal.create_group(&genesis(OTHER)).unwrap();
+    rig.idle();
+    die(rig, &medium);
+    rewrite(&medium, |_| true, |parts| parts.set_table(records));
+    medium
+}
+
+const OTHER: GroupId = GroupId(2);
+
+#[test]
+fn the_id_of_a_group_that_was_removed_is_not_used_again() {
+    let medium = ending_with(&[Record::GroupRemoved(OTHER)]);
+    for _ in 0..3 {
+        let mut rig = Rig::open(&medium, options(8)).unwrap();
+        assert_eq!(rig.wal.groups().collect::<Vec<_>>(), [GROUP]);
+        let refused = rig.wal.create_group(&genesis(OTHER)).unwrap_err();
+        assert_eq!(refused, AppendError::GroupRemoved(OTHER));
+        // The record stands further and further back.
+        rig.append_entries(2, 3, 10_000);
+        rig.idle();
+        die(rig, &medium);
+    }
+    let buffered = SimDiskOptions {
+        direct: false,
+        ..SimDiskOptions::default()
+    };
+    let medium = ending_with(&[Record::GroupRemoved(OTHER)]);
+    let mut rig = Rig::open_with(&medium, options(8), buffered, 1).unwrap();
+    let refused = rig.wal.create_group(&genesis(OTHER)).unwrap_err();
+    assert_eq!(refused, AppendError::GroupRemoved(OTHER));
+}
+
+#[test]
+fn a_log_in_which_a_removed_group_begins_again_is_not_built_upon() {
+    let again = Record::Genesis(genesis(OTHER));
+    let medium = ending_with(&[Record::GroupRemoved(OTHER), again]);
+    let refused = Rig::open(&medium, options(8)).map(|rig| rig.recovery);
+    let Err(OpenError::Rot { findings }) = refused else {
+        panic!("{refused:?}");
+    };
+    let expected = "group 2 begins, or goes on, after it was removed";
+    assert_eq!(findings[0].meaning, expected);
 }

@@ -74,6 +74,7 @@ impl<D: Disk> Court<'_, D> {
             .map(|log| log.rows().len() as u64)
             .sum();
         judgement.groups = logs.groups;
+        judgement.removed = logs.removed;
         judgement.configurations = logs.configurations;
         judgement.anchored = logs.anchored;
         judgement.end = walk.end;

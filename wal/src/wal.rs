@@ -114,9 +114,14 @@ impl<D: Disk> Wal<D> {
         let checkpoint_bytes =
             self.checkpoint_bytes + log.checkpoint().to_bytes().len() + VOTE_BYTES;
         let bytes = genesis.to_bytes().len() + 1;
-        let too_many = check_slot(&self.options, checkpoint_bytes).is_err();
+        if check_slot(&self.options, checkpoint_bytes).is_err() {
+            return Err(AppendError::TooManyGroups {
+                groups: self.groups.len() + 1,
+                slot_bytes: self.options.slot_bytes,
+            });
+        }
         // It may take the reserve: a new log begins with one slot, and may have to wait for the next.
-        if too_many || !self.may_wait(bytes) {
+        if !self.may_wait(bytes) {
             return Err(AppendError::Full);
         }
         self.checkpoint_bytes = checkpoint_bytes;

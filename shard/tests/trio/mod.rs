@@ -95,7 +95,7 @@ impl Trio {
         let end = self.now.after(us);
         while self.now < end {
             let due = self.nodes.iter_mut().filter_map(SimNode::next_due).min();
-            self.now = due.unwrap_or(end).clamp(self.now.after(10), end);
+            self.now = due.unwrap_or(end).clamp(self.now.after(10).min(end), end);
             let now = self.now;
             for place in 0..3 {
                 for message in self.nodes[place].turn(now) {

@@ -43,9 +43,10 @@ impl EntryKind {
             1 => Ok(Self::Noop),
             2 => Ok(Self::Proposals),
             3 => Ok(Self::Configuration),
-            other => Err(DecodeError::Invalid {
+            other => Err(DecodeError::Version {
                 what: "entry kind",
-                value: u64::from(other),
+                found: other.into(),
+                known: EntryKind::Configuration as u32,
             }),
         }
     }
@@ -104,9 +105,10 @@ impl Decode for ProposalRow {
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let length = u32::decode(input)?;
         let kind = u32::decode(input)?;
-        let kind = u8::try_from(kind).map_err(|_| DecodeError::Invalid {
+        let kind = u8::try_from(kind).map_err(|_| DecodeError::Version {
             what: "proposal kind",
-            value: u64::from(kind),
+            found: kind,
+            known: u8::MAX.into(),
         })?;
         Ok(Self {
             length,
@@ -202,9 +204,10 @@ impl EntryHeader {
             ),
             2 => (TableForm::Rows, u64::from(count) * TABLE_ROW_BYTES as u64),
             other => {
-                return Err(DecodeError::Invalid {
+                return Err(DecodeError::Version {
                     what: "table form",
-                    value: u64::from(other),
+                    found: other.into(),
+                    known: TableForm::Rows as u32,
                 });
             }
         };
@@ -331,6 +334,11 @@ impl Entry {
         if header.payload_crc != crc32c::crc32c(payloads) {
             return Err(DecodeError::Checksum("entry payload"));
         }
+        if header.table == TableForm::Rows {
+            for row in table.chunks_exact(TABLE_ROW_BYTES) {
+                ProposalRow::from_bytes(row)?;
+            }
+        }
         let entry = Self { header, frame };
         let described: u64 = entry.rows().map(|row| u64::from(row.length)).sum();
         if described != u64::from(header.payload_bytes) {
@@ -412,7 +420,7 @@ impl Entry {
             }
             TableForm::Rows => {
                 let row = &table[slot * TABLE_ROW_BYTES..][..TABLE_ROW_BYTES];
-                ProposalRow::from_bytes(row).unwrap_or_default()
+                ProposalRow::from_bytes(row).expect("checked when the frame was read")
             }
         })
     }
@@ -794,6 +802,32 @@ mod tests {
                 }
             ]
         );
+    }
+
+    #[test]
+    fn a_row_of_a_kind_that_no_build_has_yet_is_refused_and_is_no_command() {
+        let row = ProposalRow {
+            session: 7,
+            ..ProposalRow::default()
+        };
+        let mut builder = EntryBuilder::with_room(1, 8);
+        builder.push_row(row, b"xy");
+        let unsealed = builder.finish();
+        let seal = |mut unsealed: UnsealedEntry, kind: u32| {
+            let table = ENTRY_HEADER_BYTES..ENTRY_HEADER_BYTES + TABLE_ROW_BYTES;
+            unsealed.frame[table.start + 4..][..4].copy_from_slice(&kind.to_le_bytes());
+            unsealed.table_crc = crc_of_table(&unsealed.frame[table]);
+            let entry = unsealed.seal(GroupId(1), Term(1), Index(1), Chain(0));
+            Entry::from_frame(entry.frame().clone())
+        };
+        let refused = seal(unsealed, 256).unwrap_err();
+        let expected =
+            "proposal kind has format version 256, this build reads up to 255: upgrade logdrive";
+        assert_eq!(refused.to_string(), expected);
+        let mut builder = EntryBuilder::with_room(1, 8);
+        builder.push_row(row, b"xy");
+        let read = seal(builder.finish(), 255).unwrap();
+        assert_eq!(read.rows().next().unwrap().kind, 255);
     }
 
     #[test]

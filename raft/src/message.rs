@@ -412,3 +412,63 @@ impl Decode for Message {
         Self::from_shared(&bytes::Bytes::copy_from_slice(rest))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::EntryBuilder;
+    use crate::ids::Chain;
+    use crate::wire::Encode;
+
+    /// An append of one entry, as a peer with other features would send it: `change` is what it says of them.
+    fn append_of(change: impl FnOnce(&mut [u8])) -> Result<Message, DecodeError> {
+        let mut builder = EntryBuilder::with_room(1, 8);
+        builder.push(b"abc");
+        let prev = LogPosition::default();
+        let entry = builder
+            .finish()
+            .seal(GroupId(1), Term(1), Index(1), prev.chain);
+        let frame_bytes = entry.frame().len();
+        let message = Message {
+            from: Replica::default(),
+            boot: Boot(1),
+            to: NodeId(2),
+            group: GroupId(1),
+            term: Term(1),
+            body: Body::Append(Append {
+                session: ReplicationSession::default(),
+                prev,
+                commit: CommitPoint::default(),
+                last_index: Index(1),
+                round: Round::default(),
+                entries: vec![entry],
+            }),
+        };
+        let mut bytes = message.to_bytes().to_vec();
+        let at = bytes.len() - frame_bytes;
+        let frame = &mut bytes[at..];
+        change(frame);
+        let crc = crc32c::crc32c_append(crc32c::crc32c(&frame[..60]), &frame[64..80]);
+        frame[60..64].copy_from_slice(&crc.to_le_bytes());
+        Message::from_shared(&bytes.into())
+    }
+
+    #[test]
+    fn an_entry_with_a_feature_that_may_not_be_ignored_is_refused() {
+        let refused = append_of(|frame| frame[8] = 0x40).unwrap_err();
+        let expected = "entry uses features 0x40 that this build does not know: upgrade logdrive";
+        assert_eq!(refused.to_string(), expected);
+    }
+
+    #[test]
+    fn an_entry_with_a_feature_that_may_be_ignored_keeps_it() {
+        let message = append_of(|frame| frame[12] = 0x40).unwrap();
+        let Body::Append(append) = &message.body else {
+            panic!("{message:?}");
+        };
+        let entry = &append.entries[0];
+        assert_eq!(entry.header().compatible, 0x40);
+        // The chain covers it, so it cannot get lost on the way.
+        assert!(entry.header().chain_after(Chain(0)) != entry.header().chain);
+    }
+}

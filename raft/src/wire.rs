@@ -86,6 +86,9 @@ pub enum DecodeError {
         /// The unknown bits.
         found: u32,
     },
+    /// Says something that this build would have to act upon and cannot.
+    #[error("{0} cannot be heeded by this build: upgrade logdrive")]
+    Unsupported(&'static str),
 }
 
 /// Where encodings are written to.

@@ -300,6 +300,33 @@ mod tests {
     }
 
     #[test]
+    fn a_proposal_of_an_unknown_kind_halts_the_group_and_reaches_no_machine() {
+        for kind in [1, 255] {
+            let mut builder = EntryBuilder::with_room(2, 64);
+            builder.push(b"ab");
+            let row = logdrive_raft::ProposalRow {
+                kind,
+                ..Default::default()
+            };
+            builder.push_row(row, b"cd");
+            let entry = builder
+                .finish()
+                .seal(GroupId(1), Term(1), Index(1), Chain(0));
+            let mut unknown = batch(1, &["ab"]);
+            unknown.entries = vec![(entry, Vec::new())];
+            let mut applier = Applier::default();
+            applier.open(GroupId(1), Lengths::default()).unwrap();
+            let fenced = applier.apply(unknown).unwrap_err();
+            let expected =
+                format!("proposal kind {kind} is not known to this build: upgrade logdrive");
+            assert_eq!(fenced.what, expected);
+            assert_eq!(applier.applied(GroupId(1)).unwrap().index, Index(0));
+            assert_eq!(applier.apply(batch(2, &["ab"])).unwrap_err(), fenced);
+            assert_eq!(applier.machines[&GroupId(1)].machine.sum, 0);
+        }
+    }
+
+    #[test]
     fn a_machine_that_leaves_out_an_output_is_fenced() {
         let mut applier = Applier::default();
         applier.open(GroupId(1), Lengths::default()).unwrap();

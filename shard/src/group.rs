@@ -40,6 +40,8 @@ pub(crate) struct Group<O> {
     pub(crate) reading: bool,
     /// Reads for the applier fail.
     pub(crate) read_trouble: Option<ReadTrouble>,
+    /// The first entry that a follower waits for and that cannot be read, and that has been said.
+    pub(crate) feed_trouble: Option<Index>,
     /// Entries read back for the applier, in log order from the one after `handed`.
     pub(crate) read_back: VecDeque<Entry>,
     /// A leader's entry at this place is larger than this log takes, and that has been said.
@@ -132,6 +134,7 @@ impl<O> Group<O> {
             machine_ahead: None,
             reading: false,
             read_trouble: None,
+            feed_trouble: None,
             read_back: VecDeque::new(),
             too_large: None,
         }
@@ -306,6 +309,18 @@ impl<O> Group<O> {
         if let Some(trouble) = &mut self.read_trouble {
             trouble.retry_at = now.after(trouble.pause_us);
         }
+    }
+
+    /// A read for the applier has worked, or none is needed. Says whether nothing is wrong any more that was.
+    pub(crate) fn reading_works(&mut self) -> bool {
+        self.read_trouble.take().is_some() && self.feed_trouble.is_none()
+    }
+
+    /// These were read for a follower. Says whether nothing is wrong any more that was.
+    pub(crate) fn feeding_works(&mut self, from: Index, entries: &[Entry]) -> bool {
+        let read =
+            |at: &mut Index| from <= *at && entries.last().is_some_and(|last| *at <= last.index());
+        self.feed_trouble.take_if(read).is_some() && self.read_trouble.is_none()
     }
 
     /// A read for the applier has failed. Says whether that is news.

@@ -111,7 +111,8 @@ pub enum Notice {
         /// Whether it is full now.
         full: bool,
     },
-    /// Committed entries could not be read back from the log. It is tried again, with pauses. Said once.
+    /// Entries could not be read back from the log, for the machine or for a follower that lags. It is tried
+    /// again, with pauses. Said once for each of the two.
     ReadFailed {
         /// The group.
         group: GroupId,
@@ -120,7 +121,7 @@ pub enum Notice {
         /// Why not.
         reason: String,
     },
-    /// Committed entries are read back again.
+    /// Entries are read back again, for both.
     ReadWorks {
         /// The group.
         group: GroupId,

@@ -228,6 +228,15 @@ fn a_group_whose_first_record_the_log_does_not_take_halts_and_says_so() {
     let notices = rig.notices();
     let said = notices.iter().filter(|text| text.contains("LogRefused"));
     assert_eq!(said.count(), halted.len(), "{notices:?}");
+    // Not for want of room: no room would help.
+    for state in halted {
+        let GroupState::Halted(why) = state else {
+            unreachable!()
+        };
+        assert!(why.contains("slots of 65536 bytes"), "{why}");
+        assert!(why.contains("raise wal.slot_bytes"), "{why}");
+        assert!(why.contains("groups"), "{why}");
+    }
 }
 
 fn grown(entries: usize) -> (SimStorage, LogPosition) {

@@ -12,7 +12,7 @@ use logdrive_shard::{
 use logdrive_wal::disk::WatchdogLimits;
 use logdrive_wal::{FreshIds, Identity, OpenError, Options};
 
-use crate::disk::{Crash, SimDisk, SimDiskOptions, SimStorage, Tear};
+use crate::disk::{Crash, Fault, SimDisk, SimDiskOptions, SimStorage, Tear};
 
 /// Bytes of committed entries that wait for a simulated applier.
 const APPLY_BYTES_MAX: usize = 1 << 20;
@@ -203,6 +203,13 @@ impl SimNode {
         self.options.no_space_ppm = 0;
         if let Some(running) = &mut self.running {
             running.shard.disk_mut().options_mut().rates.no_space_ppm = 0;
+        }
+    }
+
+    /// Lets the next operation of its disk that `fault` speaks of fail.
+    pub fn inject(&mut self, fault: Fault) {
+        if let Some(running) = &mut self.running {
+            running.shard.disk_mut().inject(fault);
         }
     }
 

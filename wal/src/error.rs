@@ -244,6 +244,20 @@ pub enum AppendError {
     /// The group exists already, with this genesis or another one.
     #[error("group {0} exists already")]
     GroupExists(GroupId),
+    /// A slot has to hold the checkpoint of all groups beside one largest entry, and would not.
+    #[error(
+        "slots of {slot_bytes} bytes do not hold the checkpoint of {groups} groups and an entry: raise \
+         wal.slot_bytes, or have fewer groups here"
+    )]
+    TooManyGroups {
+        /// How many there would be.
+        groups: usize,
+        /// The configured size.
+        slot_bytes: u64,
+    },
+    /// There was such a group, and its id is not used again.
+    #[error("group {0} was removed, and no group gets its id again: choose another")]
+    GroupRemoved(GroupId),
 }
 
 /// Why a read was not started.

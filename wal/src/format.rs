@@ -69,6 +69,8 @@ fn check_version(what: &'static str, version: u16, incompatible: u32) -> Result<
 pub fn is_from_the_future(error: &DecodeError) -> bool {
     matches!(
         error,
-        DecodeError::Version { .. } | DecodeError::Incompatible { .. }
+        DecodeError::Version { .. }
+            | DecodeError::Incompatible { .. }
+            | DecodeError::Unsupported(_)
     )
 }

@@ -87,6 +87,8 @@ pub(crate) struct Judgement {
     pub(crate) live: Vec<Live>,
     pub(crate) groups: BTreeMap<GroupId, GroupLog>,
     pub(crate) configurations: Configurations,
+    /// Groups that are gone.
+    pub(crate) removed: BTreeSet<GroupId>,
     /// Term and vote as they must be from now on.
     pub(crate) hard_states: BTreeMap<GroupId, HardState>,
     /// Where the log ends.
@@ -116,7 +118,7 @@ pub(crate) struct Judgement {
     pub(crate) rewrite_last: bool,
     /// The membership at the base, where an anchor states it.
     pub(crate) anchored: BTreeMap<GroupId, Membership>,
-    /// Copies of slot headers that are bad while the other one is good.
+    /// Copies of slot headers that are bad or missing while the other one is good.
     pub(crate) bad_copies: Vec<(SlotId, u32)>,
     /// Slots, in use or not, of whose header the first copy counts and the second is bad, older or missing.
     pub(crate) first_counts: BTreeSet<SlotId>,
@@ -265,6 +267,7 @@ impl Judgement {
             live: Vec::new(),
             groups: BTreeMap::new(),
             configurations: Configurations::default(),
+            removed: BTreeSet::new(),
             hard_states: BTreeMap::new(),
             end: Place::default(),
             chain: Chain::default(),

@@ -28,6 +28,8 @@ pub(crate) struct SlotScan {
     pub(crate) first_counts: bool,
     /// The copies that are neither good nor unwritten.
     pub(crate) bad_copies: Vec<u32>,
+    /// The copies that are unwritten, or good and older than the other one: their write never landed.
+    pub(crate) missing_copies: Vec<u32>,
 }
 
 /// The bytes cannot be read by this build.
@@ -116,6 +118,7 @@ pub(crate) fn scan_headers(
             header: None,
             first_counts: false,
             bad_copies: Vec::new(),
+            missing_copies: Vec::new(),
         };
         if blocks >= SLOT_HEADER_BLOCKS {
             let mut copies = [Block::ZERO; SLOT_HEADER_BLOCKS as usize];
@@ -123,6 +126,7 @@ pub(crate) fn scan_headers(
             for (number, copy) in (0..).zip(&copies) {
                 scan.take_copy(number, copy).map_err(ScanError::Future)?;
             }
+            scan.note_missing(&copies);
         }
         scans.push(scan);
     }
@@ -149,6 +153,19 @@ impl SlotScan {
             Ok(Some(_)) | Err(_) => self.bad_copies.push(number),
         }
         Ok(())
+    }
+
+    /// Takes note of the copies that do not say what the slot's header says.
+    fn note_missing(&mut self, copies: &[Block]) {
+        let Some(header) = self.header else {
+            return;
+        };
+        for (number, copy) in (0..).zip(copies) {
+            let same = SlotHeader::from_block(copy, number).is_ok_and(|read| read == Some(header));
+            if !same && !self.bad_copies.contains(&number) {
+                self.missing_copies.push(number);
+            }
+        }
     }
 }
 
@@ -392,7 +409,11 @@ impl GroupReader<'_> {
         let mut input = Reader::new(bytes);
         let mut records = Vec::new();
         for _ in 0..count {
-            records.push(Record::decode(&mut input).map_err(|error| self.wrong(error))?);
+            let record = Record::decode(&mut input).map_err(|error| self.wrong(error))?;
+            if let Some(what) = record.unsupported() {
+                return Err(self.wrong(DecodeError::Unsupported(what)));
+            }
+            records.push(record);
         }
         input.finish().map_err(|error| self.wrong(error))?;
         Ok(records)

@@ -1,6 +1,6 @@
 //! The log as a value: appends go in, disk operations go out, completions come in, durable marks come out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use logdrive_raft::io::Write;
 use logdrive_raft::wire::Encode;
@@ -42,6 +42,8 @@ pub struct Wal<D> {
     incarnation: Incarnation,
     boot: Boot,
     groups: BTreeMap<GroupId, GroupLog>,
+    /// Groups that are gone, as far back as the log goes.
+    removed: BTreeSet<GroupId>,
     queue: Queue,
     active: Segment,
     tail: Tail,
@@ -104,13 +106,22 @@ impl<D: Disk> Wal<D> {
         if self.groups.contains_key(&group) {
             return Err(AppendError::GroupExists(group));
         }
+        // What a removed group acknowledged may still be believed elsewhere.
+        if self.removed.contains(&group) {
+            return Err(AppendError::GroupRemoved(group));
+        }
         let log = GroupLog::new(genesis.clone());
         let checkpoint_bytes =
             self.checkpoint_bytes + log.checkpoint().to_bytes().len() + VOTE_BYTES;
         let bytes = genesis.to_bytes().len() + 1;
-        let too_many = check_slot(&self.options, checkpoint_bytes).is_err();
+        if check_slot(&self.options, checkpoint_bytes).is_err() {
+            return Err(AppendError::TooManyGroups {
+                groups: self.groups.len() + 1,
+                slot_bytes: self.options.slot_bytes,
+            });
+        }
         // It may take the reserve: a new log begins with one slot, and may have to wait for the next.
-        if too_many || !self.may_wait(bytes) {
+        if !self.may_wait(bytes) {
             return Err(AppendError::Full);
         }
         self.checkpoint_bytes = checkpoint_bytes;

@@ -6,11 +6,14 @@ mod common;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::*;
+use logdrive_raft::Boot;
 use logdrive_raft::io::Write;
 use logdrive_raft::wire::{Decode, Reader};
 use logdrive_sim::disk::{SimDisk, SimDiskOptions, SimStorage};
-use logdrive_wal::disk::{BLOCK_BYTES, Disk, SlotId};
-use logdrive_wal::format::{BLOCK_DATA_BYTES, GROUP_HEADER_BYTES, GroupHeader, Place, Record};
+use logdrive_wal::disk::{BLOCK_BYTES, Block, Disk, SlotId};
+use logdrive_wal::format::{
+    BLOCK_DATA_BYTES, GROUP_HEADER_BYTES, GroupHeader, Place, Record, SlotHeader,
+};
 use logdrive_wal::verify::{Report, verify_disk};
 use logdrive_wal::{FindingVerdict, OpenError, Verdict};
 
@@ -48,10 +51,8 @@ fn in_log_order(medium: &SimStorage) -> Vec<(SlotId, Vec<u8>)> {
     let mut slots: Vec<(u64, SlotId, Vec<u8>)> = Vec::new();
     for file in medium.slot_files() {
         let bytes = medium.contents(file.slot);
-        let block = |at: usize| {
-            logdrive_wal::disk::Block(bytes[at * BLOCK_BYTES..][..BLOCK_BYTES].try_into().unwrap())
-        };
-        let header = logdrive_wal::format::SlotHeader::from_block(&block(0), 0);
+        let block = |at: usize| Block(bytes[at * BLOCK_BYTES..][..BLOCK_BYTES].try_into().unwrap());
+        let header = SlotHeader::from_block(&block(0), 0);
         if let Ok(Some(header)) = header {
             slots.push((header.segment, file.slot, bytes));
         }
@@ -291,6 +292,57 @@ fn check_opening(medium: &SimStorage, expected: Expect, whole_index: u64) {
         }
         (Expect::Clean, Ok(rig)) => assert_eq!(rig.tip().index.0, whole_index),
         (_, other) => panic!("{expected:?}: {:?}", other.map(|rig| rig.recovery)),
+    }
+}
+
+/// The header of the segment in a slot.
+fn header_of(medium: &SimStorage, slot: SlotId, copy: u32) -> Option<SlotHeader> {
+    let contents = medium.contents(slot);
+    let block = contents[copy as usize * BLOCK_BYTES..][..BLOCK_BYTES].try_into();
+    SlotHeader::from_block(&Block(block.unwrap()), copy).unwrap()
+}
+
+#[test]
+fn a_copy_of_a_header_that_never_landed_is_written_by_the_next_opening() {
+    let whole = three_slots(2, 1500);
+    let log = in_log_order(&whole);
+    // The last segment as a power cut during the roll leaves it: a header and the first flush group.
+    let rolled = whole.copy();
+    let (last, bytes) = &log[SLOTS - 1];
+    let (first, _) = GroupHeader::parse(&bytes[2 * BLOCK_BYTES..]).unwrap();
+    let mut contents = vec![0; SLOT_BYTES];
+    let kept = first.end().block as usize * BLOCK_BYTES;
+    contents[..kept].copy_from_slice(&bytes[..kept]);
+    rolled.set_contents(*last, &contents);
+    for (medium, slot, durable) in [(&rolled, *last, false), (&whole, log[1].0, true)] {
+        let header = header_of(medium, slot, 0).unwrap();
+        let older = SlotHeader {
+            segment: header.segment - 1,
+            epoch: Boot(header.epoch.0 - 1),
+            ..header
+        };
+        let absent = [Block::ZERO; 2];
+        for (copy, there) in [
+            (0, absent.clone()),
+            (1, absent),
+            (0, older.to_blocks()),
+            (1, older.to_blocks()),
+        ] {
+            let medium = medium.copy();
+            let there = there[copy as usize].0;
+            medium.change(slot, copy, |block| *block = there);
+            let before = report(&medium).unwrap();
+            assert!(before.verdict <= Verdict::Torn, "{before}");
+            let said = before
+                .to_string()
+                .contains("one copy of the slot's header is missing");
+            assert_eq!(said, durable, "{before}");
+            drop(Rig::open(&medium, options(8)).unwrap());
+            for copy in [0, 1] {
+                assert_eq!(header_of(&medium, slot, copy), Some(header), "copy {copy}");
+            }
+            assert_eq!(report(&medium).unwrap().findings, []);
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use logdrive_raft::io::Write;
 use logdrive_raft::{Entry, Index, Micros};
 use logdrive_wal::disk::open::{Backend, open};
 use logdrive_wal::disk::pwrite::PwriteDisk;
-use logdrive_wal::disk::{Disk, FlushMode, WakeBy};
+use logdrive_wal::disk::{Disk, DiskError, FlushMode, WakeBy};
 use logdrive_wal::verify::{inspect, verify};
 use logdrive_wal::{OpenError, Position, ReadRequest, Verdict, Wal};
 
@@ -26,7 +26,8 @@ struct Host {
 }
 
 impl Host {
-    fn open(mut disk: Box<dyn Disk>) -> Result<Self, OpenError> {
+    fn open(disk: Result<Box<dyn Disk>, DiskError>) -> Result<Self, OpenError> {
+        let mut disk = disk?;
         let (wake, woken) = channel();
         let sleep: Box<dyn Fn()> = match disk.wake_by(Arc::new(move || {
             let _ = wake.send(());
@@ -92,15 +93,15 @@ impl Host {
     }
 }
 
-type MakeDisk = fn(&Path) -> Box<dyn Disk>;
+type MakeDisk = fn(&Path) -> Result<Box<dyn Disk>, DiskError>;
 
 /// Every way in which a log lies on files.
 const DISKS: [MakeDisk; 5] = [
-    |path| open(path, Backend::Auto, Some(FlushMode::Dsync)).unwrap(),
-    |path| open(path, Backend::Auto, Some(FlushMode::DrainedFsync)).unwrap(),
-    |path| open(path, Backend::Pwrite, Some(FlushMode::Dsync)).unwrap(),
-    |path| open(path, Backend::Pwrite, Some(FlushMode::DrainedFsync)).unwrap(),
-    |path| Box::new(PwriteDisk::buffered(path)),
+    |path| open(path, Backend::Auto, Some(FlushMode::Dsync)),
+    |path| open(path, Backend::Auto, Some(FlushMode::DrainedFsync)),
+    |path| open(path, Backend::Pwrite, Some(FlushMode::Dsync)),
+    |path| open(path, Backend::Pwrite, Some(FlushMode::DrainedFsync)),
+    |path| Ok(Box::new(PwriteDisk::buffered(path))),
 ];
 
 #[test]

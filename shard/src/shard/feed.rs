@@ -3,7 +3,7 @@
 use logdrive_raft::io::{Input, ReadLog};
 use logdrive_raft::{GroupId, Index, Micros, NodeId};
 use logdrive_wal::disk::Disk;
-use logdrive_wal::{ReadDone, ReadRequest};
+use logdrive_wal::{ReadDone, ReadError, ReadRequest};
 
 use super::Shard;
 use crate::apply::ApplyBatch;
@@ -61,8 +61,14 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             let wanted = self.reads.remove(&id).expect("every read has an owner");
             match wanted {
                 ReadFor::Peer { group, peer, from } => {
+                    if let Err(error) = &result {
+                        self.feeding_failed(group, from, error);
+                    }
                     let entries = result.unwrap_or_default();
                     if let Some(group) = self.groups.get_mut(&group) {
+                        if group.feeding_works(from, &entries) {
+                            self.ports.notice(Notice::ReadWorks { group: group.id });
+                        }
                         group.step(
                             now,
                             Input::Read {
@@ -80,7 +86,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
                     group.reading = false;
                     match result {
                         Ok(entries) => {
-                            if group.read_trouble.take().is_some() {
+                            if group.reading_works() {
                                 self.ports.notice(Notice::ReadWorks { group: id });
                             }
                             if from == group.handed.next() {
@@ -100,6 +106,29 @@ impl<D: Disk, P: Ports> Shard<D, P> {
                     }
                 }
             }
+        }
+    }
+
+    /// A follower asks again with every heartbeat, so this is said once.
+    fn feeding_failed(&mut self, id: GroupId, from: Index, error: &ReadError) {
+        // The log was cut meanwhile, and the core will ask for what is there now.
+        if *error == ReadError::OffPath {
+            return;
+        }
+        let Some(group) = self.groups.get_mut(&id) else {
+            return;
+        };
+        if group.feed_trouble.is_none() {
+            let hit = match error {
+                ReadError::Rot(finding) => finding.index,
+                _ => None,
+            };
+            group.feed_trouble = Some(hit.unwrap_or(from));
+            self.ports.notice(Notice::ReadFailed {
+                group: id,
+                from,
+                reason: error.to_string(),
+            });
         }
     }
 
@@ -131,7 +160,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
                 self.ports.apply(batch);
             }
             let behind = group.handed < commit.index && self.ports.apply_room_bytes() > 0;
-            if group.handed == commit.index && group.read_trouble.take().is_some() {
+            if group.handed == commit.index && group.reading_works() {
                 self.ports.notice(Notice::ReadWorks { group: group.id });
             }
             let pauses = |trouble: ReadTrouble| now < trouble.retry_at;

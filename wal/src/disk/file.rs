@@ -133,12 +133,16 @@ fn remove_unfinished(path: &Path) {
     let _ = std::fs::remove_file(path);
 }
 
-/// Whether blocks can be written past the page cache in this directory.
+/// The file that shows whether direct transfers work. There is one, so that what a killed process left is
+/// taken away by the next.
+#[cfg(all(target_os = "linux", not(logdrive_portable)))]
+pub(super) const TRIAL_FILE: &str = "direct.tmp";
+
+/// Whether blocks can be written past the page cache in this directory, which is locked.
 #[cfg(all(target_os = "linux", not(logdrive_portable)))]
 pub(super) fn direct_works(directory: &Path) -> io::Result<bool> {
-    // Named after the process: the directory is not locked yet. Written to once, for some file systems
-    // accept the flag and refuse the first transfer.
-    let path = directory.join(format!("direct-{}.tmp", std::process::id()));
+    // Written to once, for some file systems accept the flag and refuse the first transfer.
+    let path = directory.join(TRIAL_FILE);
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true);
     let file = open_direct(&options, &path);

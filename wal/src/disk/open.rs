@@ -18,7 +18,8 @@ pub enum Backend {
     Pwrite,
 }
 
-/// A disk over `path`, a directory, which is made if it does not exist. Nothing is locked yet.
+/// A disk over `path`, a directory, which is made if it does not exist. It is not locked yet when this returns,
+/// but a directory that another process has is left alone: nothing is tried in it.
 ///
 /// Without a `flush_mode`, which one to recommend is measured once the directory is locked. That takes up to
 /// [`PROBE_TIME_MAX`](super::probe::PROBE_TIME_MAX) and is remembered in the directory for a day.
@@ -59,6 +60,7 @@ mod ring {
     use rustix::io::Errno;
 
     use crate::disk::file::direct_works;
+    use crate::disk::lock::DirectoryLock;
     use crate::disk::uring::UringDisk;
     use crate::disk::{Disk, DiskError, FlushMode};
 
@@ -67,7 +69,8 @@ mod ring {
         path: &Path,
         flush_mode: Option<FlushMode>,
     ) -> Result<Result<Box<dyn Disk>, String>, DiskError> {
-        std::fs::create_dir_all(path).map_err(|e| DiskError::io("create", path, e))?;
+        // Only a directory that nobody uses is written to. Its owner's free space, too, is its owner's.
+        let _lock = DirectoryLock::take(path, true)?;
         if !direct_works(path).map_err(|e| DiskError::io("write to", path, e))? {
             return Ok(Err("O_DIRECT is refused by the file system".to_owned()));
         }
@@ -113,15 +116,36 @@ mod tests {
         assert_eq!(disk.slots().unwrap(), []);
         let facts = disk.facts();
         assert_eq!(facts.flush_mode, Some(FlushMode::Dsync));
+        drop(disk);
         match facts.backend {
             "io_uring" => assert!(open(&inner, Backend::IoUring, None).is_ok()),
             "pwrite" => assert_eq!(facts.fallbacks.len(), 1),
             other => panic!("{other}"),
         }
-        drop(disk);
         // Nothing is left of the trial.
         let names = std::fs::read_dir(&inner).unwrap();
         assert!(names.map(|file| file.unwrap().file_name()).eq(["LOCK"]));
+    }
+
+    #[cfg(all(target_os = "linux", not(logdrive_portable)))]
+    #[test]
+    fn nothing_is_tried_in_a_directory_that_somebody_has() {
+        let directory = tempfile::tempdir_in(".").unwrap();
+        let mut owner = PwriteDisk::new(directory.path());
+        owner.lock().unwrap();
+        // Where the trial would write lies something that it could not remove.
+        let in_the_way = directory.path().join(crate::disk::file::TRIAL_FILE);
+        std::fs::create_dir(&in_the_way).unwrap();
+        for backend in [Backend::Auto, Backend::IoUring] {
+            let error = open(directory.path(), backend, None).err().unwrap();
+            assert!(matches!(error, DiskError::Locked { .. }), "{error}");
+        }
+        drop(owner);
+        std::fs::remove_dir(&in_the_way).unwrap();
+        // What a process left that was killed in between is taken away.
+        std::fs::write(&in_the_way, b"left").unwrap();
+        drop(open(directory.path(), Backend::Auto, Some(FlushMode::Dsync)).unwrap());
+        assert!(!in_the_way.exists());
     }
 
     #[test]

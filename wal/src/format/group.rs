@@ -28,6 +28,22 @@ pub enum GroupKind {
     First = 4,
 }
 
+impl GroupKind {
+    fn from_u8(value: u8) -> Result<Self, DecodeError> {
+        match value {
+            1 => Ok(Self::Data),
+            2 => Ok(Self::Mark),
+            3 => Ok(Self::Seal),
+            4 => Ok(Self::First),
+            other => Err(DecodeError::Version {
+                what: "kind of a flush group",
+                found: other.into(),
+                known: GroupKind::First as u32,
+            }),
+        }
+    }
+}
+
 /// What the header of a flush group says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GroupHeader {
@@ -95,20 +111,13 @@ impl GroupHeader {
         let _zero = u8::decode(&mut input)?;
         let incompatible = u32::decode(&mut input)?;
         check_version("flush group", version, incompatible)?;
-        let kind = match kind {
-            1 => GroupKind::Data,
-            2 => GroupKind::Mark,
-            3 => GroupKind::Seal,
-            4 => GroupKind::First,
-            other => {
-                return Err(DecodeError::Invalid {
-                    what: "kind of a flush group",
-                    value: other.into(),
-                });
-            }
-        };
+        let chain = Chain::decode(&mut Reader::new(&bytes[CHAIN_AT..]))?;
+        if chain != Chain(xxh3_128(&bytes[..CHAIN_AT])) {
+            return Err(DecodeError::Checksum("flush group header"));
+        }
+        // The bytes are what their writer meant. What it meant may still be beyond this build.
         let header = Self {
-            kind,
+            kind: GroupKind::from_u8(kind)?,
             compatible: Decode::decode(&mut input)?,
             cluster: Decode::decode(&mut input)?,
             incarnation: Decode::decode(&mut input)?,
@@ -125,10 +134,6 @@ impl GroupHeader {
             digest: Decode::decode(&mut input)?,
             previous: Decode::decode(&mut input)?,
         };
-        let chain = Chain::decode(&mut input)?;
-        if chain != Chain(xxh3_128(&bytes[..CHAIN_AT])) {
-            return Err(DecodeError::Checksum("flush group header"));
-        }
         if header.blocks == 0
             || header.blocks as usize != header.data_bytes().div_ceil(BLOCK_DATA_BYTES)
         {

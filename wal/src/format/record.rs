@@ -266,6 +266,25 @@ impl Record {
         }
     }
 
+    /// What it says that this build would have to act upon and cannot.
+    ///
+    /// A guard that is forgotten lets its replica vote with a log that is shorter than what it acknowledged.
+    pub(crate) fn unsupported(&self) -> Option<&'static str> {
+        let (guarded, holes) = match self {
+            Record::Checkpoint(rows) => (
+                rows.iter().any(|row| row.guard.is_some()),
+                rows.iter().any(|row| !row.holes.is_empty()),
+            ),
+            Record::Verdict(verdict) => (!verdict.guards.is_empty(), !verdict.holes.is_empty()),
+            _ => (false, false),
+        };
+        match (guarded, holes) {
+            (true, _) => Some("a tail guard"),
+            (false, true) => Some("a hole in the log"),
+            (false, false) => None,
+        }
+    }
+
     /// What the next flush group repeats of it: all of it where it moves a tip, a base or a vote, and for
     /// the rest that it was there.
     pub fn encode_echo(&self, out: &mut Writer<'_>) {
@@ -546,9 +565,10 @@ impl Decode for Verdict {
             1 => VerdictKind::Clean,
             2 => VerdictKind::Torn,
             other => {
-                return Err(DecodeError::Invalid {
-                    what: "verdict",
-                    value: other.into(),
+                return Err(DecodeError::Version {
+                    what: "verdict kind",
+                    found: other.into(),
+                    known: VerdictKind::Torn as u32,
                 });
             }
         };

@@ -74,6 +74,7 @@ impl<D: Disk> Court<'_, D> {
             .map(|log| log.rows().len() as u64)
             .sum();
         judgement.groups = logs.groups;
+        judgement.removed = logs.removed;
         judgement.configurations = logs.configurations;
         judgement.anchored = logs.anchored;
         judgement.end = walk.end;
@@ -93,19 +94,25 @@ impl<D: Disk> Court<'_, D> {
         };
     }
 
-    /// A bad copy of a header is rot only if the header was durable; otherwise its write was torn.
+    /// A bad copy of a header, or one that is not there, is worth a word only if the header was durable;
+    /// otherwise its write was torn. It is written again either way: a header with one copy is one bad block
+    /// from hiding its segment.
     fn note_bad_copies(&mut self) {
         let live = self.judgement.live.clone();
         for Live { slot, header } in live {
             let scan = self.scans.iter().find(|scan| scan.slot == slot);
-            let copies = scan.map_or(Vec::new(), |scan| scan.bad_copies.clone());
-            for copy in copies {
+            let Some(scan) = scan else {
+                continue;
+            };
+            let bad = scan.bad_copies.iter().map(|copy| (*copy, "bad"));
+            let missing = scan.missing_copies.iter().map(|copy| (*copy, "missing"));
+            for (copy, state) in bad.chain(missing) {
                 let first = Place {
                     segment: header.segment,
                     block: SLOT_HEADER_BLOCKS,
                 };
                 if first < self.judgement.mark {
-                    let meaning = "one copy of the slot's header is bad".to_owned();
+                    let meaning = format!("one copy of the slot's header is {state}");
                     self.find(FindingVerdict::Healable, slot, copy, None, meaning);
                 }
                 self.judgement.bad_copies.push((slot, copy));

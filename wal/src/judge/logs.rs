@@ -1,6 +1,6 @@
 //! The logs of all groups, as flush groups are applied to them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use logdrive_raft::io::HardState;
 use logdrive_raft::{GroupId, Membership, NodeId, Replica, Term};
@@ -19,6 +19,8 @@ pub(super) enum Misfit {
     Truncate(GroupId, OffPath),
     #[error("group {0} begins a second time with another genesis")]
     Genesis(GroupId),
+    #[error("group {0} begins, or goes on, after it was removed")]
+    Removed(GroupId),
     #[error("group {0} is not known")]
     Unknown(GroupId),
     #[error("the checkpoint says that group {0} ends at {1}, the log ends at {2}")]
@@ -36,6 +38,8 @@ pub(super) enum Misfit {
 pub(super) struct Logs {
     pub(super) groups: BTreeMap<GroupId, GroupLog>,
     pub(super) configurations: Configurations,
+    /// Groups that are gone. Their ids are not used again.
+    pub(super) removed: BTreeSet<GroupId>,
     /// The newest term and vote that anything says, beyond the end and in echoes too.
     stated: BTreeMap<GroupId, HardState>,
     /// The highest term of any entry, dead ones too.
@@ -72,12 +76,20 @@ impl Logs {
         self.groups.get_mut(&group).ok_or(Misfit::Unknown(group))
     }
 
+    fn check_not_removed(&self, group: GroupId) -> Result<(), Misfit> {
+        if self.removed.contains(&group) {
+            return Err(Misfit::Removed(group));
+        }
+        Ok(())
+    }
+
     pub(super) fn apply(&mut self, group: &GroupScan) -> Result<(), Misfit> {
         let mut frames = group.frames.iter();
         for record in &group.table {
             match record {
                 Record::Genesis(genesis) => {
                     let id = genesis.group;
+                    self.check_not_removed(id)?;
                     let log = self.groups.entry(id);
                     let log = log.or_insert_with(|| GroupLog::new(genesis.clone()));
                     if log.genesis != *genesis {
@@ -131,6 +143,7 @@ impl Logs {
                 Record::Checkpoint(rows) => {
                     for row in rows {
                         let id = row.genesis.group;
+                        self.check_not_removed(id)?;
                         let log = self.groups.entry(id).or_insert_with(|| {
                             let mut log = GroupLog::new(row.genesis.clone());
                             log.set_base(row.base);
@@ -146,6 +159,7 @@ impl Logs {
                 Record::GroupRemoved(group) => {
                     self.groups.remove(group);
                     self.configurations.remove(*group);
+                    self.removed.insert(*group);
                 }
                 Record::Verdict(_) | Record::Configuration { .. } | Record::Footer(_) => {}
                 Record::Mention { .. } => return Err(Misfit::Misplaced),

@@ -135,6 +135,7 @@ impl<D: Disk> Wal<D> {
             incarnation: header.incarnation,
             boot: opening.boot,
             groups: std::mem::take(&mut judgement.groups),
+            removed: std::mem::take(&mut judgement.removed),
             queue: Queue::default(),
             active: Segment {
                 stamper: header.stamper(),
@@ -303,6 +304,7 @@ impl<D: Disk> Wal<D> {
                     }
                     Record::GroupRemoved(group) => {
                         self.groups.remove(group);
+                        self.removed.insert(*group);
                         configurations.remove(*group);
                     }
                     _ => return,

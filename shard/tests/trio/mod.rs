@@ -1,0 +1,155 @@
+//! Three shards over a network that loses nothing, unless a node is cut off.
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::vec::Drain;
+
+use logdrive_raft::io::Role;
+use logdrive_raft::wire::Encode;
+use logdrive_raft::{ClusterId, GroupId, LogPosition, Message, Micros, NodeId};
+use logdrive_shard::kv::{Command, KvOutput, Op};
+use logdrive_shard::{Failure, GroupState, PeerInput, Refused, ReplySink};
+use logdrive_sim::disk::SimDiskOptions;
+use logdrive_sim::node::{NodeOptions, SimNode};
+use logdrive_wal::disk::WatchdogLimits;
+
+pub const GROUP: GroupId = GroupId(1);
+
+/// What was answered, by token.
+#[derive(Default)]
+pub struct Answers(pub Mutex<BTreeMap<u64, Result<LogPosition, Failure>>>);
+
+impl ReplySink<KvOutput> for Answers {
+    fn applied(&self, token: u64, _: u32, at: LogPosition, _: u32, _: Drain<'_, KvOutput>) {
+        self.0.lock().unwrap().insert(token, Ok(at));
+    }
+
+    fn failed(&self, token: u64, _: u32, _: u32, failure: Failure) {
+        self.0.lock().unwrap().insert(token, Err(failure));
+    }
+}
+
+pub struct Trio {
+    pub nodes: Vec<SimNode>,
+    pub now: Micros,
+    /// Everything that was sent, with the place of its sender.
+    pub sent: Vec<(usize, Message)>,
+    /// A node that nobody hears, and that hears nobody.
+    pub cut: Option<usize>,
+    pub answers: Arc<Answers>,
+    pub tokens: u64,
+}
+
+impl Trio {
+    /// Nodes with slots of so many bytes each, and so many of them.
+    pub fn new(slots: [(u64, u64); 3]) -> Self {
+        Self::with_disk(slots, SimDiskOptions::default())
+    }
+
+    pub fn with_disk(slots: [(u64, u64); 3], disk: SimDiskOptions) -> Self {
+        let nodes = (1..=3).map(NodeId).zip(slots);
+        let nodes = nodes.map(|(id, (slot_bytes, count))| {
+            let options = NodeOptions {
+                cluster: ClusterId(7),
+                nodes: (1..=3).map(NodeId).collect(),
+                groups: vec![GROUP],
+                slot_bytes,
+                bytes_max: slot_bytes * count,
+                disk: disk.clone(),
+                watchdog: WatchdogLimits::default(),
+                no_space_ppm: 0,
+                cache_bytes_max: 64 << 10,
+            };
+            SimNode::new(id, options, id.0)
+        });
+        let mut trio = Self {
+            nodes: nodes.collect(),
+            now: Micros(0),
+            sent: Vec::new(),
+            cut: None,
+            answers: Arc::default(),
+            tokens: 0,
+        };
+        for place in 0..3 {
+            trio.start(place);
+        }
+        trio.run_for(1_000_000);
+        trio
+    }
+
+    pub fn start(&mut self, place: usize) {
+        let now = self.now;
+        self.nodes[place].start(now).unwrap();
+        let id = self.nodes[place].id();
+        for other in 0..3 {
+            if other != place {
+                let peer = self.nodes[other].id();
+                self.nodes[place].give(PeerInput::Connected(peer));
+                self.nodes[other].give(PeerInput::Connected(id));
+            }
+        }
+    }
+
+    pub fn run_for(&mut self, us: u64) {
+        let end = self.now.after(us);
+        while self.now < end {
+            let due = self.nodes.iter_mut().filter_map(SimNode::next_due).min();
+            self.now = due.unwrap_or(end).clamp(self.now.after(10).min(end), end);
+            let now = self.now;
+            for place in 0..3 {
+                for message in self.nodes[place].turn(now) {
+                    self.sent.push((place, message.clone()));
+                    let to = usize::try_from(message.to.0 - 1).unwrap();
+                    if self.cut != Some(place) && self.cut != Some(to) {
+                        self.nodes[to].give(PeerInput::Message(message));
+                    }
+                }
+            }
+        }
+    }
+
+    pub fn leader(&self) -> Option<usize> {
+        let leads = |node: &SimNode| {
+            node.core(GROUP)
+                .is_some_and(|core| core.role() == Role::Leader)
+        };
+        self.nodes.iter().position(leads)
+    }
+
+    pub fn put(&mut self, bytes: usize) -> Result<(), Refused> {
+        let leader = self.leader().unwrap();
+        let refused = self.submit(leader, bytes);
+        self.run_for(20_000);
+        refused
+    }
+
+    /// Puts a proposal at a door. Its token is the number of those before.
+    pub fn submit(&mut self, place: usize, bytes: usize) -> Result<(), Refused> {
+        let value = vec![b'v'; bytes];
+        let command = Command {
+            origin: None,
+            key: b"k",
+            op: Op::Put(&value),
+        };
+        let sink: Arc<dyn ReplySink<KvOutput>> = self.answers.clone();
+        let door = self.nodes[place].door(GROUP).unwrap();
+        let refused = door.submit(&[command.to_bytes()], &sink, self.tokens);
+        self.tokens += 1;
+        self.nodes[place].poke();
+        refused
+    }
+
+    pub fn assert_running(&self) {
+        for node in self.nodes.iter().filter(|node| node.is_running()) {
+            let state = &node.status().unwrap().groups[0].state;
+            assert!(matches!(state, GroupState::Running(_)), "{state:?}");
+        }
+    }
+
+    pub fn said(&mut self, place: usize, what: &str) -> Vec<String> {
+        let notices = self.nodes[place].take_notices();
+        let notices = notices.iter().map(|notice| format!("{notice:?}"));
+        notices.filter(|text| text.contains(what)).collect()
+    }
+}

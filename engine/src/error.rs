@@ -166,6 +166,10 @@ codes! {
     /// The group halted before the entry was applied.
     HaltedBeforeApply = 15, "halted_before_apply", MayYetCommit,
         "read back from another node whether the write took effect before sending it again";
+    /// As many bytes of answers wait for this client as may. The write took effect.
+    AnswersFull = 17, "answers_full", MayYetCommit,
+        "the write took effect; ask for fewer large answers at once, or raise \
+         limits.client_answers_bytes_max";
     /// The engine ended without an answer.
     Abandoned = 16, "abandoned", MayYetCommit,
         "read back whether the write took effect before sending it again";

@@ -19,7 +19,7 @@ use logdrive_shard::{Inbox, PeerInput, StateMachine};
 use crate::clients::{Addresses, Clients, Encoder};
 use crate::error::StartError;
 use crate::memory::NetMemory;
-use crate::settings::Limits;
+use crate::settings::{CLIENT_UNANSWERED_MAX, Limits};
 use crate::shared::Shared;
 use crate::status::LinkStatus;
 use crate::tls::Tls;
@@ -85,7 +85,9 @@ impl<S: StateMachine> LinksSetup<S> {
                 config.listen = listen;
                 config.transport = transport;
                 config.inbox_bytes_max = limits.client_bytes_max;
+                config.unanswered_max = CLIENT_UNANSWERED_MAX;
                 config.responses_bytes_max = limits.client_bytes_max;
+                config.answers_bytes_max = limits.client_answers_bytes_max;
                 let net = ClientNet::start(config)
                     .await
                     .map_err(listen_failed(address))?;

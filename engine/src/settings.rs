@@ -30,9 +30,15 @@ pub struct Limits {
     pub peer_queue_bytes_max: usize,
     /// Bytes of messages from peers that wait for the shard.
     pub inbox_bytes_max: usize,
-    /// Bytes of requests and answers of one client connection.
+    /// Bytes of clients' requests that wait for the shard. While as many bytes of answers wait for a client,
+    /// its requests are not read.
     pub client_bytes_max: usize,
+    /// Bytes of answers that wait for one client. The operation whose answer would be more is told so.
+    pub client_answers_bytes_max: usize,
 }
+
+/// How many requests of one client connection may wait for an answer.
+pub(crate) const CLIENT_UNANSWERED_MAX: usize = 1 << 17;
 
 impl Default for Limits {
     fn default() -> Self {
@@ -47,6 +53,7 @@ impl Default for Limits {
             peer_queue_bytes_max: 16 << 20,
             inbox_bytes_max: 16 << 20,
             client_bytes_max: 8 << 20,
+            client_answers_bytes_max: 32 << 20,
         }
     }
 }
@@ -63,6 +70,8 @@ impl Limits {
         const BULK_WINDOW_BYTES: u64 = 8 << 20;
         const STREAM_WINDOW_BYTES_MIN: u64 = 64 << 10;
         const CLIENT_WINDOWS_BYTES: u64 = 4 << 20;
+        // Each request may have an answer without an output, which is this long at most.
+        const CLIENT_ANSWERS_BYTES: u64 = CLIENT_UNANSWERED_MAX as u64 * 32;
         // The buffers of the log's ring.
         const RING_BYTES: u64 = 19 << 20;
         // Where an entry lies, in the core and in the log, in vectors that grow by doubling.
@@ -75,7 +84,10 @@ impl Limits {
         let bulk = BULK_WINDOW_BYTES.max(groups * STREAM_WINDOW_BYTES_MIN);
         let peer = bytes(self.peer_queue_bytes_max) + PEER_WINDOWS_BYTES + bulk;
         let window = bytes(self.inflight_bytes_max);
-        let client = 2 * bytes(self.client_bytes_max) + CLIENT_WINDOWS_BYTES;
+        let client = bytes(self.client_bytes_max)
+            + bytes(self.client_answers_bytes_max)
+            + CLIENT_ANSWERS_BYTES
+            + CLIENT_WINDOWS_BYTES;
         groups * (group + peers * window)
             + shard
             + peers * peer
@@ -92,6 +104,7 @@ impl Limits {
             ("peer_queue_bytes_max", self.peer_queue_bytes_max),
             ("inbox_bytes_max", self.inbox_bytes_max),
             ("client_bytes_max", self.client_bytes_max),
+            ("client_answers_bytes_max", self.client_answers_bytes_max),
         ];
         if let Some((name, _)) = bounds.iter().find(|(_, bytes)| *bytes == 0) {
             return Err(format!("limits.{name} is 0: nothing would ever pass"));
@@ -116,6 +129,7 @@ impl Limits {
             peer_queue_bytes_max: part(self.peer_queue_bytes_max),
             inbox_bytes_max: part(self.inbox_bytes_max),
             client_bytes_max: part(self.client_bytes_max),
+            client_answers_bytes_max: part(self.client_answers_bytes_max),
         }
     }
 }
@@ -343,7 +357,7 @@ mod tests {
             limits.memory_bytes_max(1, 2, 1, 1_000_000) - one,
             96_000_000
         );
-        assert_eq!(limits.memory_bytes_max(1, 2, 2, 0) - one, 20 << 20);
+        assert_eq!(limits.memory_bytes_max(1, 2, 2, 0) - one, 48 << 20);
         assert_eq!(
             limits.memory_bytes_max(1, 3, 1, 0) - one,
             (16 + 8 + 12) << 20

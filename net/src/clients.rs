@@ -59,6 +59,9 @@ pub struct ClientNetConfig {
     pub unanswered_max: usize,
     /// While so many bytes of answers wait for one client, no more of its requests are read.
     pub responses_bytes_max: usize,
+    /// The most bytes of answers that wait for one client. What would be more is answered
+    /// [`Code::ANSWERS_FULL`](crate::Code::ANSWERS_FULL) instead.
+    pub answers_bytes_max: usize,
 }
 
 impl ClientNetConfig {
@@ -82,6 +85,7 @@ impl ClientNetConfig {
             inbox_bytes_max: 8 << 20,
             unanswered_max: 1 << 20,
             responses_bytes_max: 4 << 20,
+            answers_bytes_max: 32 << 20,
         }
     }
 }
@@ -110,6 +114,7 @@ struct Shared {
     inbox_bytes_max: usize,
     unanswered_max: usize,
     responses_bytes_max: usize,
+    answers_bytes_max: usize,
     connections_max: usize,
     endpoint: Endpoint,
     mailbox: Mailbox<ClientEvent>,
@@ -146,6 +151,7 @@ impl ClientNet {
             inbox_bytes_max: config.inbox_bytes_max,
             unanswered_max: config.unanswered_max,
             responses_bytes_max: config.responses_bytes_max,
+            answers_bytes_max: config.answers_bytes_max,
             connections_max: config.connections_max,
             endpoint: bound.endpoint,
             mailbox: Mailbox::new(),
@@ -227,7 +233,7 @@ impl ClientNet {
                 .values()
                 .map(|(_, responses)| responses.waiting_bytes())
                 .sum(),
-            responses_bytes_max: shared.responses_bytes_max,
+            responses_bytes_max: shared.answers_bytes_max,
             reading_bytes: shared.reading.bytes(),
             reading_bytes_max: reading_bytes_max(REQUEST_FRAME_BYTES_MAX),
             window_bytes_max: shared.window_bytes_max,

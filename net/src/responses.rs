@@ -18,6 +18,8 @@ pub struct ResponseQueue(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
+    /// The most bytes of answers that wait.
+    bytes_max: usize,
     state: Mutex<State>,
     /// For the task that writes.
     changed: Notify,
@@ -34,8 +36,6 @@ struct State {
     writing_bytes: usize,
     /// Nobody will write any more.
     closed: bool,
-    /// So much was answered and not read that the rest was thrown away.
-    overflown: bool,
     /// What is there is to be written, and nothing after it.
     finishing: bool,
 }
@@ -47,8 +47,6 @@ pub(crate) enum NextResponses {
     Frames(Bytes),
     /// Everything has been written, and nothing follows.
     Finished,
-    /// Too much has gathered, because the client does not read.
-    Overflown,
 }
 
 /// Answers being put in. The connection is woken once, when this is dropped.
@@ -60,8 +58,9 @@ pub struct ResponseBatch<'a> {
 }
 
 impl ResponseQueue {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(bytes_max: usize) -> Self {
         Self(Arc::new(Inner {
+            bytes_max,
             state: Mutex::default(),
             changed: Notify::new(),
             room: Notify::new(),
@@ -119,9 +118,6 @@ impl ResponseQueue {
             let changed = self.0.changed.notified();
             {
                 let mut state = self.0.lock();
-                if state.overflown {
-                    return NextResponses::Overflown;
-                }
                 if state.encoder.len() != 0 {
                     let bytes = state.encoder.take();
                     state.writing_bytes = bytes.len();
@@ -172,7 +168,13 @@ impl Inner {
 impl ResponseBatch<'_> {
     /// A proposal was applied.
     pub fn applied(&mut self, id: u64, index: Index, slot: u32, output: &[u8]) {
-        if self.answers(1) {
+        if !self.answers(1) {
+            return;
+        }
+        if self.state.waiting_bytes() + output.len() > self.inner.bytes_max {
+            // Nobody may wait here for this client to read: who applies answers others, too.
+            self.state.encoder.may_yet_commit(id, 1, Code::ANSWERS_FULL);
+        } else {
             self.state.encoder.applied(id, index, slot, output);
         }
     }
@@ -210,42 +212,59 @@ impl ResponseBatch<'_> {
     /// Counts answers; false if nobody will read them.
     fn answers(&mut self, count: u32) -> bool {
         self.state.unanswered = self.state.unanswered.saturating_sub(count as usize);
-        if self.state.encoder.len() > RESPONSES_BYTES_MAX {
-            self.state.overflown = true;
-            self.state.encoder = ResponseEncoder::default();
-        }
-        count > 0 && !self.state.closed && !self.state.overflown
+        count > 0 && !self.state.closed
     }
 }
 
 impl Drop for ResponseBatch<'_> {
     fn drop(&mut self) {
         // Whoever writes takes everything that is there, so only the first batch has to wake it.
-        if self.was_empty || self.state.overflown {
+        if self.was_empty {
             self.inner.changed.notify_one();
         }
         self.inner.room.notify_one();
     }
 }
 
-/// A connection whose client has this many bytes of answers waiting and does not read them is closed.
-///
-/// Requests stop being read long before. What still comes answers what had been read by then.
-const RESPONSES_BYTES_MAX: usize = 128 << 20;
-
 #[cfg(test)]
 mod tests {
+    use logdrive_raft::wire::Reader;
+
     use super::*;
+    use crate::protocol::{Response, next_response};
 
     #[test]
-    fn a_client_that_does_not_read_costs_bounded_memory() {
-        let queue = ResponseQueue::new();
+    fn a_client_that_does_not_read_costs_bounded_memory_and_hears_of_every_request() {
+        const BYTES_MAX: usize = 8 << 20;
+        let queue = ResponseQueue::new(BYTES_MAX);
         let output = vec![0; 1 << 20];
         for id in 0..300 {
             queue.batch().applied(id, Index(1), 0, &output);
-            assert!(queue.0.lock().encoder.len() <= RESPONSES_BYTES_MAX + (2 << 20));
+            assert!(queue.waiting_bytes() <= BYTES_MAX + 300 * 64);
         }
-        assert!(queue.0.lock().overflown);
+        let taken = queue.0.lock().encoder.take();
+        let (mut applied, mut left_out) = (0, 0);
+        let mut rest = &taken[..];
+        while let Some((length, behind)) = rest.split_first_chunk::<4>() {
+            let (frame, behind) = behind.split_at(u32::from_le_bytes(*length) as usize);
+            let mut input = Reader::new(frame);
+            while input.left() > 0 {
+                match next_response(&mut input).unwrap() {
+                    Response::Applied { outputs, .. } => applied += outputs.len(),
+                    Response::MayYetCommit { count, code, .. } => {
+                        assert_eq!(code, Code::ANSWERS_FULL);
+                        left_out += count as usize;
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            rest = behind;
+        }
+        assert_eq!((applied, left_out), (7, 293));
+        // Once it reads again it gets outputs again.
+        queue.written();
+        queue.batch().applied(300, Index(1), 0, &output);
+        assert!(queue.waiting_bytes() > 1 << 20);
         queue.close();
         queue.batch().applied(1, Index(1), 0, b"");
         assert_eq!(queue.0.lock().encoder.len(), 0);

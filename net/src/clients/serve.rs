@@ -103,7 +103,7 @@ impl Served {
         let number = shared.connections_ever.get() + 1;
         shared.connections_ever.set(number);
         let id = ConnectionId(number);
-        let responses = ResponseQueue::new();
+        let responses = ResponseQueue::new(shared.answers_bytes_max);
         let entry = (connection.clone(), responses.clone());
         shared.connections.borrow_mut().insert(id, entry);
         Self {
@@ -180,9 +180,6 @@ async fn write_responses(responses: &ResponseQueue, mut send: SendStream) -> Res
                 send.finish();
                 send.stopped().await;
                 return Err(Refusal::new(CloseCode::Shutdown, "the node shuts down"));
-            }
-            NextResponses::Overflown => {
-                return Err(Refusal::new(CloseCode::TooSlow, "answers are not read"));
             }
         };
         // QUIC keeps a chunk until all of it is acknowledged, so large ones are cut.

@@ -54,6 +54,8 @@ codes! {
     HALTED_BEFORE_APPLY = 15, "halted_before_apply";
     /// The engine ended without an answer.
     ABANDONED = 16, "abandoned";
+    /// As many bytes of answers wait for this client as may.
+    ANSWERS_FULL = 17, "answers_full";
 }
 
 impl std::fmt::Display for Code {

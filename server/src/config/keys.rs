@@ -383,7 +383,14 @@ pub const KEYS: &[Key] = &[
         "limits.client_bytes_max",
         limits.client_bytes_max,
         ENTRY_BYTES,
-        "Requests and answers of one client's connection."
+        "Requests of clients that wait for this node. While as many bytes of answers wait for a client, its requests\n\
+         are not read."
+    ),
+    bytes!(
+        "limits.client_answers_bytes_max",
+        limits.client_answers_bytes_max,
+        ENTRY_BYTES,
+        "Answers that wait for one client. An operation whose answer would be more is answered `answers_full`."
     ),
 ];
 

@@ -21,24 +21,13 @@ pub(crate) fn held_and_allowed(run: &Run) -> Option<(f64, f64)> {
 
 fn allowed_mib(run: &Run) -> Option<f64> {
     let limits = Limits::default();
-    let mib = |bytes: usize| bytes as f64 / MIB;
-    let groups = run.number("/config/groups")?;
-    let clients = run.number("/config/clients")?;
-    let peers = 2.0;
+    let whole = |path: &str| run.number(path).map(|number| number as u64);
+    let (groups, clients) = (whole("/config/groups")?, whole("/config/clients")?);
+    let peers = 2;
     // The warm-up made entries at the same rate.
     let longer = 1.0 + run.number("/config/warmup_ms")? / run.number("/config/duration_ms")?;
-    let entries = run.number("/result/entries")? * longer;
-    let a_group = mib(limits.proposals_bytes_max + limits.uncommitted_bytes_max)
-        + mib(limits.cache_bytes_max);
-    let a_peer = mib(limits.peer_queue_bytes_max + limits.inflight_bytes_max) + 12.0;
-    let a_client = 2.0 * mib(limits.client_bytes_max) + 4.0;
-    let formula = groups * a_group
-        + mib(limits.apply_bytes_max)
-        + 2.0 * mib(limits.inbox_bytes_max)
-        + peers * a_peer
-        + clients * a_client
-        + 19.0
-        + entries * 96.0 / MIB;
+    let entries = (run.number("/result/entries")? * longer) as u64;
+    let formula = limits.memory_bytes_max(groups, peers, clients, entries) as f64 / MIB;
     Some(formula + SPARE_MIB)
 }
 
@@ -61,8 +50,8 @@ mod tests {
             }))
         };
         let (held, allowed) = held_and_allowed(&run((80 << 20).into())).unwrap();
-        // 104 a group, 48 to machines and from peers, 2 x 36, 8 x 20, 19, 96 of entries, 64.
-        assert_eq!((held, allowed), (80.0, 563.0));
+        // 104 a group, 48 to machines and from peers, 2 x 36, 8 x 48, 19, 96 of entries, 64.
+        assert_eq!((held, allowed), (80.0, 787.0));
         assert_eq!(held_and_allowed(&run(serde_json::Value::Null)), None);
     }
 }

@@ -114,6 +114,8 @@ fn a_restarted_peer_is_noticed_and_found_again() {
         let secret = logdrive_net::NetSecret::random().unwrap();
         let mut first = config(&authority, 2);
         first.secret = secret.clone();
+        let listen = held_port();
+        first.listen = listen.clone();
         let mut nodes = vec![
             Node::start(config(&authority, 1)).await,
             Node::start(first).await,
@@ -121,13 +123,12 @@ fn a_restarted_peer_is_noticed_and_found_again() {
         connect(&mut nodes).await;
         let b = nodes.pop().unwrap();
         let mut a = nodes.pop().unwrap();
-        let address = b.net.local_addr();
         b.net.shutdown().await;
         assert_eq!(a.disconnected().await, NodeId(2));
         let mut second = config(&authority, 2);
         second.secret = secret;
         second.boot = Boot(2);
-        second.listen = address.into();
+        second.listen = listen;
         second.client_address = Some("0.0.0.0:7001".to_owned());
         let b = Node::start(second).await;
         let event = a.connected().await;

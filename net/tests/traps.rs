@@ -334,6 +334,8 @@ fn a_killed_and_restarted_peer_is_noticed_long_before_the_idle_timeout() {
         let mut a = Node::start(first).await;
         let mut second = config(&authority, 2);
         second.secret = secret.clone();
+        let listen = held_port();
+        second.listen = listen.clone();
         let (at, started) = tokio::sync::oneshot::channel();
         let (end, ended) = tokio::sync::oneshot::channel::<()>();
         let thread = std::thread::spawn(move || {
@@ -362,7 +364,7 @@ fn a_killed_and_restarted_peer_is_noticed_long_before_the_idle_timeout() {
             .unwrap();
         let mut again = config(&authority, 2);
         again.secret = secret;
-        again.listen = address.into();
+        again.listen = listen;
         again.boot = Boot(2);
         let since = Instant::now();
         let _b = Node::start(again).await;

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use logdrive_net::ca::{Authority, IssueRequest};
 use logdrive_net::{
-    Credentials, MtuProfile, NetSecret, PeerEvent, PeerNet, PeerNetConfig, Role, SendError,
+    Credentials, Listen, MtuProfile, NetSecret, PeerEvent, PeerNet, PeerNetConfig, Role, SendError,
 };
 use logdrive_raft::message::{
     Ack, Append, Body, CommitPoint, Heartbeat, Message, VoteReply, VoteRequest,
@@ -72,6 +72,11 @@ pub fn replica(id: u64) -> Replica {
 
 pub fn localhost() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()
+}
+
+/// A port that stays taken while whoever listens on it is restarted: of a free one, others are given it.
+pub fn held_port() -> Listen {
+    Listen::Socket(Arc::new(std::net::UdpSocket::bind(localhost()).unwrap()))
 }
 
 pub fn config(authority: &Authority, id: u64) -> PeerNetConfig {

@@ -13,6 +13,7 @@ use logdrive_shard::{Failure, PeerInput, ReplySink};
 use logdrive_wal::disk::{FlushMode, WatchdogLimits};
 
 use crate::disk::{Crash, SimDiskOptions, Tear};
+use crate::lanes::{Lanes, Share};
 use crate::node::{NodeOptions, SimNode};
 use crate::oracle::Oracle;
 
@@ -44,6 +45,10 @@ pub struct Summary {
     pub acks: u64,
     /// Messages that were lost.
     pub lost: u64,
+    /// Appends that their lane did not take.
+    pub lane_full: u64,
+    /// How often a sender heard that a lane has room again.
+    pub lane_room: u64,
     /// Processes that ended with another flush mode than they began with.
     pub crashes_in_other_mode: u64,
     /// Processes that ended after they had left that mode again.
@@ -67,15 +72,30 @@ pub struct Cluster {
 }
 
 /// Messages under way. Each takes its own time, so they overtake each other.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Network {
     in_flight: BinaryHeap<std::cmp::Reverse<(Micros, u64)>>,
-    messages: BTreeMap<u64, Message>,
+    messages: BTreeMap<u64, (Message, Option<Share>)>,
+    lanes: Lanes,
     sent: u64,
     /// Nodes that are cut off from the others.
     isolated: BTreeSet<NodeId>,
     loss_percent: u8,
     repeat_percent: u8,
+}
+
+impl Network {
+    fn new(lane_bytes_max: usize) -> Self {
+        Self {
+            in_flight: BinaryHeap::new(),
+            messages: BTreeMap::new(),
+            lanes: Lanes::new(lane_bytes_max),
+            sent: 0,
+            isolated: BTreeSet::new(),
+            loss_percent: 0,
+            repeat_percent: 0,
+        }
+    }
 }
 
 /// All clients: they remember what they were told.
@@ -175,11 +195,16 @@ impl Cluster {
         for node in &mut nodes {
             node.start(Micros(0)).expect("an empty disk opens");
         }
+        // From lanes that take one append at a time to lanes that take whatever a window allows.
+        let lane_bytes_max = *random
+            .choice([2 << 10, 8 << 10, 24 << 10, 1 << 20])
+            .as_ref()
+            .expect("not empty");
         let mut cluster = Self {
             plan,
             now: Micros(0),
             nodes,
-            network: Network::default(),
+            network: Network::new(lane_bytes_max),
             oracle: Oracle::default(),
             random,
             restarts: BTreeMap::new(),
@@ -301,12 +326,14 @@ impl Cluster {
                 return;
             }
             self.network.in_flight.pop();
-            let message = self
-                .network
-                .messages
-                .remove(&number)
-                .expect("kept until delivered");
+            let sent = self.network.messages.remove(&number);
+            let (message, share) = sent.expect("kept until delivered");
             self.summary.events += 1;
+            if let Some(share) = share {
+                let (from, to) = (message.from.id, message.to);
+                self.network.lanes.leave(from, to, share);
+                self.tell_of_room(from, to);
+            }
             let cut = |id| self.network.isolated.contains(&id);
             if cut(message.from.id) || cut(message.to) {
                 self.summary.lost += 1;
@@ -341,10 +368,37 @@ impl Cluster {
         }
     }
 
+    /// Whoever sent an append that was not taken hears when there is room for it.
+    fn tell_of_room(&mut self, from: NodeId, to: NodeId) {
+        if let Some(room) = self.network.lanes.room(from, to) {
+            self.summary.lane_room += u64::from(self.node(from).is_running());
+            self.node(from).give(room);
+        }
+    }
+
     fn send(&mut self, message: Message) {
+        let (from, to) = (message.from.id, message.to);
+        let mut share = match self.network.lanes.take(&message) {
+            Ok(share) => share,
+            Err((session, first)) => {
+                self.summary.lane_full += 1;
+                self.node(from).give(PeerInput::LaneFull {
+                    peer: to,
+                    group: message.group,
+                    session,
+                    from: first,
+                });
+                self.tell_of_room(from, to);
+                return;
+            }
+        };
         let network = &mut self.network;
         if self.random.u8(0..100) < network.loss_percent {
             self.summary.lost += 1;
+            if let Some(share) = share {
+                network.lanes.leave(from, to, share);
+                self.tell_of_room(from, to);
+            }
             return;
         }
         let copies = if self.random.u8(0..100) < network.repeat_percent {
@@ -362,7 +416,9 @@ impl Cluster {
             network
                 .in_flight
                 .push(std::cmp::Reverse((self.now.after(delay), network.sent)));
-            network.messages.insert(network.sent, message.clone());
+            // A copy fills the lane once.
+            let sent = (message.clone(), share.take());
+            network.messages.insert(network.sent, sent);
         }
     }
 
@@ -460,6 +516,7 @@ impl Cluster {
         self.oracle.forget(id);
         self.restarts.insert(id, back);
         self.summary.crashes += 1;
+        self.network.lanes.disconnect(id);
         for node in &mut self.nodes {
             node.give(PeerInput::Disconnected(id));
         }

@@ -8,5 +8,6 @@
 
 pub mod cluster;
 pub mod disk;
+mod lanes;
 pub mod node;
 pub mod oracle;

@@ -41,6 +41,8 @@ fn seeds(first: u64, count: u64, groups: u64) -> Summary {
                     sum.elections += one.elections;
                     sum.acks += one.acks;
                     sum.lost += one.lost;
+                    sum.lane_full += one.lane_full;
+                    sum.lane_room += one.lane_room;
                     sum.crashes_in_other_mode += one.crashes_in_other_mode;
                     sum.crashes_back_in_mode += one.crashes_back_in_mode;
                 }
@@ -60,6 +62,8 @@ fn a_thousand_seeds_lose_nothing_that_was_acknowledged() {
     assert!(sum.acks + groups.acks > 100 * 1000);
     assert!(sum.crashes + groups.crashes > 2 * 1000);
     assert!(sum.elections + groups.elections > 2 * 1000);
+    assert!(sum.lane_full + groups.lane_full > 10 * 1000);
+    assert!(sum.lane_room + groups.lane_room > 10 * 1000);
     assert!(sum.crashes_in_other_mode + groups.crashes_in_other_mode > 100);
     assert!(sum.crashes_back_in_mode + groups.crashes_back_in_mode > 100);
 }

@@ -57,9 +57,13 @@ impl Limits {
     /// its log. The sum of all bounds: a frame that several queues hold is counted at each of them.
     #[must_use]
     pub fn memory_bytes_max(&self, groups: u64, peers: u64, clients: u64, entries: u64) -> u64 {
-        // What QUIC keeps for a connection both ways, and the buffers of the log's ring.
-        const PEER_WINDOWS_BYTES: u64 = 12 << 20;
+        // What QUIC keeps for a connection both ways. Of what it receives from a peer, the append streams of
+        // all groups share a window, but each has its least.
+        const PEER_WINDOWS_BYTES: u64 = 4 << 20;
+        const BULK_WINDOW_BYTES: u64 = 8 << 20;
+        const STREAM_WINDOW_BYTES_MIN: u64 = 64 << 10;
         const CLIENT_WINDOWS_BYTES: u64 = 4 << 20;
+        // The buffers of the log's ring.
         const RING_BYTES: u64 = 19 << 20;
         // Where an entry lies, in the core and in the log, in vectors that grow by doubling.
         const ENTRY_BYTES: u64 = 96;
@@ -68,7 +72,8 @@ impl Limits {
             + bytes(self.uncommitted_bytes_max)
             + bytes(self.cache_bytes_max);
         let shard = bytes(self.apply_bytes_max) + 2 * bytes(self.inbox_bytes_max);
-        let peer = bytes(self.peer_queue_bytes_max) + PEER_WINDOWS_BYTES;
+        let bulk = BULK_WINDOW_BYTES.max(groups * STREAM_WINDOW_BYTES_MIN);
+        let peer = bytes(self.peer_queue_bytes_max) + PEER_WINDOWS_BYTES + bulk;
         let window = bytes(self.inflight_bytes_max);
         let client = 2 * bytes(self.client_bytes_max) + CLIENT_WINDOWS_BYTES;
         groups * (group + peers * window)
@@ -230,6 +235,16 @@ mod tests {
             limits.memory_bytes_max(2, 2, 1, 0) - one,
             (64 + 8 + 32 + 16) << 20
         );
+        // Beyond 128 groups the least windows of their streams are more than what streams share.
+        let windows = |groups| {
+            let with_peers = limits.memory_bytes_max(groups, 2, 1, 0);
+            let queues =
+                limits.peer_queue_bytes_max as u64 + groups * limits.inflight_bytes_max as u64;
+            with_peers - limits.memory_bytes_max(groups, 0, 1, 0) - 2 * queues
+        };
+        assert_eq!(windows(1), 2 * (12 << 20));
+        assert_eq!(windows(128), windows(1));
+        assert_eq!(windows(1024), 2 * ((4 << 20) + (64 << 20)));
         assert!(limits.divided(16).memory_bytes_max(1, 2, 1, 0) < one / 2);
     }
 }

@@ -46,6 +46,9 @@ pub struct Status {
     pub queues: Vec<QueueLine>,
     /// What is held in memory, by owner.
     pub memory: Vec<MemoryLine>,
+    /// The most that is held besides the program and its machines, with the peers, the clients and the entries
+    /// that there are now: [`Limits::memory_bytes_max`].
+    pub memory_bytes_max: u64,
     /// What an operator should know.
     pub alarms: Vec<Alarm>,
 }
@@ -266,6 +269,14 @@ impl Status {
             });
         }
         let peers = links.iter().map(|link| peer_line(link, shard)).collect();
+        let clients = net.clients.as_ref().map_or(0, |net| net.connections);
+        let entries = shard.groups.iter().map(|group| group.last.index.0).sum();
+        let memory_bytes_max = limits.memory_bytes_max(
+            shard.groups.len() as u64,
+            links.len() as u64,
+            clients as u64,
+            entries,
+        );
         Self {
             schema: "logdrive.status/1",
             node: shard.replica.id.0,
@@ -286,6 +297,7 @@ impl Status {
             net: NetLine::default(),
             queues,
             memory: crate::memory::lines(shard, net, apply_bytes, limits),
+            memory_bytes_max,
             alarms: alarms.to_vec(),
         }
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use logdrive::units::show_bytes;
 use logdrive::{MetricsSnapshot, Node, NodeBuilder, NodeId, StartError, Status, Tls};
 use logdrive_net::{Credentials, Role};
 use logdrive_shard::kv::Kv;
@@ -41,6 +42,7 @@ pub(crate) fn run(command: &Serve, out: &mut Out<'_>) -> Result<Exit, Failure> {
             let key = key.expect("a key of the table");
             writeln!(out, "  {name}: {}", (key.show)(&config))?;
         }
+        writeln!(out, "  memory: {}", memory(&config))?;
         return Ok(Exit::Pass);
     }
     logging::start(command.log_format, &command.log)?;
@@ -121,6 +123,23 @@ fn builder(config: &Config) -> Result<NodeBuilder<Kv>, Failure> {
         builder = builder.listen_client(address);
     }
     Ok(builder)
+}
+
+/// How much a node with this configuration may hold, and what that depends on.
+fn memory(config: &Config) -> String {
+    let peers = config.members.len().saturating_sub(1) as u64;
+    let most = |clients, entries| {
+        let limits = &config.limits;
+        limits.memory_bytes_max(config.groups, peers, clients, entries)
+    };
+    let (one, two) = (most(1, 0), most(2, 0));
+    format!(
+        "at most {} besides the program and what is kept for its keys, with one client's connection; {} \
+         for each further one, {} B for each entry of the log",
+        show_bytes(one),
+        show_bytes(two - one),
+        most(1, 1) - one
+    )
 }
 
 fn start_http(address: SocketAddr, served: &Arc<Served>) -> Result<Http, Failure> {

@@ -208,12 +208,14 @@ impl JsonFinding {
 
 #[cfg(test)]
 mod tests {
+    use std::io::ErrorKind;
+
     use super::*;
 
     #[test]
     fn a_log_that_has_no_space_to_open_is_not_an_internal_error() {
         let path = "/data/wal-00004.slot".into();
-        let source = std::io::ErrorKind::StorageFull.into();
+        let source = ErrorKind::StorageFull.into();
         let error = OpenError::NoSpace { path, source };
         assert_eq!(open_exit(&error), Exit::Usage);
         let said = refused(&error).text;

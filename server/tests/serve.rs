@@ -65,7 +65,7 @@ fn a_node_serves_is_watched_and_ends_cleanly() {
 }
 
 #[test]
-fn a_forced_flush_mode_is_shown_before_the_start_and_used_after_it() {
+fn a_forced_flush_mode_and_the_bound_of_memory_are_shown_before_and_after_the_start() {
     for mode in ["dsync", "drained_fsync"] {
         let place = Place::new();
         let wal =
@@ -76,14 +76,17 @@ fn a_forced_flush_mode_is_shown_before_the_start_and_used_after_it() {
             check.contains(&format!("  wal.flush_mode: {mode}\n")),
             "{check}"
         );
+        assert!(check.contains("  memory: at most "), "{check}");
         let node = place.serve(&config);
         let address = node.client();
         let json = place.pass(&["status", &address, "--tls", "client", "--json"]);
         let status: Value = serde_json::from_str(&json).unwrap();
         assert_eq!(status["wal"]["flush_mode"], mode);
         assert_eq!(status["wal"]["flush_mode_choice"], mode);
+        assert!(status["memory_bytes_max"].as_u64() > Some(100 << 20));
         let text = place.pass(&["status", &address, "--tls", "client"]);
         assert!(text.contains(&format!(", {mode} (forced), ")), "{text}");
+        assert!(text.contains(" of at most "), "{text}");
         assert_eq!(node.stop(), 0);
     }
 }

@@ -67,6 +67,7 @@ pub(super) fn view(address: &str, status: &Value) -> String {
         let _ = writeln!(out, "  network fell back: {}", text(fallback));
     }
     queues(&mut out, status);
+    memory(&mut out, status);
     let uptime_s = status["uptime_s"].as_u64().unwrap_or(0);
     for alarm in list(status, "alarms") {
         let ago = uptime_s.saturating_sub(alarm["since"].as_u64().unwrap_or(0));
@@ -166,6 +167,17 @@ fn queues(out: &mut String, status: &Value) {
     }
 }
 
+/// What all owners hold, and the most that they may.
+fn memory(out: &mut String, status: &Value) {
+    let Some(bytes_max) = status["memory_bytes_max"].as_u64() else {
+        return;
+    };
+    let owners = list(status, "memory").iter();
+    let bytes: u64 = owners.filter_map(|owner| owner["bytes"].as_u64()).sum();
+    let (bytes, bytes_max) = (show_bytes(bytes), show_bytes(bytes_max));
+    let _ = writeln!(out, "  memory: {bytes} of at most {bytes_max}");
+}
+
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header);
@@ -222,6 +234,8 @@ mod tests {
             "wal": {"backend": "io_uring", "flush_mode": "dsync", "slots_free": 2, "slots": 3,
                 "full": false, "fallbacks": []},
             "queues": [{"name": "apply", "bytes": 0, "bytes_max": 1}],
+            "memory": [{"owner": "entries", "bytes": 1024, "bytes_max": 4096}],
+            "memory_bytes_max": 2048,
             "alarms": [],
         })
     }
@@ -232,6 +246,10 @@ mod tests {
         assert!(view.ends_with("  healthy\n"), "{view}");
         assert!(view.contains("up 1 h 1 min"), "{view}");
         assert!(view.contains("210.0 µs"), "{view}");
+        assert!(
+            view.contains("  memory: 1.0 KiB of at most 2.0 KiB\n"),
+            "{view}"
+        );
         assert!(view.contains("1 2*"), "{view}");
         assert!(complaints(&healthy()).is_empty());
     }

@@ -380,9 +380,14 @@ impl Cluster {
         let (from, to) = (message.from.id, message.to);
         let mut share = match self.network.lanes.take(&message) {
             Ok(share) => share,
-            Err(full) => {
+            Err((session, first)) => {
                 self.summary.lane_full += 1;
-                self.node(from).give(full);
+                self.node(from).give(PeerInput::LaneFull {
+                    peer: to,
+                    group: message.group,
+                    session,
+                    from: first,
+                });
                 self.tell_of_room(from, to);
                 return;
             }

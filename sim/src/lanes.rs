@@ -54,8 +54,11 @@ impl Lanes {
         }
     }
 
-    /// Puts a message on its way, or says what its sender has to hear instead.
-    pub(crate) fn take(&mut self, message: &Message) -> Result<Option<Share>, PeerInput> {
+    /// Puts a message on its way. If it is not taken: of which session, and its first entry.
+    pub(crate) fn take(
+        &mut self,
+        message: &Message,
+    ) -> Result<Option<Share>, (ReplicationSession, Index)> {
         let Body::Append(append) = &message.body else {
             return Ok(None);
         };
@@ -68,12 +71,7 @@ impl Lanes {
             return Ok(Some(Share { connection, bytes }));
         }
         lane.refused = lane.refused.max(Some(bytes));
-        Err(PeerInput::LaneFull {
-            peer: message.to,
-            group: message.group,
-            session: append.session,
-            from: append.prev.index.next(),
-        })
+        Err((append.session, append.prev.index.next()))
     }
 
     /// A message has left its lane, wherever to.

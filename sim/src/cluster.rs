@@ -9,7 +9,7 @@ use logdrive_raft::io::Role;
 use logdrive_raft::wire::Encode;
 use logdrive_raft::{ClusterId, GroupId, LogPosition, Message, Micros, NodeId};
 use logdrive_shard::kv::{Command, KvOutput, Op, Origin};
-use logdrive_shard::{Failure, PeerInput, ReplySink};
+use logdrive_shard::{Failure, GroupState, PeerInput, ReplySink};
 use logdrive_wal::disk::{FlushMode, WatchdogLimits};
 
 use crate::disk::{Crash, SimDiskOptions, Tear};
@@ -63,6 +63,8 @@ pub struct Cluster {
     restarts: BTreeMap<NodeId, Micros>,
     clients: Arc<Clients>,
     next_token: u64,
+    /// What each group had acknowledged when everything was healed.
+    acks_before: BTreeMap<GroupId, usize>,
     summary: Summary,
 }
 
@@ -185,6 +187,7 @@ impl Cluster {
             restarts: BTreeMap::new(),
             clients: Arc::default(),
             next_token: 0,
+            acks_before: BTreeMap::new(),
             summary: Summary::default(),
         };
         for id in ids {
@@ -225,6 +228,7 @@ impl Cluster {
         // Quiet, so that the last commit reaches everybody.
         let quiet = self.now.after(500_000);
         self.advance(quiet);
+        self.check_liveness();
         self.check_convergence();
         self.summary.elections = self.oracle.elections;
         self.summary.acks = self.oracle.acks;
@@ -475,6 +479,40 @@ impl Cluster {
         let now = self.now;
         for at in self.restarts.values_mut() {
             *at = now;
+        }
+        let groups = (1..=self.plan.groups).map(GroupId);
+        self.acks_before = groups
+            .map(|group| (group, self.oracle.acks_of(group)))
+            .collect();
+    }
+
+    /// A cluster in which nothing fails any more has a leader, answers, and no group that stands still.
+    fn check_liveness(&self) {
+        for group in (1..=self.plan.groups).map(GroupId) {
+            let leads = |node: &&SimNode| {
+                node.core(group)
+                    .is_some_and(|core| core.role() == Role::Leader)
+            };
+            let leaders = self.nodes.iter().filter(leads).count();
+            assert!(leaders == 1, "group {group} has {leaders} leaders");
+            let (before, after) = (self.acks_before[&group], self.oracle.acks_of(group));
+            assert!(
+                before < after,
+                "group {group} acknowledges nothing any more"
+            );
+        }
+        for node in &self.nodes {
+            let status = node.status();
+            let status = status.unwrap_or_else(|| panic!("node {} does not run", node.id()));
+            for group in &status.groups {
+                assert!(
+                    matches!(group.state, GroupState::Running(_)),
+                    "group {} of node {}: {:?}",
+                    group.group,
+                    node.id(),
+                    group.state
+                );
+            }
         }
     }
 

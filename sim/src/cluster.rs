@@ -9,7 +9,7 @@ use logdrive_raft::io::Role;
 use logdrive_raft::wire::Encode;
 use logdrive_raft::{ClusterId, GroupId, LogPosition, Message, Micros, NodeId};
 use logdrive_shard::kv::{Command, KvOutput, Op, Origin};
-use logdrive_shard::{Failure, GroupState, PeerInput, ReplySink};
+use logdrive_shard::{Failure, GroupState, Outcome, PeerInput, ReplySink};
 use logdrive_wal::disk::{FlushMode, WatchdogLimits};
 
 use crate::disk::{Crash, SimDiskOptions, Tear};
@@ -42,6 +42,8 @@ pub struct Summary {
     pub elections: u64,
     /// Acknowledged proposals.
     pub acks: u64,
+    /// Proposals whose clients were told that they are in no log and never will be.
+    pub never_appended: u64,
     /// Messages that were lost.
     pub lost: u64,
     /// Processes that ended with another flush mode than they began with.
@@ -63,6 +65,8 @@ pub struct Cluster {
     restarts: BTreeMap<NodeId, Micros>,
     clients: Arc<Clients>,
     next_token: u64,
+    /// Proposals whose clients were told that they are in no log and never will be.
+    never_appended: BTreeSet<(GroupId, u64)>,
     /// What each group had acknowledged when everything was healed.
     acks_before: BTreeMap<GroupId, usize>,
     summary: Summary,
@@ -94,7 +98,11 @@ enum Answer {
         at: LogPosition,
         slot: u32,
     },
-    Failed,
+    Failed {
+        group: GroupId,
+        numbers: std::ops::Range<u64>,
+        outcome: Outcome,
+    },
 }
 
 impl ReplySink<KvOutput> for Clients {
@@ -122,9 +130,14 @@ impl ReplySink<KvOutput> for Clients {
         }
     }
 
-    fn failed(&self, _: u64, _: u32, _: u32, _: Failure) {
+    fn failed(&self, token: u64, first: u32, count: u32, failure: Failure) {
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        answers.push(Answer::Failed);
+        let first = (token >> 8) + u64::from(first);
+        answers.push(Answer::Failed {
+            group: GroupId(token & 0xff),
+            numbers: first..first + u64::from(count),
+            outcome: failure.outcome(),
+        });
     }
 }
 
@@ -187,6 +200,7 @@ impl Cluster {
             restarts: BTreeMap::new(),
             clients: Arc::default(),
             next_token: 0,
+            never_appended: BTreeSet::new(),
             acks_before: BTreeMap::new(),
             summary: Summary::default(),
         };
@@ -230,6 +244,8 @@ impl Cluster {
         self.advance(quiet);
         self.check_liveness();
         self.check_convergence();
+        self.check_answers();
+        self.summary.never_appended = self.never_appended.len() as u64;
         self.summary.elections = self.oracle.elections;
         self.summary.acks = self.oracle.acks;
         self.summary
@@ -400,7 +416,14 @@ impl Cluster {
         let sink: Arc<dyn ReplySink<KvOutput>> = Arc::clone(&self.clients) as _;
         if let Some(door) = self.nodes[at].door(group) {
             // A refusal is an answer: nothing was appended.
-            drop(door.submit(&payloads, &sink, (first << 8) | group.0));
+            if door
+                .submit(&payloads, &sink, (first << 8) | group.0)
+                .is_err()
+            {
+                let numbers = first..first + count;
+                self.never_appended
+                    .extend(numbers.map(|number| (group, number)));
+            }
             self.nodes[at].poke();
         }
     }
@@ -414,14 +437,24 @@ impl Cluster {
                 .unwrap_or_else(PoisonError::into_inner),
         );
         for answer in answers {
-            if let Answer::Applied {
-                group,
-                number,
-                at,
-                slot,
-            } = answer
-            {
-                self.oracle.acknowledge(group, at, slot, number);
+            match answer {
+                Answer::Applied {
+                    group,
+                    number,
+                    at,
+                    slot,
+                } => self.oracle.acknowledge(group, at, slot, number),
+                Answer::Failed {
+                    group,
+                    numbers,
+                    outcome: Outcome::NeverAppended,
+                } => self
+                    .never_appended
+                    .extend(numbers.map(|number| (group, number))),
+                Answer::Failed {
+                    outcome: Outcome::MayYetCommit,
+                    ..
+                } => {}
             }
         }
     }
@@ -512,6 +545,32 @@ impl Cluster {
                     node.id(),
                     group.state
                 );
+            }
+        }
+    }
+
+    /// No machine has seen what a client was told is in no log, and it has everything that was acknowledged.
+    fn check_answers(&self) {
+        for group in (1..=self.plan.groups).map(GroupId) {
+            let reader = self.nodes[0].reader(group).expect("it runs");
+            let ledger = reader.client(group.0).unwrap_or_default();
+            assert!(ledger.repeats == 0, "applied twice: {:?}", ledger.repeated);
+            let never = self.never_appended.iter().filter(|(of, _)| *of == group);
+            for (_, number) in never {
+                assert!(
+                    ledger.get(*number).is_none(),
+                    "proposal {number} of group {group} was never appended, its client was told, and is \
+                     committed"
+                );
+            }
+            for ((of, index), slots) in self.oracle.acknowledged() {
+                for (_, number) in slots.iter().filter(|_| *of == group) {
+                    let applied = ledger.get(*number).is_some();
+                    assert!(
+                        applied,
+                        "proposal {number} of {index} was acknowledged and is gone"
+                    );
+                }
             }
         }
     }

@@ -40,6 +40,7 @@ fn seeds(first: u64, count: u64, groups: u64) -> Summary {
                     sum.crashes += one.crashes;
                     sum.elections += one.elections;
                     sum.acks += one.acks;
+                    sum.never_appended += one.never_appended;
                     sum.lost += one.lost;
                     sum.crashes_in_other_mode += one.crashes_in_other_mode;
                     sum.crashes_back_in_mode += one.crashes_back_in_mode;
@@ -58,6 +59,7 @@ fn a_thousand_seeds_lose_nothing_that_was_acknowledged() {
     let groups = seeds(10_001, 80, 8);
     // A run in which nothing happens proves nothing.
     assert!(sum.acks + groups.acks > 100 * 1000);
+    assert!(sum.never_appended + groups.never_appended > 10 * 1000);
     assert!(sum.crashes + groups.crashes > 2 * 1000);
     assert!(sum.elections + groups.elections > 2 * 1000);
     assert!(sum.crashes_in_other_mode + groups.crashes_in_other_mode > 100);

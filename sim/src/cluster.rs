@@ -210,6 +210,14 @@ impl Cluster {
         cluster
     }
 
+    /// How its nodes were set up, in words.
+    #[must_use]
+    pub fn options(&self) -> String {
+        self.nodes
+            .first()
+            .map_or_else(String::new, |node| format!("{:?}", node.options()))
+    }
+
     /// Runs the plan: faults first, then none, and everything must have come together.
     ///
     /// # Panics

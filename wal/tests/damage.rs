@@ -339,7 +339,7 @@ fn a_copy_of_a_header_that_never_landed_is_written_by_the_next_opening() {
         };
         let absent = [Block::ZERO; 2];
         for (copy, there) in [
-            (0, absent.clone()),
+            (0, absent),
             (1, absent),
             (0, older.to_blocks()),
             (1, older.to_blocks()),

@@ -328,6 +328,49 @@ fn reached_from(metadata: &Metadata, name: &str) -> BTreeSet<String> {
         .collect()
 }
 
+/// A panic of the user's machine fences its group and ends nothing else, which takes unwinding; an overflow
+/// is our error and stops, in release too; and every machine builds with the same compiler.
+#[test]
+fn profiles_edition_and_toolchain_are_what_the_code_relies_upon() {
+    let manifest = table(&root().join("Cargo.toml"));
+    let profiles = manifest["profile"]
+        .as_table()
+        .expect("profiles are a table");
+    let of = |name: &str, key: &str| {
+        let profile = profiles.get(name)?.as_table()?;
+        let heir = profile.get("inherits").and_then(toml::Value::as_str);
+        let value = profile.get(key);
+        value.or_else(|| profiles.get(heir?)?.get(key)).cloned()
+    };
+    for name in ["dev", "release"] {
+        assert!(
+            profiles.contains_key(name),
+            "profile {name} is written down"
+        );
+    }
+    for name in profiles.keys() {
+        let panic = of(name, "panic");
+        assert_eq!(panic, Some("unwind".into()), "panic of profile {name}");
+    }
+    let checks = of("release", "overflow-checks");
+    assert_eq!(checks, Some(true.into()), "overflow-checks of release");
+    for (name, package) in members() {
+        assert_eq!(package.edition.as_str(), "2024", "{name}");
+    }
+    let toolchain = table(&root().join("rust-toolchain.toml"));
+    let toolchain = toolchain["toolchain"].as_table().expect("it is a table");
+    assert_eq!(toolchain["channel"].as_str(), Some("1.95.0"));
+    // Components would be fetched by everybody who builds; those who check add two (CONTRIBUTING.md).
+    assert_eq!(toolchain["profile"].as_str(), Some("minimal"));
+    assert!(!toolchain.contains_key("components"));
+    let least = manifest["workspace"]["package"]["rust-version"].as_str();
+    assert_eq!(
+        least,
+        Some("1.95"),
+        "the least that is promised is what is tested"
+    );
+}
+
 /// Every dependency that a manifest names: the table it stands in, its name, what is said of it.
 fn dependencies(manifest: &toml::Table) -> Vec<(String, &String, &toml::Value)> {
     let mut tables = vec![(String::new(), manifest)];

@@ -46,7 +46,7 @@ fn linux_parts_can_be_taken_out() {
 /// So that a model checker can stand in for the real ones: it only sees what goes through that module.
 /// Tests may use threads.
 #[test]
-fn the_shard_takes_locks_and_atomics_from_its_sync_module() {
+fn the_shard_takes_locks_atomics_and_wakers_from_its_sync_module() {
     let lines = lines_where(|line| {
         let ours = line.file.starts_with("shard/src/") && line.file != "shard/src/sync.rs";
         // Counting references is the same under a model checker.
@@ -54,7 +54,9 @@ fn the_shard_takes_locks_and_atomics_from_its_sync_module() {
             .code
             .replace("std::sync::Arc", "")
             .contains("std::sync");
-        ours && !line.in_tests && (direct || line.code.contains("std::thread"))
+        let others = ["std::thread", "std::task", "core::sync", "core::task"];
+        let direct = direct || others.iter().any(|path| line.code.contains(path));
+        ours && !line.in_tests && direct
     });
     assert_none(&lines, "take it from crate::sync");
 }

@@ -4,7 +4,6 @@
 //! themselves: what came in while the last turn ran is the next entry. There is no timer.
 
 use std::collections::VecDeque;
-use std::task::Waker;
 
 use logdrive_raft::limits::{
     ENTRY_HEADER_BYTES, ENTRY_PAYLOAD_BYTES_MAX, ENTRY_PROPOSALS_MAX, TABLE_LENGTH_BYTES,
@@ -12,7 +11,7 @@ use logdrive_raft::limits::{
 use logdrive_raft::{EntryBuilder, NodeId, UnsealedEntry};
 
 use crate::permits::{Permit, Permits};
-use crate::sync::{Arc, AtomicBool, Mutex, Ordering, lock};
+use crate::sync::{Arc, AtomicBool, Mutex, Ordering, Waker, lock};
 use crate::ticket::{Failure, ReplySink, Run, Runs};
 
 /// The door of one group, shared by everybody who proposes and the shard.

@@ -4,10 +4,9 @@
 //! that wait for a quorum, entries that wait to be applied. A full door says so at once.
 
 use std::collections::VecDeque;
-use std::task::Waker;
 
 use crate::machine::Fatal;
-use crate::sync::{Arc, AtomicUsize, Mutex, Ordering, lock};
+use crate::sync::{Arc, AtomicUsize, Mutex, Ordering, Waker, lock};
 
 /// What a proposal costs besides its payload: its row, its share of a frame and of a run.
 pub const PROPOSAL_OVERHEAD_BYTES: usize = 48;

@@ -4,6 +4,8 @@ pub(crate) use std::sync::{
     Arc, Mutex, MutexGuard,
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
+/// Waking is how one thread tells another that there is something to see.
+pub(crate) use std::task::Waker;
 
 /// Locks a mutex whose holders do not panic while they change what it guards.
 ///

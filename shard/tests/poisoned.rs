@@ -215,10 +215,10 @@ fn what_a_failed_flush_left_in_the_page_cache_is_not_believed() {
         for place in 0..3 {
             trio.nodes[place].crash(Crash::Power, Tear::Never);
         }
-        for place in 0..3 {
+        for (place, acknowledged) in acknowledged.into_iter().enumerate() {
             trio.start(place);
             let core = trio.nodes[place].core(GROUP).unwrap();
-            assert!(acknowledged[place] <= core.last().index);
+            assert!(acknowledged <= core.last().index);
             assert!(term <= core.term());
         }
         trio.run_for(2_000_000);

@@ -15,7 +15,7 @@ use logdrive_raft::{
 };
 use logdrive_shard::{
     ApplyBatch, Door, Failure, GroupSetup, GroupState, Inbox, Notice, Opened, Ports, Refused,
-    ReplySink, Shard,
+    ReplySink, Shard, StartError,
 };
 use logdrive_sim::disk::{Crash, FaultRates, SimDisk, SimDiskOptions, SimStorage, Tear};
 use logdrive_wal::{FreshIds, Identity, Options};
@@ -62,6 +62,18 @@ impl ReplySink<()> for Failures {
     }
 }
 
+fn options(slots: u64) -> Options {
+    let identity = Identity {
+        cluster: ClusterId(7),
+        node: NodeId(1),
+    };
+    let fresh = FreshIds {
+        incarnation: Incarnation(3),
+        log_uuid: 4,
+    };
+    Options::new(identity, fresh).with_slots(64 << 10, slots)
+}
+
 /// The only voter of its groups.
 struct Rig {
     shard: Shard<SimDisk, TestPorts>,
@@ -83,15 +95,7 @@ impl Rig {
         machine: LogPosition,
         rates: FaultRates,
     ) -> Self {
-        let identity = Identity {
-            cluster: ClusterId(7),
-            node: NodeId(1),
-        };
-        let fresh = FreshIds {
-            incarnation: Incarnation(3),
-            log_uuid: 4,
-        };
-        let options = Options::new(identity, fresh).with_slots(64 << 10, slots);
+        let options = options(slots);
         let frame_bytes_max = options.frame_bytes_max;
         let disk = SimDisk::new(medium.clone(), SimDiskOptions::default(), 5);
         let opened = Opened::open(disk, options).unwrap();
@@ -254,6 +258,34 @@ fn grown(entries: usize) -> (SimStorage, LogPosition) {
         &mut fastrand::Rng::with_seed(1),
     );
     (medium, last)
+}
+
+#[test]
+fn a_group_of_the_log_that_is_not_set_up_is_named() {
+    let medium = SimStorage::new();
+    let rig = Rig::open(&medium, 3, 40, LogPosition::default());
+    assert!(rig.shard.close().is_ok());
+    let start = |groups: &[u64]| {
+        let disk = SimDisk::new(medium.clone(), SimDiskOptions::default(), 5);
+        let opened = Opened::open(disk, options(40)).unwrap();
+        assert_eq!(opened.groups().count(), 3);
+        let setups = groups.iter().map(|group| GroupSetup {
+            group: GroupId(*group),
+            inbox: Inbox::new(1 << 20, 1 << 14, Waker::noop().clone()),
+            voters: vec![(NodeId(1), String::new())],
+            applied: LogPosition::default(),
+        });
+        let core = Config::new(Replica::default(), Boot(0), GroupId(0), 6);
+        opened.start(setups.collect(), core, TestPorts::default(), Micros(0))
+    };
+    let refused = start(&[1, 3]).map(drop).unwrap_err();
+    let expected = "group 2 is in the log and has no machine: configure it";
+    assert_eq!(refused.to_string(), expected);
+    assert!(matches!(
+        refused,
+        StartError::NotSetUp { group: GroupId(2) }
+    ));
+    assert!(start(&[1, 2, 3]).is_ok());
 }
 
 #[test]

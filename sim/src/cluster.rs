@@ -9,7 +9,7 @@ use logdrive_raft::io::Role;
 use logdrive_raft::wire::Encode;
 use logdrive_raft::{ClusterId, GroupId, LogPosition, Message, Micros, NodeId};
 use logdrive_shard::kv::{Command, KvOutput, Op, Origin};
-use logdrive_shard::{Failure, PeerInput, ReplySink};
+use logdrive_shard::{Failure, GroupState, Outcome, PeerInput, ReplySink};
 use logdrive_wal::disk::{FlushMode, WatchdogLimits};
 
 use crate::disk::{Crash, SimDiskOptions, Tear};
@@ -43,6 +43,8 @@ pub struct Summary {
     pub elections: u64,
     /// Acknowledged proposals.
     pub acks: u64,
+    /// Proposals whose clients were told that they are in no log and never will be.
+    pub never_appended: u64,
     /// Messages that were lost.
     pub lost: u64,
     /// Appends that their lane did not take.
@@ -68,6 +70,10 @@ pub struct Cluster {
     restarts: BTreeMap<NodeId, Micros>,
     clients: Arc<Clients>,
     next_token: u64,
+    /// Proposals whose clients were told that they are in no log and never will be.
+    never_appended: BTreeSet<(GroupId, u64)>,
+    /// What each group had acknowledged when everything was healed.
+    acks_before: BTreeMap<GroupId, usize>,
     summary: Summary,
 }
 
@@ -112,7 +118,11 @@ enum Answer {
         at: LogPosition,
         slot: u32,
     },
-    Failed,
+    Failed {
+        group: GroupId,
+        numbers: std::ops::Range<u64>,
+        outcome: Outcome,
+    },
 }
 
 impl ReplySink<KvOutput> for Clients {
@@ -140,9 +150,14 @@ impl ReplySink<KvOutput> for Clients {
         }
     }
 
-    fn failed(&self, _: u64, _: u32, _: u32, _: Failure) {
+    fn failed(&self, token: u64, first: u32, count: u32, failure: Failure) {
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        answers.push(Answer::Failed);
+        let first = (token >> 8) + u64::from(first);
+        answers.push(Answer::Failed {
+            group: GroupId(token & 0xff),
+            numbers: first..first + u64::from(count),
+            outcome: failure.outcome(),
+        });
     }
 }
 
@@ -210,12 +225,22 @@ impl Cluster {
             restarts: BTreeMap::new(),
             clients: Arc::default(),
             next_token: 0,
+            never_appended: BTreeSet::new(),
+            acks_before: BTreeMap::new(),
             summary: Summary::default(),
         };
         for id in ids {
             cluster.connect(id);
         }
         cluster
+    }
+
+    /// How its nodes were set up, in words.
+    #[must_use]
+    pub fn options(&self) -> String {
+        self.nodes
+            .first()
+            .map_or_else(String::new, |node| format!("{:?}", node.options()))
     }
 
     /// Runs the plan: faults first, then none, and everything must have come together.
@@ -250,7 +275,10 @@ impl Cluster {
         // Quiet, so that the last commit reaches everybody.
         let quiet = self.now.after(500_000);
         self.advance(quiet);
+        self.check_liveness();
         self.check_convergence();
+        self.check_answers();
+        self.summary.never_appended = self.never_appended.len() as u64;
         self.summary.elections = self.oracle.elections;
         self.summary.acks = self.oracle.acks;
         self.summary
@@ -452,7 +480,14 @@ impl Cluster {
         let sink: Arc<dyn ReplySink<KvOutput>> = Arc::clone(&self.clients) as _;
         if let Some(door) = self.nodes[at].door(group) {
             // A refusal is an answer: nothing was appended.
-            drop(door.submit(&payloads, &sink, (first << 8) | group.0));
+            if door
+                .submit(&payloads, &sink, (first << 8) | group.0)
+                .is_err()
+            {
+                let numbers = first..first + count;
+                self.never_appended
+                    .extend(numbers.map(|number| (group, number)));
+            }
             self.nodes[at].poke();
         }
     }
@@ -466,14 +501,24 @@ impl Cluster {
                 .unwrap_or_else(PoisonError::into_inner),
         );
         for answer in answers {
-            if let Answer::Applied {
-                group,
-                number,
-                at,
-                slot,
-            } = answer
-            {
-                self.oracle.acknowledge(group, at, slot, number);
+            match answer {
+                Answer::Applied {
+                    group,
+                    number,
+                    at,
+                    slot,
+                } => self.oracle.acknowledge(group, at, slot, number),
+                Answer::Failed {
+                    group,
+                    numbers,
+                    outcome: Outcome::NeverAppended,
+                } => self
+                    .never_appended
+                    .extend(numbers.map(|number| (group, number))),
+                Answer::Failed {
+                    outcome: Outcome::MayYetCommit,
+                    ..
+                } => {}
             }
         }
     }
@@ -532,6 +577,66 @@ impl Cluster {
         let now = self.now;
         for at in self.restarts.values_mut() {
             *at = now;
+        }
+        let groups = (1..=self.plan.groups).map(GroupId);
+        self.acks_before = groups
+            .map(|group| (group, self.oracle.acks_of(group)))
+            .collect();
+    }
+
+    /// A cluster in which nothing fails any more has a leader, answers, and no group that stands still.
+    fn check_liveness(&self) {
+        for group in (1..=self.plan.groups).map(GroupId) {
+            let leads = |node: &&SimNode| {
+                node.core(group)
+                    .is_some_and(|core| core.role() == Role::Leader)
+            };
+            let leaders = self.nodes.iter().filter(leads).count();
+            assert!(leaders == 1, "group {group} has {leaders} leaders");
+            let (before, after) = (self.acks_before[&group], self.oracle.acks_of(group));
+            assert!(
+                before < after,
+                "group {group} acknowledges nothing any more"
+            );
+        }
+        for node in &self.nodes {
+            let status = node.status();
+            let status = status.unwrap_or_else(|| panic!("node {} does not run", node.id()));
+            for group in &status.groups {
+                assert!(
+                    matches!(group.state, GroupState::Running(_)),
+                    "group {} of node {}: {:?}",
+                    group.group,
+                    node.id(),
+                    group.state
+                );
+            }
+        }
+    }
+
+    /// No machine has seen what a client was told is in no log, and it has everything that was acknowledged.
+    fn check_answers(&self) {
+        for group in (1..=self.plan.groups).map(GroupId) {
+            let reader = self.nodes[0].reader(group).expect("it runs");
+            let ledger = reader.client(group.0).unwrap_or_default();
+            assert!(ledger.repeats == 0, "applied twice: {:?}", ledger.repeated);
+            let never = self.never_appended.iter().filter(|(of, _)| *of == group);
+            for (_, number) in never {
+                assert!(
+                    ledger.get(*number).is_none(),
+                    "proposal {number} of group {group} was never appended, its client was told, and is \
+                     committed"
+                );
+            }
+            for ((of, index), slots) in self.oracle.acknowledged() {
+                for (_, number) in slots.iter().filter(|_| *of == group) {
+                    let applied = ledger.get(*number).is_some();
+                    assert!(
+                        applied,
+                        "proposal {number} of {index} was acknowledged and is gone"
+                    );
+                }
+            }
         }
     }
 

@@ -111,6 +111,12 @@ impl SimNode {
         self.id
     }
 
+    /// How it is set up.
+    #[must_use]
+    pub fn options(&self) -> &NodeOptions {
+        &self.options
+    }
+
     /// Whether it runs.
     #[must_use]
     pub fn is_running(&self) -> bool {

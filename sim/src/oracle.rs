@@ -88,6 +88,16 @@ impl Oracle {
         last.map_or(Index(0), |((_, index), _)| *index)
     }
 
+    /// How many proposals of a group were acknowledged.
+    #[must_use]
+    pub fn acks_of(&self, group: GroupId) -> usize {
+        let all = (group, Index(0))..=(group, Index(u64::MAX));
+        self.acknowledged
+            .range(all)
+            .map(|(_, slots)| slots.len())
+            .sum()
+    }
+
     /// Everything that was acknowledged, by group and index.
     #[must_use]
     pub fn acknowledged(&self) -> &BTreeMap<(GroupId, Index), Vec<(u32, u64)>> {

@@ -123,6 +123,7 @@ fn cut_everywhere(before: Option<&SimStorage>) {
     let whole = three_slots(3, 1500);
     let mut log = in_log_order(&whole);
     let ends = group_ends(&log);
+    let older = before.map(|before| report(before).unwrap());
     let before = before.map(in_log_order);
     // What was never written still holds what was there before.
     for ((_, new), (_, old)) in log.iter_mut().zip(before.iter().flatten()) {
@@ -146,7 +147,7 @@ fn cut_everywhere(before: Option<&SimStorage>) {
             medium.set_contents(*slot, &contents);
         }
         for cut in range {
-            check_cut(&medium, cut, &ends, before.is_some());
+            check_cut(&medium, cut, &ends, older.as_ref());
             let (slot, bytes) = &log[cut / SLOT_BYTES];
             let at = cut % SLOT_BYTES;
             let block = u32::try_from(at / BLOCK_BYTES).unwrap();
@@ -155,10 +156,25 @@ fn cut_everywhere(before: Option<&SimStorage>) {
     });
 }
 
-fn check_cut(medium: &SimStorage, cut: usize, ends: &[(usize, u64)], over_another: bool) {
+fn check_cut(medium: &SimStorage, cut: usize, ends: &[(usize, u64)], older: Option<&Report>) {
     let report = report(medium).unwrap_or_else(|error| panic!("cut at {cut}: {error}"));
-    // As long as the first header is not whole, the log is the one that was there before.
-    if over_another && cut < BLOCK_BYTES {
+    // As long as the first header is not whole, the log is the one that was there before, all of it: its other
+    // copy is.
+    if let Some(older) = older.filter(|_| cut < BLOCK_BYTES) {
+        assert_eq!(report.verdict, older.verdict, "cut at {cut}: {report}");
+        assert_eq!(report.groups, older.groups, "cut at {cut}: {report}");
+        assert_eq!(report.entries, older.entries, "cut at {cut}: {report}");
+        let healable =
+            |finding: &logdrive_wal::Finding| finding.verdict == FindingVerdict::Healable;
+        assert!(
+            report.findings.iter().all(healable),
+            "cut at {cut}: {report}"
+        );
+        if cut.is_multiple_of(487) {
+            let mut rig = Rig::open(&medium.copy(), options(8)).unwrap();
+            let last = older.groups[0].last_index.0;
+            assert_eq!(rig.read_all().len() as u64, last, "cut at {cut}");
+        }
         return;
     }
     let kept = ends.iter().take_while(|(end, _)| *end <= cut).last();
@@ -323,7 +339,7 @@ fn a_copy_of_a_header_that_never_landed_is_written_by_the_next_opening() {
         };
         let absent = [Block::ZERO; 2];
         for (copy, there) in [
-            (0, absent.clone()),
+            (0, absent),
             (1, absent),
             (0, older.to_blocks()),
             (1, older.to_blocks()),

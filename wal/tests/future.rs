@@ -120,8 +120,8 @@ fn rewrite_in(
     let bytes = medium.contents(slot);
     let block = Block(bytes[..BLOCK_BYTES].try_into().unwrap());
     let header = SlotHeader::from_block(&block, 0).unwrap().unwrap();
-    let groups = (2..bytes.len() / BLOCK_BYTES).filter_map(|block| Parts::read(&bytes, block));
-    let mut parts = groups.filter(which).last().unwrap();
+    let mut groups = (2..bytes.len() / BLOCK_BYTES).filter_map(|block| Parts::read(&bytes, block));
+    let mut parts = groups.rfind(which).unwrap();
     change(&mut parts);
     parts.write(medium, &header);
 }

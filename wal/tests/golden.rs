@@ -7,7 +7,9 @@ use bytes::Bytes;
 use common::*;
 use logdrive_raft::io::HardState;
 use logdrive_raft::wire::{Decode, DecodeError, Encode, Writer};
-use logdrive_raft::{Boot, Chain, GroupId, Incarnation, Index, LogPosition, NodeId, Term};
+use logdrive_raft::{
+    Boot, Chain, GroupId, Incarnation, Index, LogPosition, Member, Membership, NodeId, Term,
+};
 use logdrive_wal::disk::{BLOCK_BYTES, Block};
 use logdrive_wal::format::*;
 
@@ -325,4 +327,42 @@ fn a_whole_log_has_these_bytes() {
         short.extend_from_slice(&block[BLOCK_DATA_BYTES..]);
     }
     check("log", &short);
+}
+
+#[test]
+fn a_membership_with_all_its_lists_has_these_bytes_and_reads_back() {
+    let voters = genesis(GroupId(1)).voters;
+    let member = |place: usize| voters[place].clone();
+    let membership = Membership {
+        voters: vec![member(0), member(1)],
+        outgoing: vec![member(1), member(2)],
+        learners: vec![Member {
+            replica: replica(4),
+            address: String::new(),
+        }],
+        removed: vec![replica(5), replica(6)],
+    };
+    let bytes = membership.to_bytes();
+    check("membership", &bytes);
+    assert_eq!(Membership::from_bytes(&bytes).unwrap(), membership);
+    for cut in 0..bytes.len() {
+        assert!(
+            Membership::from_bytes(&bytes[..cut]).is_err(),
+            "cut at {cut}"
+        );
+    }
+    // Each list has a place of its own.
+    for place in 0..4 {
+        let mut one = Membership::default();
+        match place {
+            0 => one.voters = membership.voters.clone(),
+            1 => one.outgoing = membership.outgoing.clone(),
+            2 => one.learners = membership.learners.clone(),
+            _ => one.removed = membership.removed.clone(),
+        }
+        let bytes = one.to_bytes();
+        let empty = |list: usize| bytes[4 * list..][..4] == [0; 4];
+        assert!((0..place).all(empty), "list {place}");
+        assert_eq!(Membership::from_bytes(&bytes).unwrap(), one);
+    }
 }

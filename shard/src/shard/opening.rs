@@ -226,3 +226,53 @@ fn check_machine(
     let same = entry.is_some_and(|entry| entry.chain == machine.chain);
     Ok((!same).then_some(machine))
 }
+
+#[cfg(test)]
+mod tests {
+    use logdrive_raft::{Chain, Membership, Term};
+
+    use super::*;
+
+    fn at(index: u64, chain: u128) -> LogPosition {
+        LogPosition {
+            index: Index(index),
+            term: Term(2),
+            chain: Chain(chain),
+        }
+    }
+
+    /// A log that begins above entry 5.
+    fn log() -> Restored {
+        Restored {
+            hard_state: Default::default(),
+            never_votes: false,
+            base: at(5, 50),
+            entries: Vec::new(),
+            membership: Membership::default(),
+            configurations: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_machine_below_the_base_of_its_log_is_too_old() {
+        for machine in [LogPosition::default(), at(4, 40)] {
+            let refused = check_machine(GroupId(1), machine, &log()).unwrap_err();
+            let StartError::MachineTooOld { base, .. } = &refused else {
+                panic!("{refused:?}");
+            };
+            assert_eq!(*base, at(5, 50));
+            let text = refused.to_string();
+            assert!(text.contains("restore a machine that reaches"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_machine_at_the_base_has_to_be_of_the_history_of_its_log() {
+        assert!(check_machine(GroupId(1), at(5, 50), &log()).is_ok());
+        let refused = check_machine(GroupId(1), at(5, 51), &log()).unwrap_err();
+        let differs = matches!(refused, StartError::MachineDiffers { .. });
+        assert!(differs, "{refused:?}");
+        let text = refused.to_string();
+        assert!(text.contains("belongs to another log"), "{text}");
+    }
+}

@@ -24,17 +24,10 @@ use crate::verify::ReplicaState;
 #[must_use]
 pub fn run(args: &RunArgs, argv: Vec<String>) -> Exit {
     let stop = stop_flag();
-    let credentials = match credentials(args) {
-        Ok(credentials) => credentials,
-        Err(what) => {
-            note!("error: {what}");
-            return Exit::Usage;
-        }
-    };
-    match run::run(args, argv, &stop, &|setting| make(setting, &credentials)) {
+    match run::run(args, argv, &stop, &make) {
         Ok(exit) => exit,
         Err(error) => {
-            note!("error: {error}");
+            eprintln!("error: {error}");
             error.exit()
         }
     }
@@ -45,29 +38,13 @@ fn stop_flag() -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         if let Err(error) = signal_hook::flag::register(signal, Arc::clone(&stop)) {
-            note!("signal {signal} will end it at once: {error}");
+            eprintln!("signal {signal} will end it at once: {error}");
         }
     }
     stop
 }
 
-/// The certificates for a cluster that runs elsewhere. What is wrong with them is wrong with the command.
-fn credentials(args: &RunArgs) -> Result<Option<Credentials>, String> {
-    let tls = match (args.check(), args.target(), args.tls.as_deref()) {
-        (Ok(()), Ok(TargetSpec::Cluster(_)), Some(tls)) => tls,
-        // What else is wrong the run says.
-        _ => return Ok(None),
-    };
-    let loaded = Credentials::load_client(tls);
-    loaded
-        .map(Some)
-        .map_err(|error| format!("--tls {}: {}", tls.display(), run::source_chain(&error)))
-}
-
-fn make(
-    setting: &Setting<'_>,
-    credentials: &Option<Credentials>,
-) -> Result<Box<dyn Cluster>, ClusterError> {
+fn make(setting: &Setting<'_>) -> Result<Box<dyn Cluster>, ClusterError> {
     let dir = setting.dir.unwrap_or(".".as_ref());
     let configs = |count: usize| -> Vec<ReplicaConfig> {
         let config = |node: u64| ReplicaConfig {
@@ -98,9 +75,9 @@ fn make(
             Ok(Box::new(spawned))
         }
         TargetSpec::Cluster(addresses) => {
-            let credentials = credentials.clone();
-            let credentials =
-                credentials.ok_or_else(|| ClusterError("--tls is missing".to_owned()))?;
+            let tls = setting.args.tls.as_deref().unwrap_or(dir);
+            let credentials = Credentials::load_client(tls)
+                .map_err(|error| ClusterError(run::source_chain(&error)))?;
             let addresses = addresses.clone();
             let remote = Remote::connect(addresses, credentials, transport, in_flight_max)?;
             Ok(Box::new(remote))
@@ -114,14 +91,14 @@ pub fn replica(args: &ReplicaArgs) -> Exit {
     let config = match serde_json::from_str(&args.config) {
         Ok(config) => config,
         Err(error) => {
-            note!("error: --config: {error}");
+            eprintln!("error: --config: {error}");
             return Exit::Usage;
         }
     };
     let sockets = match receive_sockets() {
         Ok(sockets) => Some(sockets),
         Err(error) => {
-            note!("error: the sockets that loadgen sends: {error}");
+            eprintln!("error: the sockets that loadgen sends: {error}");
             return Exit::Internal;
         }
     };

@@ -5,9 +5,6 @@
 
 #![deny(missing_docs)]
 
-#[macro_use]
-mod note;
-
 pub mod args;
 pub mod assertion;
 pub mod baseline;

@@ -6,6 +6,7 @@ mod restart;
 mod room;
 mod watch;
 
+use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -90,7 +91,7 @@ pub fn run(
         Baseline::read(path, &config, args.mtu.name())
     });
     let baseline = baseline.transpose()?;
-    output::check(args)?;
+    fs::create_dir_all(&args.out).map_err(io_error(format!("make {}", args.out.display())))?;
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1 << 53));
     let mut work_dir = match &target {
         TargetSpec::Cluster(_) => None,
@@ -107,7 +108,7 @@ pub fn run(
     let mut report = blank_report(args, &target, argv, seed, dir);
     if let Some(work_dir) = &work_dir {
         report.verdict.warnings = work_dir.notes().to_vec();
-        note!(" data in {}", work_dir.path().display());
+        eprintln!(" data in {}", work_dir.path().display());
     }
     let storage = dir.map(Storage::of).unwrap_or_default();
     let transport = args.mtu.transport();
@@ -154,7 +155,7 @@ pub fn run(
                 }
                 let kept = cluster.leave_running();
                 let commands = kept.map_err(|error| RunError::Internal(error.to_string()))?;
-                note!(" left running; {commands}");
+                eprintln!(" left running; {commands}");
             }
         }
         Err(Failed::Unreachable(why)) => {

@@ -14,7 +14,7 @@ pub(super) fn verify_all(
     loaded: &Loaded,
     stop: &AtomicBool,
 ) -> Option<Verified> {
-    note!(" verify: killing and restarting every replica");
+    eprintln!(" verify: killing and restarting every replica");
     let nodes = cluster.nodes();
     let mut problems = Vec::new();
     for node in &nodes {
@@ -57,7 +57,7 @@ pub(super) fn verify_all(
         let finding = format!("the replicas did not agree within {seconds} s");
         verified.findings.push(finding);
     }
-    note!(" verify: took {:.1} s", began.elapsed().as_secs_f64());
+    eprintln!(" verify: took {:.1} s", began.elapsed().as_secs_f64());
     Some(verified)
 }
 

@@ -163,8 +163,6 @@ impl Processes {
 
     /// Starts one that was killed, where it was.
     pub fn restart(&mut self, node: u64) -> Result<(), ClusterError> {
-        // One that runs would lose its sockets to the new one, and keep the lock of its directory.
-        self.kill(node)?;
         let members = self.members.clone();
         let process = find(&mut self.replicas, node)?;
         process.spawn(&self.program)?;

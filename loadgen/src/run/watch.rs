@@ -80,23 +80,23 @@ pub(super) fn watch(
         } else if now_ns >= measure_to_ns && watched.at_end.is_empty() {
             watched.end(cluster, started, now_ns, observed);
         }
-        // One that is due while nobody leads waits until somebody does.
         if let Some(fault) = faults.first()
             && now_ns >= measure_from_ns + ns(fault.at)
-            && let Some(leads) = leads
-            && restarts.iter().all(|(_, node)| *node != leads.0)
         {
             let number = watched.faults.len();
-            watched
-                .faults
-                .push(kill_leader(cluster, shared, number, leads, fault));
-            restarts.push((clock.now_ns() + ns(RESTART_AFTER), leads.0));
+            let killed = kill_leader(cluster, shared, number, leader, fault);
+            restarts.extend(
+                killed
+                    .node
+                    .map(|node| (clock.now_ns() + ns(RESTART_AFTER), node)),
+            );
+            watched.faults.push(killed);
             faults.remove(0);
         }
         restarts.retain(|(at_ns, node)| {
             let due = clock.now_ns() >= *at_ns;
             if due && let Err(error) = cluster.start(*node) {
-                note!(" restart of node {node}: {error}");
+                eprintln!(" restart of node {node}: {error}");
             }
             !due
         });
@@ -110,10 +110,6 @@ pub(super) fn watch(
             .faults
             .last()
             .is_some_and(|fault| fault.new_term.is_none());
-        let waiting = waiting
-            || faults
-                .first()
-                .is_some_and(|fault| clock.now_ns() >= measure_from_ns + ns(fault.at));
         let pause = if waiting {
             Duration::from_millis(5)
         } else {
@@ -133,22 +129,10 @@ pub(super) fn watch(
         let observed = cluster.observe();
         watched.end(cluster, started, clock.now_ns(), observed);
     }
-    // They never found a leader to kill: no service came back after them, and the report says so.
-    for fault in faults {
-        watched.faults.push(Fault {
-            at_s: fault.at.as_secs_f64(),
-            what: fault.kind.name(),
-            node: None,
-            old_term: None,
-            new_term: None,
-            new_leader_ms: None,
-            unavailable_ms: None,
-        });
-    }
     // A node that is still down is wanted for the verification.
     for (_, node) in restarts {
         if let Err(error) = cluster.start(node) {
-            note!(" restart of node {node}: {error}");
+            eprintln!(" restart of node {node}: {error}");
         }
     }
     for (number, fault) in watched.faults.iter_mut().enumerate() {
@@ -162,22 +146,29 @@ fn kill_leader(
     cluster: &mut dyn Cluster,
     shared: &Shared,
     number: usize,
-    (node, term): (u64, u64),
+    leader: Option<(u64, u64)>,
     spec: &FaultSpec,
 ) -> Fault {
+    let node = leader.map(|(node, _)| node);
     let at_ns = shared.clock.now_ns();
-    if let Err(error) = cluster.kill(node) {
-        note!(" {}: {error}", spec.kind.name());
+    if let Some(node) = node
+        && let Err(error) = cluster.kill(node)
+    {
+        eprintln!(" {}: {error}", spec.kind.name());
     }
     // Whatever was sent before the process was gone may have been answered by it.
     shared.faults.happened(number, shared.clock.now_ns());
     let at_s = at_ns.saturating_sub(shared.plan.measure_from_ns) as f64 / 1e9;
-    note!(" {at_s:.1}s {}: node {node}", spec.kind.name());
+    eprintln!(
+        " {at_s:.1}s {}: node {}",
+        spec.kind.name(),
+        node.unwrap_or(0)
+    );
     Fault {
         at_s,
         what: spec.kind.name(),
-        node: Some(node),
-        old_term: Some(term),
+        node,
+        old_term: leader.map(|(_, term)| term),
         new_term: None,
         new_leader_ms: None,
         unavailable_ms: None,
@@ -197,7 +188,7 @@ fn show_progress(shared: &Shared, args: &RunArgs, leader: Option<(u64, u64)>, se
             open: !args.closed,
             leader,
         };
-        note!("{}", progress::line(&moment, &measured));
+        eprintln!("{}", progress::line(&moment, &measured));
     }
 }
 

@@ -161,6 +161,19 @@ fn a_report_has_every_key_of_its_schema() {
 }
 
 #[test]
+fn a_fault_before_the_next_election_waits_for_a_leader_to_kill() {
+    let faults = "--fault|0.1s kill-leader|--fault|0.2s kill-leader";
+    let load = "--rate|1k|--duration|2s|--warmup|50ms|";
+    let (_, report) = run(Wrong::Elects, &format!("{load}{faults}"));
+    let faults = report["faults"].as_array().unwrap();
+    assert_eq!(faults.len(), 2, "{faults:#?}");
+    let killed = |fault: &Value| (fault["node"].as_u64(), fault["old_term"].as_u64());
+    assert_eq!(killed(&faults[0]), (Some(1), Some(1)));
+    assert_eq!(killed(&faults[1]), (Some(2), Some(2)));
+    assert_eq!(faults[0]["new_term"], 2);
+}
+
+#[test]
 fn a_report_of_a_run_that_never_began_has_every_key_too() {
     let (exit, report) = run(Wrong::Absent, SHORT);
     assert_eq!(exit, Exit::Unreachable);

@@ -80,11 +80,13 @@ pub(super) fn watch(
         } else if now_ns >= measure_to_ns && watched.at_end.is_empty() {
             watched.end(cluster, started, now_ns, observed);
         }
+        // Until the next election there is nobody to kill but one that is down already: its fault waits.
         if let Some(fault) = faults.first()
             && now_ns >= measure_from_ns + ns(fault.at)
+            && (leads.is_some() || now_ns >= measure_to_ns)
         {
             let number = watched.faults.len();
-            let killed = kill_leader(cluster, shared, number, leader, fault);
+            let killed = kill_leader(cluster, shared, number, leads, fault);
             restarts.extend(
                 killed
                     .node
@@ -129,6 +131,14 @@ pub(super) fn watch(
         let observed = cluster.observe();
         watched.end(cluster, started, clock.now_ns(), observed);
     }
+    // A fault that was due and never found a leader is in the report, too.
+    for fault in faults {
+        if clock.now_ns() >= measure_from_ns + ns(fault.at) {
+            let number = watched.faults.len();
+            let killed = kill_leader(cluster, shared, number, None, fault);
+            watched.faults.push(killed);
+        }
+    }
     // A node that is still down is wanted for the verification.
     for (_, node) in restarts {
         if let Err(error) = cluster.start(node) {
@@ -159,14 +169,14 @@ fn kill_leader(
     // Whatever was sent before the process was gone may have been answered by it.
     shared.faults.happened(number, shared.clock.now_ns());
     let at_s = at_ns.saturating_sub(shared.plan.measure_from_ns) as f64 / 1e9;
-    eprintln!(
-        " {at_s:.1}s {}: node {}",
-        spec.kind.name(),
-        node.unwrap_or(0)
-    );
+    let what = spec.kind.name();
+    match node {
+        Some(node) => eprintln!(" {at_s:.1}s {what}: node {node}"),
+        None => eprintln!(" {at_s:.1}s {what}: there was no leader"),
+    }
     Fault {
         at_s,
-        what: spec.kind.name(),
+        what,
         node,
         old_term: leader.map(|(_, term)| term),
         new_term: None,

@@ -97,7 +97,7 @@ impl Lane for FakeLane {
             }
             log.shut_until = None;
             log.term += 1;
-            log.leads = 2;
+            log.leads = log.leads % 3 + 1;
         }
         let (index, slot, outputs) = log.apply(batch);
         drop(log);

@@ -6,7 +6,6 @@ mod restart;
 mod room;
 mod watch;
 
-use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -24,6 +23,7 @@ use crate::target::TargetError;
 use crate::verdict::{self, Circumstances};
 use crate::workdir::WorkDir;
 use load::load;
+use output::Outputs;
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
@@ -91,7 +91,6 @@ pub fn run(
         Baseline::read(path, &config, args.mtu.name())
     });
     let baseline = baseline.transpose()?;
-    fs::create_dir_all(&args.out).map_err(io_error(format!("make {}", args.out.display())))?;
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1 << 53));
     let mut work_dir = match &target {
         TargetSpec::Cluster(_) => None,
@@ -105,6 +104,7 @@ pub fn run(
     };
     let dir = work_dir.as_ref().map(WorkDir::path);
     let wal_bytes_max = room::check_room(args, &target, dir)?;
+    let mut outputs = Outputs::open(args)?;
     let mut report = blank_report(args, &target, argv, seed, dir);
     if let Some(work_dir) = &work_dir {
         report.verdict.warnings = work_dir.notes().to_vec();
@@ -133,7 +133,17 @@ pub fn run(
         .map_err(Failed::from)
         .and_then(|mut cluster| {
             wait_for_leaders(cluster.as_mut(), args.groups, stop)?;
-            let loaded = load(cluster.as_mut(), args, seed, stop, &mut report, &mut seen)?;
+            let history = outputs.history.take();
+            let cluster_ref = cluster.as_mut();
+            let loaded = load(
+                cluster_ref,
+                args,
+                seed,
+                history,
+                stop,
+                &mut report,
+                &mut seen,
+            )?;
             Ok((cluster, loaded))
         }) {
         Ok((mut cluster, loaded)) => {
@@ -170,7 +180,7 @@ pub fn run(
     }
     let interrupted = stop.load(Ordering::Relaxed);
     let exit = verdict::exit_of(&report, interrupted, unreachable);
-    output::write_out(args, &report, exit, began, &seconds)?;
+    outputs.write(args, &report, exit, began, &seconds)?;
     Ok(exit)
 }
 

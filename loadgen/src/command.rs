@@ -18,6 +18,7 @@ use crate::cluster::spawn::Spawned;
 use crate::cluster::{Cluster, ClusterError, node};
 use crate::exit::Exit;
 use crate::run::{self, Setting};
+use crate::say::tell;
 use crate::verify::ReplicaState;
 
 /// One measured run.
@@ -27,7 +28,7 @@ pub fn run(args: &RunArgs, argv: Vec<String>) -> Exit {
     match run::run(args, argv, &stop, &make) {
         Ok(exit) => exit,
         Err(error) => {
-            eprintln!("error: {error}");
+            tell!("error: {error}");
             error.exit()
         }
     }
@@ -38,7 +39,7 @@ fn stop_flag() -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         if let Err(error) = signal_hook::flag::register(signal, Arc::clone(&stop)) {
-            eprintln!("signal {signal} will end it at once: {error}");
+            tell!("signal {signal} will end it at once: {error}");
         }
     }
     stop
@@ -91,14 +92,14 @@ pub fn replica(args: &ReplicaArgs) -> Exit {
     let config = match serde_json::from_str(&args.config) {
         Ok(config) => config,
         Err(error) => {
-            eprintln!("error: --config: {error}");
+            tell!("error: --config: {error}");
             return Exit::Usage;
         }
     };
     let sockets = match receive_sockets() {
         Ok(sockets) => Some(sockets),
         Err(error) => {
-            eprintln!("error: the sockets that loadgen sends: {error}");
+            tell!("error: the sockets that loadgen sends: {error}");
             return Exit::Internal;
         }
     };

@@ -19,6 +19,7 @@ use crate::exit::Exit;
 use crate::floors::{self, Floors};
 use crate::machine::{self, Storage};
 use crate::report::{Build, Config, Cpu, Env, Report, RunResult, SCHEMA, Verdict};
+use crate::say::tell;
 use crate::target::TargetError;
 use crate::verdict::{self, Circumstances};
 use crate::workdir::WorkDir;
@@ -108,7 +109,7 @@ pub fn run(
     let mut report = blank_report(args, &target, argv, seed, dir);
     if let Some(work_dir) = &work_dir {
         report.verdict.warnings = work_dir.notes().to_vec();
-        eprintln!(" data in {}", work_dir.path().display());
+        tell!(" data in {}", work_dir.path().display());
     }
     let storage = dir.map(Storage::of).unwrap_or_default();
     let transport = args.mtu.transport();
@@ -165,7 +166,7 @@ pub fn run(
                 }
                 let kept = cluster.leave_running();
                 let commands = kept.map_err(|error| RunError::Internal(error.to_string()))?;
-                eprintln!(" left running; {commands}");
+                tell!(" left running; {commands}");
             }
         }
         Err(Failed::Unreachable(why)) => {

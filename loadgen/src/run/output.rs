@@ -11,6 +11,7 @@ use crate::exit::Exit;
 use crate::history::HistoryWriter;
 use crate::recorder::Second;
 use crate::report::Report;
+use crate::say::{self, tell};
 use crate::{hlog, table};
 
 /// Every place that a run writes to, open before anything is started: what cannot be written is said then.
@@ -63,13 +64,14 @@ impl Outputs {
         hlog::write(&mut log, &command, since_epoch.as_secs_f64(), seconds)
             .map_err(io_error("write run.hlog"))?;
         let table = table::render(report, exit);
-        if args.json.as_deref() == Some(Path::new("-")) {
-            eprint!("{table}");
-            print!("{json}");
+        let printed = if args.json.as_deref() == Some(Path::new("-")) {
+            say::tell_text(&table);
+            say::print(&json)
         } else {
-            print!("{table}");
-        }
+            say::print(&table)
+        };
         let written = [
+            printed.map_err(io_error("write to standard output")),
             self.report.write(json.as_bytes()),
             self.log.write(&log),
             self.json
@@ -77,7 +79,7 @@ impl Outputs {
         ];
         written.into_iter().collect::<Result<(), RunError>>()?;
         let path = args.out.join("run.json");
-        eprintln!(" report       {}", path.display());
+        tell!(" report       {}", path.display());
         Ok(())
     }
 }

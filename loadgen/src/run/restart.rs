@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::load::Loaded;
 use crate::cluster::{self, Cluster, ClusterError};
+use crate::say::tell;
 use crate::verify::{self, Verified};
 
 /// Kills all replicas, starts them again and compares what they hold with what was acknowledged. `None`: it
@@ -14,7 +15,7 @@ pub(super) fn verify_all(
     loaded: &Loaded,
     stop: &AtomicBool,
 ) -> Option<Verified> {
-    eprintln!(" verify: killing and restarting every replica");
+    tell!(" verify: killing and restarting every replica");
     let nodes = cluster.nodes();
     let mut problems = Vec::new();
     for node in &nodes {
@@ -57,7 +58,7 @@ pub(super) fn verify_all(
         let finding = format!("the replicas did not agree within {seconds} s");
         verified.findings.push(finding);
     }
-    eprintln!(" verify: took {:.1} s", began.elapsed().as_secs_f64());
+    tell!(" verify: took {:.1} s", began.elapsed().as_secs_f64());
     Some(verified)
 }
 

@@ -11,6 +11,7 @@ use crate::cluster::{self, Cluster};
 use crate::progress;
 use crate::recorder::Measured;
 use crate::report::{Cpu, Fault, Memory, Report, RunResult, Wal};
+use crate::say::tell;
 use crate::worker::{Plan, Shared};
 
 /// What was seen of the cluster while it was loaded.
@@ -98,7 +99,7 @@ pub(super) fn watch(
         restarts.retain(|(at_ns, node)| {
             let due = clock.now_ns() >= *at_ns;
             if due && let Err(error) = cluster.start(*node) {
-                eprintln!(" restart of node {node}: {error}");
+                tell!(" restart of node {node}: {error}");
             }
             !due
         });
@@ -142,7 +143,7 @@ pub(super) fn watch(
     // A node that is still down is wanted for the verification.
     for (_, node) in restarts {
         if let Err(error) = cluster.start(node) {
-            eprintln!(" restart of node {node}: {error}");
+            tell!(" restart of node {node}: {error}");
         }
     }
     for (number, fault) in watched.faults.iter_mut().enumerate() {
@@ -164,15 +165,15 @@ fn kill_leader(
     if let Some(node) = node
         && let Err(error) = cluster.kill(node)
     {
-        eprintln!(" {}: {error}", spec.kind.name());
+        tell!(" {}: {error}", spec.kind.name());
     }
     // Whatever was sent before the process was gone may have been answered by it.
     shared.faults.happened(number, shared.clock.now_ns());
     let at_s = at_ns.saturating_sub(shared.plan.measure_from_ns) as f64 / 1e9;
     let what = spec.kind.name();
     match node {
-        Some(node) => eprintln!(" {at_s:.1}s {what}: node {node}"),
-        None => eprintln!(" {at_s:.1}s {what}: there was no leader"),
+        Some(node) => tell!(" {at_s:.1}s {what}: node {node}"),
+        None => tell!(" {at_s:.1}s {what}: there was no leader"),
     }
     Fault {
         at_s,
@@ -198,7 +199,7 @@ fn show_progress(shared: &Shared, args: &RunArgs, leader: Option<(u64, u64)>, se
             open: !args.closed,
             leader,
         };
-        eprintln!("{}", progress::line(&moment, &measured));
+        tell!("{}", progress::line(&moment, &measured));
     }
 }
 

@@ -34,6 +34,7 @@ fn misuse_exits_with_2_and_names_what_would_be_right() {
             "--baseline|/nowhere/run.json",
             "--baseline /nowhere/run.json",
         ),
+        ("--target|cluster a:1|--tls|/nowhere", "--tls: "),
         (
             "--target|cluster a:1|--tls|x|--verify",
             "Use --target spawn:N, or --history FILE",

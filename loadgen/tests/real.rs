@@ -262,15 +262,23 @@ fn replicas_that_are_kept_run_on_until_they_are_told_to_stop() {
 #[test]
 fn a_target_that_is_not_there_is_unreachable_and_still_reported() {
     let dir = tempfile::tempdir().unwrap();
-    let tls = dir.path().join("no-certificates");
+    let tls = dir.path().join("tls");
+    make_certificates(&tls, "loadgen", &[1]).unwrap();
     let out = dir.path().join("out");
+    // Taken, so that nobody else answers there, and never read from.
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap().to_string();
     let output = Command::new(env!("CARGO_BIN_EXE_loadgen"))
-        .args(["--target", "cluster", "127.0.0.1:9", "--tls"])
+        .args(["--target", "cluster", &address, "--tls"])
         .arg(&tls)
         .arg("--out")
         .arg(&out)
         .output()
         .unwrap();
-    assert_eq!(output.status.code(), Some(30));
-    assert!(out.join("run.json").exists());
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(30), "{error}");
+    let text = std::fs::read_to_string(out.join("run.json")).unwrap();
+    let report: Value = serde_json::from_str(&text).unwrap();
+    let reason = report["verdict"]["reasons"][0].as_str().unwrap();
+    assert!(reason.contains(&address), "{reason}");
 }

@@ -277,6 +277,12 @@ fn a_lost_a_repeated_and_a_reordered_write_are_each_found() {
     let (exit, lost, duplicated, reordered) = found(Wrong::Repeats);
     assert_eq!(exit, Exit::Violation);
     assert_eq!((lost, duplicated, reordered), (0, 1, 0));
+    let (exit, lost, duplicated, reordered) = found(Wrong::Denies);
+    assert_eq!(exit, Exit::Violation);
+    assert!(
+        lost == 0 && duplicated >= 1 && reordered == 0,
+        "{duplicated}"
+    );
     let (exit, lost, _, reordered) = found(Wrong::Reorders);
     assert_eq!(exit, Exit::Violation);
     // It was told a place that it does not have, and that place is too low.

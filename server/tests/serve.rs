@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::Place;
+use std::time::{Duration, Instant};
+
+use common::{Place, Serving};
 use serde_json::Value;
 
 #[test]
@@ -108,7 +110,61 @@ fn check_status(status: &Value) {
         &["backend", "flush_mode", "slots_free", "fallbacks"],
     );
     has(&status["queues"][0], &["name", "bytes", "bytes_max"]);
+    for peer in status["peers"].as_array().expect("a list") {
+        has(peer, &["node", "state", "match", "inflight_bytes"]);
+        has(peer, &["rtt_us", "last_error"]);
+    }
+    for alarm in status["alarms"].as_array().expect("a list") {
+        has(alarm, &["code", "since", "text", "advice"]);
+    }
 }
+
+/// What a node says of itself, once it is what a test waits for.
+fn status_when(place: &Place, node: &Serving, is: impl Fn(&Value) -> bool) -> Value {
+    let address = node.client();
+    let since = Instant::now();
+    loop {
+        let ended = place.run(&["status", &address, "--tls", "client", "--json"]);
+        let status = serde_json::from_str(&ended.out).unwrap_or(Value::Null);
+        if is(&status) {
+            return status;
+        }
+        assert!(since.elapsed() < PATIENCE, "{status} {}", ended.err);
+    }
+}
+
+#[test]
+fn three_nodes_name_their_peers_and_an_emptied_one_its_alarm() {
+    let place = Place::new();
+    let files = place.three("mtu = 'loopback'\n[wal]\nslot_bytes = '4MiB'\nbytes_max = '64MiB'\n");
+    let mut nodes: Vec<Serving> = files.iter().map(|file| place.serve(file)).collect();
+    assert_eq!(place.kv(&nodes[0], &["put", "river", "deep"]).code, 0);
+    for node in &nodes {
+        let status = status_when(&place, node, |status| {
+            let peers = status["peers"].as_array();
+            let group = &status["groups"][0];
+            // More than the entry that a new leader writes.
+            group["applied"].as_u64() >= Some(2)
+                && peers.is_some_and(|peers| peers.iter().all(|p| p["state"] == "connected"))
+        });
+        check_status(&status);
+        assert_eq!(status["peers"].as_array().unwrap().len(), 2, "{status}");
+    }
+
+    assert_eq!(nodes.remove(0).stop(), 0);
+    std::fs::remove_dir_all(place.path("n1/data")).unwrap();
+    let emptied = place.serve(&files[0]);
+    let status = status_when(&place, &emptied, |status| {
+        let alarms = status["alarms"].as_array();
+        alarms.is_some_and(|alarms| !alarms.is_empty())
+    });
+    assert_eq!(status["alarms"][0]["code"], "stranger", "{status}");
+    for key in ["code", "since", "text", "advice"] {
+        assert!(!status["alarms"][0][key].is_null(), "no {key}: {status}");
+    }
+}
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
 fn what_was_acknowledged_is_there_after_a_kill() {

@@ -156,7 +156,8 @@ pub fn run(
                 report.verdict.reasons.push(why);
             }
             if args.verify && !stop.load(Ordering::Relaxed) {
-                let verified = restart::verify_all(cluster.as_mut(), &loaded, stop);
+                let verified =
+                    restart::verify_all(cluster.as_mut(), &loaded, restart::AGREE_TIME, stop);
                 report.verify = verified.map(Into::into).unwrap_or_default();
             }
             if args.keep {

@@ -118,6 +118,8 @@ pub struct Verified {
     pub duplicated: u64,
     /// Applied before something that was acknowledged before they were sent.
     pub reordered: u64,
+    /// Whether the replicas had applied the same before they were asked.
+    pub agreed: bool,
     /// The first few, in words.
     pub findings: Vec<String>,
 }
@@ -147,6 +149,7 @@ pub fn compare(
     let mut verified = Verified {
         acked: acked.count(),
         reordered,
+        agreed: true,
         ..Verified::default()
     };
     if reordered > 0 {

@@ -82,6 +82,7 @@ const KEYS: &[(&str, &str)] = &[
     ("verify.lost", "integer?"),
     ("verify.duplicated", "integer?"),
     ("verify.reordered", "integer?"),
+    ("verify.agreed", "boolean?"),
     ("faults", "array"),
     ("verdict.valid", "boolean"),
     ("verdict.reasons", "array"),

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use common::{Place, Serving};
@@ -184,8 +185,8 @@ fn log_lines_are_json_when_asked_for() {
     let args = ["serve", "--config", &config, "--log-format", "json"];
     let mut child = place
         .command(&args)
-        .stderr(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::null())
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
         .spawn()
         .unwrap();
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stderr.take().unwrap()));
@@ -194,4 +195,34 @@ fn log_lines_are_json_when_asked_for() {
     child.wait().unwrap();
     assert!(line.get("level").is_some(), "{line}");
     assert!(line.get("event").is_some(), "{line}");
+}
+
+/// The writing end of a pipe that nobody reads from any more.
+fn unread() -> Stdio {
+    Stdio::from(std::io::pipe().expect("a pipe").1)
+}
+
+#[test]
+fn a_node_whose_log_nobody_reads_serves_on() {
+    let place = Place::new();
+    let config = place.node(1, "[wal]\nslot_bytes = '4MiB'\nbytes_max = '64MiB'\n");
+    let mut command = place.command(&["serve", "--config", &config, "--log", "debug"]);
+    let node = Serving::start_unlogged(command.stderr(unread()));
+    assert_eq!(place.kv(&node, &["put", "river", "deep"]).code, 0);
+    assert_eq!(node.stop(), 0);
+}
+
+#[test]
+fn the_exit_code_stays_when_nobody_reads_the_message() {
+    let place = Place::new();
+    // Taken, so that nobody answers there.
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let status = ["status", &address, "--tls", "client", "--timeout", "100ms"];
+    let json = [&status[..], &["--json"]].concat();
+    let misuse = ["serve", "--config", "nowhere.toml"];
+    for (args, code) in [(&json[..], 30), (&misuse[..], 2)] {
+        let ended = place.command(args).stderr(unread()).status().unwrap();
+        assert_eq!(ended.code(), Some(code), "{args:?}");
+    }
 }

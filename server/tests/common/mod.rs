@@ -171,6 +171,16 @@ impl Serving {
         Self { child, line }
     }
 
+    /// With a standard error of the caller's.
+    pub(crate) fn start_unlogged(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        let mut lines = BufReader::new(child.stdout.take().unwrap());
+        lines.read_line(&mut line).unwrap();
+        let line = serde_json::from_str(&line).expect("the line of a node that runs");
+        Self { child, line }
+    }
+
     fn address(&self, of: &str) -> String {
         self.line[of].as_str().unwrap().to_owned()
     }

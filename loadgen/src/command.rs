@@ -7,7 +7,7 @@ use logdrive::Node;
 use logdrive_net::Credentials;
 use logdrive_shard::kv::Kv;
 
-use crate::args::{ReplicaArgs, RunArgs, TargetSpec};
+use crate::args::{ReplicaArgs, RunArgs, TargetSpec, Usage};
 use crate::cluster::inproc::Inproc;
 use crate::cluster::protocol::{Observation, ReplicaConfig};
 use crate::cluster::remote::Remote;
@@ -18,19 +18,40 @@ use crate::cluster::spawn::Spawned;
 use crate::cluster::{Cluster, ClusterError, node};
 use crate::exit::Exit;
 use crate::run::{self, Setting};
+use crate::say::tell;
 use crate::verify::ReplicaState;
 
 /// One measured run.
 #[must_use]
 pub fn run(args: &RunArgs, argv: Vec<String>) -> Exit {
+    let credentials = match credentials(args) {
+        Ok(credentials) => credentials,
+        Err(error) => {
+            tell!("error: {error}");
+            return Exit::Usage;
+        }
+    };
+    let make = |setting: &Setting<'_>| make(setting, credentials.as_ref());
     let stop = stop_flag();
     match run::run(args, argv, &stop, &make) {
         Ok(exit) => exit,
         Err(error) => {
-            eprintln!("error: {error}");
+            tell!("error: {error}");
             error.exit()
         }
     }
+}
+
+/// What a cluster that runs elsewhere is to be shown; `None`: another target makes its own. That it cannot be
+/// read says nothing about the cluster: the command line is wrong.
+fn credentials(args: &RunArgs) -> Result<Option<Credentials>, Usage> {
+    args.check()?;
+    let (TargetSpec::Cluster(_), Some(tls)) = (args.target()?, &args.tls) else {
+        return Ok(None);
+    };
+    let loaded = Credentials::load_client(tls);
+    let loaded = loaded.map_err(|error| Usage(format!("--tls: {}", run::source_chain(&error))));
+    loaded.map(Some)
 }
 
 /// Set by SIGINT and SIGTERM.
@@ -38,13 +59,16 @@ fn stop_flag() -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         if let Err(error) = signal_hook::flag::register(signal, Arc::clone(&stop)) {
-            eprintln!("signal {signal} will end it at once: {error}");
+            tell!("signal {signal} will end it at once: {error}");
         }
     }
     stop
 }
 
-fn make(setting: &Setting<'_>) -> Result<Box<dyn Cluster>, ClusterError> {
+fn make(
+    setting: &Setting<'_>,
+    credentials: Option<&Credentials>,
+) -> Result<Box<dyn Cluster>, ClusterError> {
     let dir = setting.dir.unwrap_or(".".as_ref());
     let configs = |count: usize| -> Vec<ReplicaConfig> {
         let config = |node: u64| ReplicaConfig {
@@ -75,9 +99,8 @@ fn make(setting: &Setting<'_>) -> Result<Box<dyn Cluster>, ClusterError> {
             Ok(Box::new(spawned))
         }
         TargetSpec::Cluster(addresses) => {
-            let tls = setting.args.tls.as_deref().unwrap_or(dir);
-            let credentials = Credentials::load_client(tls)
-                .map_err(|error| ClusterError(run::source_chain(&error)))?;
+            let credentials = credentials.expect("read before, or the run was refused");
+            let credentials = credentials.clone();
             let addresses = addresses.clone();
             let remote = Remote::connect(addresses, credentials, transport, in_flight_max)?;
             Ok(Box::new(remote))
@@ -91,14 +114,14 @@ pub fn replica(args: &ReplicaArgs) -> Exit {
     let config = match serde_json::from_str(&args.config) {
         Ok(config) => config,
         Err(error) => {
-            eprintln!("error: --config: {error}");
+            tell!("error: --config: {error}");
             return Exit::Usage;
         }
     };
     let sockets = match receive_sockets() {
         Ok(sockets) => Some(sockets),
         Err(error) => {
-            eprintln!("error: the sockets that loadgen sends: {error}");
+            tell!("error: the sockets that loadgen sends: {error}");
             return Exit::Internal;
         }
     };

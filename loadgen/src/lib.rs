@@ -22,6 +22,7 @@ pub mod progress;
 pub mod recorder;
 pub mod report;
 pub mod run;
+mod say;
 pub mod schedule;
 pub mod table;
 pub mod target;

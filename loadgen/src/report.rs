@@ -286,6 +286,8 @@ pub struct Verify {
     pub duplicated: Option<u64>,
     /// Out of order.
     pub reordered: Option<u64>,
+    /// Whether the replicas had applied the same, and somebody led, before they were asked.
+    pub agreed: Option<bool>,
     /// The first few, in words.
     pub findings: Vec<String>,
 }
@@ -297,6 +299,7 @@ impl From<Verified> for Verify {
             lost: Some(verified.lost),
             duplicated: Some(verified.duplicated),
             reordered: Some(verified.reordered),
+            agreed: Some(verified.agreed),
             findings: verified.findings,
         }
     }

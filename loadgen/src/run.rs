@@ -6,7 +6,6 @@ mod restart;
 mod room;
 mod watch;
 
-use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -20,10 +19,12 @@ use crate::exit::Exit;
 use crate::floors::{self, Floors};
 use crate::machine::{self, Storage};
 use crate::report::{Build, Config, Cpu, Env, Report, RunResult, SCHEMA, Verdict};
+use crate::say::tell;
 use crate::target::TargetError;
 use crate::verdict::{self, Circumstances};
 use crate::workdir::WorkDir;
 use load::load;
+use output::Outputs;
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
@@ -91,7 +92,6 @@ pub fn run(
         Baseline::read(path, &config, args.mtu.name())
     });
     let baseline = baseline.transpose()?;
-    fs::create_dir_all(&args.out).map_err(io_error(format!("make {}", args.out.display())))?;
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1 << 53));
     let mut work_dir = match &target {
         TargetSpec::Cluster(_) => None,
@@ -105,10 +105,11 @@ pub fn run(
     };
     let dir = work_dir.as_ref().map(WorkDir::path);
     let wal_bytes_max = room::check_room(args, &target, dir)?;
+    let mut outputs = Outputs::open(args)?;
     let mut report = blank_report(args, &target, argv, seed, dir);
     if let Some(work_dir) = &work_dir {
         report.verdict.warnings = work_dir.notes().to_vec();
-        eprintln!(" data in {}", work_dir.path().display());
+        tell!(" data in {}", work_dir.path().display());
     }
     let storage = dir.map(Storage::of).unwrap_or_default();
     let transport = args.mtu.transport();
@@ -133,7 +134,17 @@ pub fn run(
         .map_err(Failed::from)
         .and_then(|mut cluster| {
             wait_for_leaders(cluster.as_mut(), args.groups, stop)?;
-            let loaded = load(cluster.as_mut(), args, seed, stop, &mut report, &mut seen)?;
+            let history = outputs.history.take();
+            let cluster_ref = cluster.as_mut();
+            let loaded = load(
+                cluster_ref,
+                args,
+                seed,
+                history,
+                stop,
+                &mut report,
+                &mut seen,
+            )?;
             Ok((cluster, loaded))
         }) {
         Ok((mut cluster, loaded)) => {
@@ -145,7 +156,8 @@ pub fn run(
                 report.verdict.reasons.push(why);
             }
             if args.verify && !stop.load(Ordering::Relaxed) {
-                let verified = restart::verify_all(cluster.as_mut(), &loaded, stop);
+                let verified =
+                    restart::verify_all(cluster.as_mut(), &loaded, restart::AGREE_TIME, stop);
                 report.verify = verified.map(Into::into).unwrap_or_default();
             }
             if args.keep {
@@ -155,7 +167,7 @@ pub fn run(
                 }
                 let kept = cluster.leave_running();
                 let commands = kept.map_err(|error| RunError::Internal(error.to_string()))?;
-                eprintln!(" left running; {commands}");
+                tell!(" left running; {commands}");
             }
         }
         Err(Failed::Unreachable(why)) => {
@@ -170,7 +182,7 @@ pub fn run(
     }
     let interrupted = stop.load(Ordering::Relaxed);
     let exit = verdict::exit_of(&report, interrupted, unreachable);
-    output::write_out(args, &report, exit, began, &seconds)?;
+    outputs.write(args, &report, exit, began, &seconds)?;
     Ok(exit)
 }
 

@@ -116,7 +116,9 @@ pub fn exit_of(report: &Report, interrupted: bool, unreachable: bool) -> Exit {
     if !report.verdict.regressions.is_empty() {
         exits.push(Exit::Regression);
     }
-    if never_back || !report.verdict.failed_asserts.is_empty() {
+    // All of it is there, but service is not: as after a fault that nobody came back from.
+    let never_agreed = verify.agreed == Some(false);
+    if never_back || never_agreed || !report.verdict.failed_asserts.is_empty() {
         exits.push(Exit::Assertion);
     }
     Exit::worst(&exits)
@@ -296,6 +298,20 @@ pub(crate) mod tests {
         report.faults.push(fault(None));
         assert_eq!(judged(&mut report, &GOOD), Exit::Assertion);
         assert_eq!(report.figure("unavailable"), None);
+    }
+
+    #[test]
+    fn replicas_that_do_not_agree_fail_and_what_is_lost_is_graver() {
+        let mut report = good_report("--verify");
+        for (agreed, lost, exit) in [
+            (true, 0, Exit::Pass),
+            (false, 0, Exit::Assertion),
+            (false, 1, Exit::Violation),
+        ] {
+            report.verify.agreed = Some(agreed);
+            report.verify.lost = Some(lost);
+            assert_eq!(judged(&mut report, &GOOD), exit);
+        }
     }
 
     #[test]

@@ -21,12 +21,12 @@ pub fn pack(place: Place) -> u64 {
     place.index << 16 | u64::from(place.slot)
 }
 
-/// The writes that were acknowledged, 8 bytes each.
+/// The writes that were acknowledged or are said never to have been appended, 8 bytes each.
 #[derive(Debug, Default)]
 pub struct Acked {
     remembers: bool,
-    /// By client and group: for each sequence, from 1 on, where it lies and whether it was a delete; 0: not
-    /// acknowledged.
+    /// By client and group: for each sequence, from 1 on, where it lies and whether it was a delete; 0: nobody
+    /// knows; [`NEVER`].
     writes: BTreeMap<(u32, u32), Vec<u64>>,
 }
 
@@ -42,6 +42,16 @@ impl Acked {
 
     /// A write was acknowledged.
     pub fn note(&mut self, client: u32, group: u32, operation: &Operation, place: Place) {
+        let write = pack(place) << 1 | u64::from(operation.kind == Kind::Delete);
+        self.remember(client, group, operation, write);
+    }
+
+    /// A write ended with the word that it was never appended. One that is tried again has not ended.
+    pub fn note_never(&mut self, client: u32, group: u32, operation: &Operation) {
+        self.remember(client, group, operation, NEVER);
+    }
+
+    fn remember(&mut self, client: u32, group: u32, operation: &Operation, write: u64) {
         if !self.remembers {
             return;
         }
@@ -50,7 +60,7 @@ impl Acked {
         if writes.len() <= at {
             writes.resize(at + 1, 0);
         }
-        writes[at] = pack(place) << 1 | u64::from(operation.kind == Kind::Delete);
+        writes[at] = write;
     }
 
     /// Adds what another worker remembers. No client has two workers.
@@ -62,8 +72,8 @@ impl Acked {
     /// How many writes were acknowledged.
     #[must_use]
     pub fn count(&self) -> u64 {
-        let acked = self.writes.values().flatten().filter(|write| **write != 0);
-        acked.count() as u64
+        let ended = self.writes.values().flatten();
+        ended.filter(|write| ![0, NEVER].contains(*write)).count() as u64
     }
 }
 
@@ -104,10 +114,12 @@ pub struct Verified {
     pub acked: u64,
     /// Acknowledged, but absent or different on a replica; and states that differ.
     pub lost: u64,
-    /// Applied more than once.
+    /// Applied more often than was told: more than once, or at all though it was said never to be appended.
     pub duplicated: u64,
     /// Applied before something that was acknowledged before they were sent.
     pub reordered: u64,
+    /// Whether the replicas had applied the same before they were asked.
+    pub agreed: bool,
     /// The first few, in words.
     pub findings: Vec<String>,
 }
@@ -137,6 +149,7 @@ pub fn compare(
     let mut verified = Verified {
         acked: acked.count(),
         reordered,
+        agreed: true,
         ..Verified::default()
     };
     if reordered > 0 {
@@ -144,6 +157,7 @@ pub fn compare(
             format!("{reordered} writes lie before writes acknowledged before they were sent")
         });
     }
+    let mut never_appended = 0;
     for ((client, group), writes) in &acked.writes {
         let id = workload.client_id(*client);
         let group_number = *group as usize;
@@ -155,8 +169,10 @@ pub fn compare(
             })
             .collect();
         for (number, write) in writes.iter().enumerate() {
-            if *write != 0 {
-                let sequence = number as u64 + 1;
+            let sequence = number as u64 + 1;
+            if *write == NEVER {
+                never_appended += check_never(&mut verified, &ledgers, *client, *group, sequence);
+            } else if *write != 0 {
                 let expected = expected_hash(workload, *client, *group, sequence, *write);
                 check_write(&mut verified, &ledgers, *client, *group, sequence, expected);
             }
@@ -165,6 +181,7 @@ pub fn compare(
     for replica in replicas {
         check_repeats(&mut verified, replica);
     }
+    verified.duplicated += never_appended;
     check_states(&mut verified, replicas);
     verified
 }
@@ -220,6 +237,27 @@ fn check_write(
             )
         });
     }
+}
+
+/// 1 if a write that was said never to be appended was applied.
+fn check_never(
+    verified: &mut Verified,
+    ledgers: &[(u64, Option<&ClientLedger>)],
+    client: u32,
+    group: u32,
+    sequence: u64,
+) -> u64 {
+    let applied = |ledger: &Option<&ClientLedger>| ledger.and_then(|l| l.get(sequence)).is_some();
+    let Some((node, _)) = ledgers.iter().find(|(_, ledger)| applied(ledger)) else {
+        return 0;
+    };
+    verified.found(|| {
+        format!(
+            "node {node} has applied write {sequence} of client {client}, group {group}, which was \
+             said never to be appended"
+        )
+    });
+    1
 }
 
 fn check_repeats(verified: &mut Verified, replica: &ReplicaState) {
@@ -325,6 +363,9 @@ impl Decode for ReplicaState {
     }
 }
 
+/// What is remembered of a write that was never appended. No place looks like it: its index would not fit.
+const NEVER: u64 = u64::MAX;
+
 const FINDINGS_MAX: usize = 20;
 
 #[cfg(test)]
@@ -391,6 +432,20 @@ mod tests {
         log.push((7, workload().next(&mut stream)));
         let verified = compare(&acked, 0, &workload(), &three([&log, &log, &log]));
         assert!(verified.is_clean(), "{verified:?}");
+    }
+
+    #[test]
+    fn a_write_that_was_said_never_to_be_appended_must_not_be_there() {
+        let (mut log, mut acked) = acknowledged();
+        let operation = workload().next(&mut workload().client(7));
+        acked.note_never(7, 0, &operation);
+        let verified = compare(&acked, 0, &workload(), &three([&log, &log, &log]));
+        assert!(verified.is_clean(), "{verified:?}");
+        assert_eq!(verified.acked, 40);
+        log.push((7, operation));
+        let verified = compare(&acked, 0, &workload(), &three([&log, &log, &log]));
+        assert_eq!((verified.lost, verified.duplicated), (0, 1));
+        assert!(verified.findings[0].ends_with("which was said never to be appended"));
     }
 
     #[test]

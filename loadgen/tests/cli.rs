@@ -34,6 +34,7 @@ fn misuse_exits_with_2_and_names_what_would_be_right() {
             "--baseline|/nowhere/run.json",
             "--baseline /nowhere/run.json",
         ),
+        ("--target|cluster a:1|--tls|/nowhere", "--tls: "),
         (
             "--target|cluster a:1|--tls|x|--verify",
             "Use --target spawn:N, or --history FILE",
@@ -83,4 +84,32 @@ fn a_run_that_would_not_fit_is_refused_with_the_figure() {
     assert_eq!(output.status.code(), Some(2), "{error}");
     assert!(error.contains("GiB") && error.contains("free"), "{error}");
     assert!(!out.join("run.json").exists());
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_refused_before_anything_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let (nowhere, out) = (file.join("x"), dir.path().join("out"));
+    let (nowhere, out) = (nowhere.display(), out.display());
+    let cases = [
+        ("--history", format!("--history|{nowhere}|--out|{out}")),
+        ("--json", format!("--json|{nowhere}|--out|{out}")),
+        ("--out", format!("--out|{nowhere}")),
+    ];
+    for (flag, arguments) in cases {
+        // A data directory that a run leaves behind shows whether there was one.
+        let data = dir.path().join(format!("data{flag}"));
+        let load = "--target|inproc:1|--duration|100ms|--warmup|0s|--rate|100";
+        let output = loadgen(&format!("{load}|--dir|{}|{arguments}", data.display()));
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{flag}: {error}");
+        assert!(
+            error.contains(&format!("{flag}: write {nowhere}: ")),
+            "{error}"
+        );
+        assert!(!data.join("node-1").exists(), "{flag}: it was started");
+        assert!(output.stdout.is_empty());
+    }
 }

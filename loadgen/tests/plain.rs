@@ -119,3 +119,17 @@ fn two_runs_beside_each_other_work_and_clean_up_after_a_dead_one() {
     let left: Vec<_> = std::fs::read_dir(&places).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
 }
+
+#[test]
+fn nobody_has_to_read_what_a_run_says() {
+    for arguments in ["", "--json|-"] {
+        let out = tempfile::tempdir().unwrap();
+        let load = format!("{SHORT}--target|inproc:1|{arguments}");
+        // Pipes whose readers are gone: the first byte that is written to either fails.
+        let closed = || Stdio::from(std::io::pipe().unwrap().1);
+        let mut command = command(out.path(), &load);
+        let child = command.stdout(closed()).stderr(closed()).spawn();
+        let output = child.unwrap().wait_with_output().unwrap();
+        finish(&output, out.path());
+    }
+}

@@ -14,6 +14,10 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 use linearizable::not_linearizable;
+use loadgen::args::{Apply, Mtu, WalBackend};
+use loadgen::cluster::node::make_certificates;
+use loadgen::cluster::protocol::ReplicaConfig;
+use loadgen::cluster::spawn::Processes;
 use loadgen::history::Line;
 use serde_json::Value;
 
@@ -105,6 +109,34 @@ fn replicas_as_processes_keep_what_they_acknowledged_though_their_leader_is_kill
         .collect();
     assert!(lines.len() > 1500, "{}", lines.len());
     assert_eq!(not_linearizable(&lines), Vec::<String>::new());
+}
+
+#[test]
+fn a_replica_that_runs_is_ended_before_another_takes_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let tls = dir.path().join("tls");
+    make_certificates(&tls, "loadgen", &[1]).unwrap();
+    let config = ReplicaConfig {
+        node: 1,
+        cluster: "loadgen".to_owned(),
+        dir: dir.path().join("node-1"),
+        tls,
+        groups: 1,
+        wal_backend: WalBackend::Pwrite,
+        apply: Apply::Inline,
+        mtu: Mtu::Loopback,
+        wal_bytes_max: 1 << 30,
+    };
+    let program = Path::new(env!("CARGO_BIN_EXE_loadgen"));
+    let mut processes = Processes::start(program, vec![config]).unwrap();
+    let first: Vec<u32> = processes.pids().collect();
+    processes.restart(1).unwrap();
+    let first = rustix::process::Pid::from_raw(first[0].try_into().unwrap()).unwrap();
+    let gone = rustix::process::test_kill_process(first);
+    assert_eq!(gone, Err(rustix::io::Errno::SRCH));
+    // It is asked for its state after it was told to start, and can say only if it has.
+    let states = processes.states();
+    assert!(states[0].is_ok(), "{:?}", states[0].as_ref().err());
 }
 
 /// Starts a run and waits until the load runs.
@@ -230,15 +262,23 @@ fn replicas_that_are_kept_run_on_until_they_are_told_to_stop() {
 #[test]
 fn a_target_that_is_not_there_is_unreachable_and_still_reported() {
     let dir = tempfile::tempdir().unwrap();
-    let tls = dir.path().join("no-certificates");
+    let tls = dir.path().join("tls");
+    make_certificates(&tls, "loadgen", &[1]).unwrap();
     let out = dir.path().join("out");
+    // Taken, so that nobody else answers there, and never read from.
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap().to_string();
     let output = Command::new(env!("CARGO_BIN_EXE_loadgen"))
-        .args(["--target", "cluster", "127.0.0.1:9", "--tls"])
+        .args(["--target", "cluster", &address, "--tls"])
         .arg(&tls)
         .arg("--out")
         .arg(&out)
         .output()
         .unwrap();
-    assert_eq!(output.status.code(), Some(30));
-    assert!(out.join("run.json").exists());
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(30), "{error}");
+    let text = std::fs::read_to_string(out.join("run.json")).unwrap();
+    let report: Value = serde_json::from_str(&text).unwrap();
+    let reason = report["verdict"]["reasons"][0].as_str().unwrap();
+    assert!(reason.contains(&address), "{reason}");
 }

@@ -82,6 +82,7 @@ const KEYS: &[(&str, &str)] = &[
     ("verify.lost", "integer?"),
     ("verify.duplicated", "integer?"),
     ("verify.reordered", "integer?"),
+    ("verify.agreed", "boolean?"),
     ("faults", "array"),
     ("verdict.valid", "boolean"),
     ("verdict.reasons", "array"),
@@ -158,6 +159,19 @@ fn a_report_has_every_key_of_its_schema() {
     assert!((1..=3000).contains(&entries), "{entries}");
     assert_eq!(report["verify"]["lost"], 0);
     assert!(report["verify"]["acked"].as_u64().unwrap() >= 2500);
+}
+
+#[test]
+fn a_fault_before_the_next_election_waits_for_a_leader_to_kill() {
+    let faults = "--fault|0.1s kill-leader|--fault|0.2s kill-leader";
+    let load = "--rate|1k|--duration|2s|--warmup|50ms|";
+    let (_, report) = run(Wrong::Elects, &format!("{load}{faults}"));
+    let faults = report["faults"].as_array().unwrap();
+    assert_eq!(faults.len(), 2, "{faults:#?}");
+    let killed = |fault: &Value| (fault["node"].as_u64(), fault["old_term"].as_u64());
+    assert_eq!(killed(&faults[0]), (Some(1), Some(1)));
+    assert_eq!(killed(&faults[1]), (Some(2), Some(2)));
+    assert_eq!(faults[0]["new_term"], 2);
 }
 
 #[test]
@@ -264,6 +278,12 @@ fn a_lost_a_repeated_and_a_reordered_write_are_each_found() {
     let (exit, lost, duplicated, reordered) = found(Wrong::Repeats);
     assert_eq!(exit, Exit::Violation);
     assert_eq!((lost, duplicated, reordered), (0, 1, 0));
+    let (exit, lost, duplicated, reordered) = found(Wrong::Denies);
+    assert_eq!(exit, Exit::Violation);
+    assert!(
+        lost == 0 && duplicated >= 1 && reordered == 0,
+        "{duplicated}"
+    );
     let (exit, lost, _, reordered) = found(Wrong::Reorders);
     assert_eq!(exit, Exit::Violation);
     // It was told a place that it does not have, and that place is too low.

@@ -46,7 +46,7 @@ pub fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(Failure { exit, text }) => {
             if exit != Exit::Pass {
-                eprintln!("logdrive: {text}");
+                out::complain(&text);
             }
             exit.into()
         }

@@ -13,6 +13,8 @@ pub(crate) fn start(format: LogFormat, filter: &str) -> Result<(), Failure> {
         .map_err(|error| Failure::usage(format!("--log {filter}: {error}")))?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // That a line could not be written would be told where it could not be written, by a panic.
+        .log_internal_errors(false)
         .with_writer(io::stderr);
     let installed = match format {
         LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).try_init(),

@@ -7,6 +7,12 @@ use crate::exit::{Exit, Failure};
 /// Standard output, or what a test takes in its place.
 pub type Out<'a> = dyn Write + 'a;
 
+/// A line on standard error, for a person. That nobody reads it is no error, and there is nowhere to say so:
+/// `eprintln!` would panic, and the exit code would not be the one that was meant.
+pub(crate) fn complain(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "logdrive: {text}");
+}
+
 impl From<io::Error> for Failure {
     /// A write to the output failed. That nobody reads on, as `head` does not, is no error of anybody's, but
     /// there is nothing left to do either.

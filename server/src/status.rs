@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::args::Status;
 use crate::connect::Asker;
 use crate::exit::{Exit, Failure};
-use crate::out::Out;
+use crate::out::{Out, complain};
 
 /// Runs the command.
 pub(crate) fn run(command: &Status, out: &mut Out<'_>) -> Result<Exit, Failure> {
@@ -49,7 +49,7 @@ fn once(command: &Status, asker: &Asker, out: &mut Out<'_>) -> Result<Exit, Fail
             Err(failure) => {
                 // Where a person reads, it belongs between the others; a program reads statuses only.
                 if command.json {
-                    eprintln!("logdrive: {failure}");
+                    complain(&failure.to_string());
                 } else {
                     writeln!(out, "{failure}")?;
                 }

@@ -5,7 +5,6 @@
 
 mod common;
 
-use std::net::UdpSocket;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -47,29 +46,8 @@ fn settings(limits: &Limits) -> String {
 }
 
 fn cluster(place: &Place, limits: &Limits) -> Vec<Serving> {
-    let sockets: Vec<UdpSocket> = (0..3)
-        .map(|_| UdpSocket::bind("127.0.0.1:0").unwrap())
-        .collect();
-    let addresses = sockets.iter().map(|socket| socket.local_addr().unwrap());
-    let addresses: Vec<String> = addresses.map(|address| address.to_string()).collect();
-    drop(sockets);
-    let members = (1..).zip(&addresses);
-    let members: Vec<String> = members.map(|(id, at)| format!("'{id}={at}'")).collect();
-    let members = members.join(", ");
-    let files = (1..).zip(&addresses).map(|(id, peer): (u64, &String)| {
-        place.issue("peer", id, &format!("n{id}/tls"));
-        let file = format!("n{id}.toml");
-        let text = format!(
-            "[node]\nid = {id}\ndir = 'n{id}/data'\n\
-             [cluster]\nid = 'demo'\nmembers = [{members}]\n[tls]\ndir = 'n{id}/tls'\n\
-             [listen]\npeer = '{peer}'\nclient = '127.0.0.1:0'\nhttp = '127.0.0.1:0'\n\
-             mtu = 'loopback'\n[wal]\nslot_bytes = '16MiB'\nbytes_max = '2GiB'\n{}",
-            settings(limits)
-        );
-        std::fs::write(place.path(&file), text).unwrap();
-        file
-    });
-    let files: Vec<String> = files.collect();
+    let wal = "mtu = 'loopback'\n[wal]\nslot_bytes = '16MiB'\nbytes_max = '2GiB'\n";
+    let files = place.three(&format!("{wal}{}", settings(limits)));
     files.iter().map(|file| place.serve(file)).collect()
 }
 

@@ -2,7 +2,10 @@
 
 mod common;
 
-use common::Place;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use common::{Place, Serving};
 use serde_json::Value;
 
 #[test]
@@ -135,7 +138,61 @@ fn check_status(status: &Value) {
         &["backend", "flush_mode", "slots_free", "fallbacks"],
     );
     has(&status["queues"][0], &["name", "bytes", "bytes_max"]);
+    for peer in status["peers"].as_array().expect("a list") {
+        has(peer, &["node", "state", "match", "inflight_bytes"]);
+        has(peer, &["rtt_us", "last_error"]);
+    }
+    for alarm in status["alarms"].as_array().expect("a list") {
+        has(alarm, &["code", "since", "text", "advice"]);
+    }
 }
+
+/// What a node says of itself, once it is what a test waits for.
+fn status_when(place: &Place, node: &Serving, is: impl Fn(&Value) -> bool) -> Value {
+    let address = node.client();
+    let since = Instant::now();
+    loop {
+        let ended = place.run(&["status", &address, "--tls", "client", "--json"]);
+        let status = serde_json::from_str(&ended.out).unwrap_or(Value::Null);
+        if is(&status) {
+            return status;
+        }
+        assert!(since.elapsed() < PATIENCE, "{status} {}", ended.err);
+    }
+}
+
+#[test]
+fn three_nodes_name_their_peers_and_an_emptied_one_its_alarm() {
+    let place = Place::new();
+    let files = place.three("mtu = 'loopback'\n[wal]\nslot_bytes = '4MiB'\nbytes_max = '64MiB'\n");
+    let mut nodes: Vec<Serving> = files.iter().map(|file| place.serve(file)).collect();
+    assert_eq!(place.kv(&nodes[0], &["put", "river", "deep"]).code, 0);
+    for node in &nodes {
+        let status = status_when(&place, node, |status| {
+            let peers = status["peers"].as_array();
+            let group = &status["groups"][0];
+            // More than the entry that a new leader writes.
+            group["applied"].as_u64() >= Some(2)
+                && peers.is_some_and(|peers| peers.iter().all(|p| p["state"] == "connected"))
+        });
+        check_status(&status);
+        assert_eq!(status["peers"].as_array().unwrap().len(), 2, "{status}");
+    }
+
+    assert_eq!(nodes.remove(0).stop(), 0);
+    std::fs::remove_dir_all(place.path("n1/data")).unwrap();
+    let emptied = place.serve(&files[0]);
+    let status = status_when(&place, &emptied, |status| {
+        let alarms = status["alarms"].as_array();
+        alarms.is_some_and(|alarms| !alarms.is_empty())
+    });
+    assert_eq!(status["alarms"][0]["code"], "stranger", "{status}");
+    for key in ["code", "since", "text", "advice"] {
+        assert!(!status["alarms"][0][key].is_null(), "no {key}: {status}");
+    }
+}
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
 fn what_was_acknowledged_is_there_after_a_kill() {
@@ -155,8 +212,8 @@ fn log_lines_are_json_when_asked_for() {
     let args = ["serve", "--config", &config, "--log-format", "json"];
     let mut child = place
         .command(&args)
-        .stderr(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::null())
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
         .spawn()
         .unwrap();
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stderr.take().unwrap()));
@@ -165,4 +222,34 @@ fn log_lines_are_json_when_asked_for() {
     child.wait().unwrap();
     assert!(line.get("level").is_some(), "{line}");
     assert!(line.get("event").is_some(), "{line}");
+}
+
+/// The writing end of a pipe that nobody reads from any more.
+fn unread() -> Stdio {
+    Stdio::from(std::io::pipe().expect("a pipe").1)
+}
+
+#[test]
+fn a_node_whose_log_nobody_reads_serves_on() {
+    let place = Place::new();
+    let config = place.node(1, "[wal]\nslot_bytes = '4MiB'\nbytes_max = '64MiB'\n");
+    let mut command = place.command(&["serve", "--config", &config, "--log", "debug"]);
+    let node = Serving::start_unlogged(command.stderr(unread()));
+    assert_eq!(place.kv(&node, &["put", "river", "deep"]).code, 0);
+    assert_eq!(node.stop(), 0);
+}
+
+#[test]
+fn the_exit_code_stays_when_nobody_reads_the_message() {
+    let place = Place::new();
+    // Taken, so that nobody answers there.
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let status = ["status", &address, "--tls", "client", "--timeout", "100ms"];
+    let json = [&status[..], &["--json"]].concat();
+    let misuse = ["serve", "--config", "nowhere.toml"];
+    for (args, code) in [(&json[..], 30), (&misuse[..], 2)] {
+        let ended = place.command(args).stderr(unread()).status().unwrap();
+        assert_eq!(ended.code(), Some(code), "{args:?}");
+    }
 }

@@ -59,7 +59,7 @@ mod passing {
     use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
     use rustix::net::{
-        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
         SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
     };
 
@@ -89,7 +89,13 @@ mod passing {
             let mut byte = [0];
             let bytes = &mut [IoSliceMut::new(&mut byte)];
             // Inherited by nobody: a replica starts no other program.
-            recvmsg(from, bytes, &mut message, RecvFlags::empty())?;
+            let received = recvmsg(from, bytes, &mut message, RecvFlags::empty())?;
+            // What did not fit is gone, or this process may hold no more: a replica would lack a socket.
+            if received.flags.contains(ReturnFlags::CTRUNC) {
+                return Err(io::Error::other(
+                    "not all sockets arrived: raise the limit of open files (ulimit -n)",
+                ));
+            }
             let mut received: Vec<OwnedFd> = Vec::new();
             for part in message.drain() {
                 if let RecvAncillaryMessage::ScmRights(fds) = part {
@@ -139,6 +145,28 @@ mod tests {
         let mut datagram = [0; 8];
         let len = given.peer.recv(&mut datagram).unwrap();
         assert_eq!(&datagram[..len], b"new");
+    }
+
+    #[test]
+    fn a_message_that_was_cut_off_is_an_error() {
+        use std::io::IoSlice;
+        use std::mem::MaybeUninit;
+        use std::os::fd::AsFd as _;
+
+        use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+
+        let (here, there) = UnixStream::pair().unwrap();
+        let fds = [here.as_fd(); 5];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(5))];
+        let mut message = SendAncillaryBuffer::new(&mut space);
+        assert!(message.push(SendAncillaryMessage::ScmRights(&fds)));
+        let byte = [IoSlice::new(b".")];
+        sendmsg(&here, &byte, &mut message, SendFlags::empty()).unwrap();
+        let error = Sockets::receive(&there).unwrap_err();
+        assert!(
+            error.to_string().contains("not all sockets arrived"),
+            "{error}"
+        );
     }
 
     #[test]

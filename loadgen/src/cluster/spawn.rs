@@ -161,8 +161,10 @@ impl Processes {
         Ok(())
     }
 
-    /// Starts one that was killed, where it was.
+    /// Starts one that was killed, where it was. One that runs is killed first: it holds the lock of its
+    /// log, and two would share the sockets.
     pub fn restart(&mut self, node: u64) -> Result<(), ClusterError> {
+        self.kill(node)?;
         let members = self.members.clone();
         let process = find(&mut self.replicas, node)?;
         process.spawn(&self.program)?;

@@ -37,6 +37,7 @@ pub(super) fn load(
     cluster: &mut dyn Cluster,
     args: &RunArgs,
     seed: u64,
+    history: Option<HistoryWriter>,
     stop: &Arc<AtomicBool>,
     report: &mut Report,
     seen: &mut Circumstances,
@@ -67,10 +68,6 @@ pub(super) fn load(
         args.verify,
         first_client,
     );
-    let history = args.history.as_deref().map(HistoryWriter::create);
-    let history = history
-        .transpose()
-        .map_err(io_error("create the history"))?;
     let shared = Arc::new(Shared {
         clock,
         plan,

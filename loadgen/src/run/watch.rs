@@ -11,6 +11,7 @@ use crate::cluster::{self, Cluster};
 use crate::progress;
 use crate::recorder::Measured;
 use crate::report::{Cpu, Fault, Memory, Report, RunResult, Wal};
+use crate::say::tell;
 use crate::worker::{Plan, Shared};
 
 /// What was seen of the cluster while it was loaded.
@@ -80,11 +81,13 @@ pub(super) fn watch(
         } else if now_ns >= measure_to_ns && watched.at_end.is_empty() {
             watched.end(cluster, started, now_ns, observed);
         }
+        // Until the next election there is nobody to kill but one that is down already: its fault waits.
         if let Some(fault) = faults.first()
             && now_ns >= measure_from_ns + ns(fault.at)
+            && (leads.is_some() || now_ns >= measure_to_ns)
         {
             let number = watched.faults.len();
-            let killed = kill_leader(cluster, shared, number, leader, fault);
+            let killed = kill_leader(cluster, shared, number, leads, fault);
             restarts.extend(
                 killed
                     .node
@@ -96,7 +99,7 @@ pub(super) fn watch(
         restarts.retain(|(at_ns, node)| {
             let due = clock.now_ns() >= *at_ns;
             if due && let Err(error) = cluster.start(*node) {
-                eprintln!(" restart of node {node}: {error}");
+                tell!(" restart of node {node}: {error}");
             }
             !due
         });
@@ -129,10 +132,18 @@ pub(super) fn watch(
         let observed = cluster.observe();
         watched.end(cluster, started, clock.now_ns(), observed);
     }
+    // A fault that was due and never found a leader is in the report, too.
+    for fault in faults {
+        if clock.now_ns() >= measure_from_ns + ns(fault.at) {
+            let number = watched.faults.len();
+            let killed = kill_leader(cluster, shared, number, None, fault);
+            watched.faults.push(killed);
+        }
+    }
     // A node that is still down is wanted for the verification.
     for (_, node) in restarts {
         if let Err(error) = cluster.start(node) {
-            eprintln!(" restart of node {node}: {error}");
+            tell!(" restart of node {node}: {error}");
         }
     }
     for (number, fault) in watched.faults.iter_mut().enumerate() {
@@ -154,19 +165,19 @@ fn kill_leader(
     if let Some(node) = node
         && let Err(error) = cluster.kill(node)
     {
-        eprintln!(" {}: {error}", spec.kind.name());
+        tell!(" {}: {error}", spec.kind.name());
     }
     // Whatever was sent before the process was gone may have been answered by it.
     shared.faults.happened(number, shared.clock.now_ns());
     let at_s = at_ns.saturating_sub(shared.plan.measure_from_ns) as f64 / 1e9;
-    eprintln!(
-        " {at_s:.1}s {}: node {}",
-        spec.kind.name(),
-        node.unwrap_or(0)
-    );
+    let what = spec.kind.name();
+    match node {
+        Some(node) => tell!(" {at_s:.1}s {what}: node {node}"),
+        None => tell!(" {at_s:.1}s {what}: there was no leader"),
+    }
     Fault {
         at_s,
-        what: spec.kind.name(),
+        what,
         node,
         old_term: leader.map(|(_, term)| term),
         new_term: None,
@@ -188,7 +199,7 @@ fn show_progress(shared: &Shared, args: &RunArgs, leader: Option<(u64, u64)>, se
             open: !args.closed,
             leader,
         };
-        eprintln!("{}", progress::line(&moment, &measured));
+        tell!("{}", progress::line(&moment, &measured));
     }
 }
 

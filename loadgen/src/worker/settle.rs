@@ -175,9 +175,14 @@ impl Worker {
             };
             *counts.entry(failure.code).or_default() += 1;
         }
+        let number = self.clients[client].number;
+        if !unknown && sent.operation.kind.is_write() {
+            self.acked
+                .note_never(number, sent.operation.group, &sent.operation);
+        }
         if let Some(history) = &self.shared.history {
             history.write(Entry {
-                client: self.clients[client].number,
+                client: number,
                 command,
                 output: None,
                 call_ns: sent.sent_ns,

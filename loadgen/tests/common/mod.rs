@@ -27,6 +27,8 @@ pub(crate) enum Wrong {
     Repeats,
     /// One write is put before what was acknowledged before it was sent.
     Reorders,
+    /// One batch is said never to be appended, and is.
+    Denies,
     /// For a while after a kill nobody leads.
     Elects,
     /// It takes everything and answers nothing.
@@ -97,9 +99,15 @@ impl Lane for FakeLane {
             }
             log.shut_until = None;
             log.term += 1;
-            log.leads = 2;
+            log.leads = log.leads % 3 + 1;
         }
         let (index, slot, outputs) = log.apply(batch);
+        if log.wrong == Wrong::Denies && log.index == 10 {
+            return Err(Failure {
+                code: "invalid",
+                outcome: Outcome::Never,
+            });
+        }
         drop(log);
         let outputs = outputs.into_iter().map(Bytes::from).collect();
         let what = Answered::Applied {

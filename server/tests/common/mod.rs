@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -63,6 +63,27 @@ impl Place {
         );
         fs::write(self.path(&file), text).unwrap();
         file
+    }
+
+    /// Writes the configurations of a cluster of three, with a certificate each.
+    pub(crate) fn three(&self, further: &str) -> Vec<String> {
+        let sockets = [(); 3].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+        let addresses = sockets.map(|socket| socket.local_addr().unwrap().to_string());
+        let members = (1..).zip(&addresses);
+        let members: Vec<String> = members.map(|(id, at)| format!("'{id}={at}'")).collect();
+        let members = members.join(", ");
+        let files = (1..).zip(&addresses).map(|(id, peer)| {
+            self.issue("peer", id, &format!("n{id}/tls"));
+            let file = format!("n{id}.toml");
+            let text = format!(
+                "[node]\nid = {id}\ndir = 'n{id}/data'\n\
+                 [cluster]\nid = 'demo'\nmembers = [{members}]\n[tls]\ndir = 'n{id}/tls'\n\
+                 [listen]\npeer = '{peer}'\nclient = '127.0.0.1:0'\nhttp = '127.0.0.1:0'\n{further}"
+            );
+            fs::write(self.path(&file), text).unwrap();
+            file
+        });
+        files.collect()
     }
 
     pub(crate) fn command(&self, args: &[&str]) -> Command {
@@ -147,6 +168,16 @@ impl Serving {
             );
         }
         let line = serde_json::from_str(&line).unwrap();
+        Self { child, line }
+    }
+
+    /// With a standard error of the caller's.
+    pub(crate) fn start_unlogged(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        let mut lines = BufReader::new(child.stdout.take().unwrap());
+        lines.read_line(&mut line).unwrap();
+        let line = serde_json::from_str(&line).expect("the line of a node that runs");
         Self { child, line }
     }
 

@@ -260,6 +260,24 @@ fn replicas_that_are_kept_run_on_until_they_are_told_to_stop() {
 }
 
 #[test]
+fn a_fault_that_finds_nobody_leading_waits_for_the_next_leader() {
+    let dir = tempfile::tempdir().unwrap();
+    let faults = "--fault|500ms kill-leader|--fault|510ms kill-leader";
+    let load = format!("--rate|500|--duration|6s|--warmup|200ms|--verify|{faults}");
+    let (output, report) = run(dir.path(), &load);
+    check(&output, &report, 50.0);
+    let faults = report["faults"].as_array().unwrap();
+    assert_eq!(faults.len(), 2, "{faults:?}");
+    for fault in faults {
+        assert!(fault["unavailable_ms"].is_u64(), "{faults:?}");
+    }
+    let term = |fault: &Value| fault["old_term"].as_u64().unwrap();
+    assert!(term(&faults[0]) < term(&faults[1]), "{faults:?}");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(!error.contains("restart of node"), "{error}");
+}
+
+#[test]
 fn a_target_that_is_not_there_is_unreachable_and_still_reported() {
     let dir = tempfile::tempdir().unwrap();
     let tls = dir.path().join("tls");

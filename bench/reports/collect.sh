@@ -8,7 +8,7 @@
 #   OUT_DIR.md          the report; for one to keep, OUT_DIR is bench/reports/2026-01-31-what-it-shows
 #
 # Cases: latency rate128 rate16 failover latency_ethernet rate128_ethernet model memory. Rounds of the first six
-# are interleaved, and loadgen measures the floors of the machine right before each run. About 22 minutes, with
+# are interleaved, and loadgen measures the floors of the machine right before each run. About 20 minutes, with
 # nothing else on the machine. --dir is where replicas keep their data: a real disk. --quick takes two
 # minutes, shows that all of this works, and nothing else: its report says so.
 # Exit: 0 all runs valid, 2 usage, 12 a run is not valid, 20 a run lost, duplicated or reordered a write.
@@ -102,7 +102,7 @@ run() { # case, round, arguments of loadgen
   fi
 }
 
-warmup=2s beside=8s fault='5s kill-leader' failover=15s minute=60s model=(5s 4s)
+warmup=2s beside=8s fault='5s kill-leader' failover=15s minute=60s model=(5s 2s)
 sizes=(16 128 1KiB 16KiB) depths=(64 1024 8192)
 if [ -n "$quick" ]; then
   warmup=300ms beside=1s fault='500ms kill-leader' failover=4s minute=3s model=(1s 300ms)
@@ -122,14 +122,14 @@ done
 
 # Sizes and depths for the model of processor time; once each, since it is fitted over all of them. The two
 # packet sizes stand beside each other, so that what slows the machine down slows both. The warm-up fills the
-# map of 10 000 keys; the growing one shows what it adds that a map of more keeps growing.
+# map of 1 000 keys; the growing one shows what it adds that a map of more keeps growing.
 if wanted model; then
   for size in "${sizes[@]}"; do
     for depth in "${depths[@]}"; do
       # The largest of both would want more memory than the door grants.
       [ "$size-$depth" != 16KiB-8192 ] || continue
       for mtu in loopback ethernet; do
-        run "model-$mtu-$size-$depth" 1 $(closed spawn:3 "$depth" "$size") --mtu "$mtu" --keys 10k \
+        run "model-$mtu-$size-$depth" 1 $(closed spawn:3 "$depth" "$size") --mtu "$mtu" --keys 1k \
           --duration "${model[0]}" --warmup "${model[1]}"
       done
       run "growing-loopback-$size-$depth" 1 $(closed spawn:3 "$depth" "$size") --keys 100k \

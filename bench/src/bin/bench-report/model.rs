@@ -40,14 +40,14 @@ struct Asked {
 const ASKED: [Asked; 3] = [
     Asked {
         cases: "model-loopback",
-        title: "MTU 65000 (loopback), 10 000 keys",
+        title: "MTU 65000 (loopback), 1 000 keys",
         entry_us: 600.0,
         proposal_us: 0.3,
         byte_ns: 5.0,
     },
     Asked {
         cases: "model-ethernet",
-        title: "MTU 1452 (ethernet), 10 000 keys",
+        title: "MTU 1452 (ethernet), 1 000 keys",
         entry_us: 600.0,
         proposal_us: 0.3,
         byte_ns: 10.0,
@@ -65,7 +65,7 @@ const ASKED: [Asked; 3] = [
 pub(crate) fn section(runs: &Runs) -> String {
     let mut text = "a · entries + b · proposals + c · payload bytes: user and system time of all three \
                     replicas for each acknowledged write, fitted to runs of several sizes and depths. The \
-                    key-value machine is part of it. With 10 000 keys its map is full, and near the \
+                    key-value machine is part of it. With 1 000 keys its map is full, and near the \
                     processor, before the measured window begins; with 100 000 the maps of three replicas \
                     lie in slower memory, and large values keep adding to them what the kernel has to zero \
                     first. The last fit shows what both add; neither is a cost of \
@@ -281,7 +281,7 @@ mod tests {
             "{text}"
         );
         assert!(
-            text.contains("MTU 1452 (ethernet), 10 000 keys: too few valid runs"),
+            text.contains("MTU 1452 (ethernet), 1 000 keys: too few valid runs"),
             "{text}"
         );
         let found: Vec<_> = promises(&runs).into_iter().map(|row| row.2).collect();

@@ -154,6 +154,15 @@ pub enum LinkError {
     /// It answered before and no longer does.
     #[error("no packet for a whole idle timeout: the node or the network is down or stalled")]
     Lost,
+    /// It takes nobody at the moment.
+    #[error(
+        "{address} takes no connections at the moment: it shuts down, or very many begin at once; it is \
+         tried again"
+    )]
+    Busy {
+        /// The address.
+        address: String,
+    },
     /// It has restarted.
     #[error("the node restarted")]
     Restarted,
@@ -212,6 +221,7 @@ impl LinkError {
             Self::Resolve { .. } => "resolve",
             Self::Unreachable { .. } => "unreachable",
             Self::Lost => "lost",
+            Self::Busy { .. } => "busy",
             Self::Restarted => "restarted",
             Self::Tls { code, .. } => code,
             Self::Closed { number, .. } => {
@@ -228,6 +238,9 @@ impl LinkError {
         match error {
             ConnectionError::TimedOut if was_up => Self::Lost,
             ConnectionError::TimedOut => Self::Unreachable {
+                address: address.to_owned(),
+            },
+            ConnectionError::Busy => Self::Busy {
                 address: address.to_owned(),
             },
             ConnectionError::Reset => Self::Restarted,

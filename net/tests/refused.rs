@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use bytes::{BufMut, BytesMut};
@@ -13,7 +14,8 @@ use logdrive_net::hello::{Hello, PROTOCOL_MAX, PROTOCOL_MIN, StreamKind};
 use logdrive_net::{CloseCode, Credentials, Role};
 use logdrive_raft::wire::Encode;
 use logdrive_raft::{Boot, ClusterId, GroupId, Message, NodeId, ReplicationSession, Term};
-use rustls::pki_types::UnixTime;
+use tokio::net::UdpSocket;
+use tokio::time::timeout;
 
 /// What node `id` says first, on a connection with this number.
 fn hello(id: u64, connection: u64, stream: StreamKind) -> Hello {
@@ -444,7 +446,7 @@ fn dated(authority: &Authority, from: Duration, days: u32, ahead: bool) -> Crede
         authority.certificate_pem(),
         &issued.certificate_pem,
         &issued.key_pem,
-        UnixTime::since_unix_epoch(valid + Duration::from_secs(60)),
+        SystemTime::UNIX_EPOCH + valid + Duration::from_secs(60),
     )
     .unwrap()
 }
@@ -532,5 +534,54 @@ fn certificates_are_swapped_without_a_restart() {
         let mut stranger = stranger;
         stranger.net.set_peers(vec![(NodeId(1), a.address())]);
         stranger.until_error("authority").await;
+    });
+}
+
+/// The first packets of so many handshakes that nobody goes on with.
+async fn first_packets(authority: &Authority, count: usize) -> Vec<Vec<u8>> {
+    let nobody = UdpSocket::bind(localhost()).await.unwrap();
+    let address = nobody.local_addr().unwrap();
+    let config = quic_client(authority, Role::Peer, 9, b"logdrive-peer");
+    let endpoint = quinn::Endpoint::client(localhost()).unwrap();
+    let mut packets: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+    let mut datagram = [0; 2048];
+    while packets.len() < count {
+        let name = "n1.c-blue.logdrive.internal";
+        let connecting = endpoint.connect_with(config.clone(), address, name);
+        let length = nobody.recv(&mut datagram).await.unwrap();
+        drop(connecting);
+        // By the connection id that the dialling side chose (RFC 9000 §17.2).
+        let id = datagram[6..6 + usize::from(datagram[5])].to_vec();
+        packets.insert(id, datagram[..length].to_vec());
+    }
+    packets.into_values().collect()
+}
+
+#[test]
+fn handshakes_that_strangers_begin_do_not_keep_a_peer_out() {
+    run(async {
+        let authority = authority("blue");
+        let mut a = Node::start(config(&authority, 1)).await;
+        let mut b = Node::start(config(&authority, 2)).await;
+        let packets = first_packets(&authority, 200).await;
+        let stranger = UdpSocket::bind(localhost()).await.unwrap();
+        for packet in &packets {
+            stranger.send_to(packet, a.address()).await.unwrap();
+        }
+        // Some get an answer, the others are told to prove first that they are where they say
+        // (RFC 9000 §17.2.5: a long header of type 3).
+        let mut datagram = [0; 65_536];
+        loop {
+            let length = timeout(PATIENCE, stranger.recv(&mut datagram)).await;
+            let first = datagram[..length.expect("no packet of that kind").unwrap()][0];
+            if first & 0xb0 == 0xb0 {
+                break;
+            }
+        }
+        let addresses = vec![(a.replica.id, a.address()), (b.replica.id, b.address())];
+        a.net.set_peers(addresses.clone());
+        b.net.set_peers(addresses);
+        a.connected().await;
+        b.connected().await;
     });
 }

@@ -1,6 +1,6 @@
 //! What can go wrong with a connection and its streams, as far as anybody here acts on it.
 
-use quinn::{ReadExactError, VarInt};
+use quinn::{ReadExactError, TransportErrorCode, VarInt};
 
 use crate::error::CloseCode;
 
@@ -23,6 +23,9 @@ pub(crate) enum ConnectionError {
         by_peer: bool,
         detail: String,
     },
+    /// The other side takes nobody at the moment.
+    #[error("refused before the handshake")]
+    Busy,
     /// What has no name here.
     #[error("{what}")]
     Other { what: String },
@@ -65,6 +68,11 @@ impl From<quinn::ConnectionError> for ConnectionError {
                 },
                 None => Self::other(&error),
             },
+            Quic::ConnectionClosed(close)
+                if close.error_code == TransportErrorCode::CONNECTION_REFUSED =>
+            {
+                Self::Busy
+            }
             Quic::ConnectionClosed(close) => match alert(u64::from(close.error_code)) {
                 Some(alert) => Self::Alert {
                     alert,

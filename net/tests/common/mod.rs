@@ -24,7 +24,7 @@ use logdrive_raft::{
     Replica, ReplicationSession, Round, Term,
 };
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::UdpSocket;
 use tokio::task::LocalSet;
 
@@ -58,7 +58,7 @@ pub fn credentials(authority: &Authority, role: Role, id: u64) -> Credentials {
         authority.certificate_pem(),
         &issued.certificate_pem,
         &issued.key_pem,
-        UnixTime::now(),
+        std::time::SystemTime::now(),
     )
     .unwrap()
 }
@@ -313,6 +313,16 @@ pub async fn dial(
     address: SocketAddr,
     server_name: &str,
 ) -> Result<quinn::Connection, quinn::ConnectionError> {
+    let config = quic_client(authority, role, id, alpn);
+    let endpoint = quinn::Endpoint::client(localhost()).unwrap();
+    endpoint
+        .connect_with(config, address, server_name)
+        .unwrap()
+        .await
+}
+
+/// How somebody with a certificate of this role and id dials, who is not of ours.
+pub fn quic_client(authority: &Authority, role: Role, id: u64, alpn: &[u8]) -> quinn::ClientConfig {
     let issued = authority
         .issue(&IssueRequest::new(role, NodeId(id), 1))
         .unwrap();
@@ -331,12 +341,7 @@ pub async fn dial(
         .unwrap();
     tls.alpn_protocols = vec![alpn.to_vec()];
     let tls = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
-    let config = quinn::ClientConfig::new(Arc::new(tls));
-    let endpoint = quinn::Endpoint::client(localhost()).unwrap();
-    endpoint
-        .connect_with(config, address, server_name)
-        .unwrap()
-        .await
+    quinn::ClientConfig::new(Arc::new(tls))
 }
 
 /// Dials the peer port of node 1 of cluster blue.

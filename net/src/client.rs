@@ -223,9 +223,18 @@ impl Client {
 
     /// Puts another certificate in place of the one in use, for connections made from now on.
     pub fn set_credentials(&self, credentials: &Credentials) -> Result<(), ConnectError> {
-        let tls = credentials
-            .client_config(CLIENT_ALPN)
-            .map_err(NetError::from)?;
+        let tls = client_tls(credentials)?;
+        let (found, wanted) = (
+            credentials.identity(),
+            (&self.inner.cluster_name, self.inner.client),
+        );
+        if (&found.cluster, found.id) != wanted {
+            return Err(ConnectError::Another {
+                found: found.to_string(),
+                cluster: wanted.0.to_string(),
+                client: wanted.1,
+            });
+        }
         self.inner.tls.store(Arc::new(tls));
         Ok(())
     }
@@ -259,13 +268,7 @@ pub async fn status(
 impl Inner {
     fn new(credentials: &Credentials, options: ClientOptions) -> Result<Self, ConnectError> {
         let identity = credentials.identity();
-        if identity.role == Role::Peer {
-            let found = identity.to_string();
-            return Err(ConnectError::Identity { found });
-        }
-        let tls = credentials
-            .client_config(CLIENT_ALPN)
-            .map_err(NetError::from)?;
+        let tls = client_tls(credentials)?;
         let mtu = options.transport.mtu;
         let windows = Windows {
             streams_bidi: 0,
@@ -305,6 +308,18 @@ impl Inner {
             uses: AtomicU64::new(0),
         })
     }
+}
+
+/// How a client with this certificate dials, if it is one for clients.
+fn client_tls(credentials: &Credentials) -> Result<ClientTls, ConnectError> {
+    let identity = credentials.identity();
+    if identity.role == Role::Peer {
+        let found = identity.to_string();
+        return Err(ConnectError::Identity { found });
+    }
+    Ok(credentials
+        .client_config(CLIENT_ALPN)
+        .map_err(NetError::from)?)
 }
 
 fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -14,8 +14,8 @@ use logdrive_net::ca::Authority;
 use logdrive_net::client::BatchError;
 use logdrive_net::{
     Answer, AnswerSink, Answered, Batch, Client, ClientEvent, ClientNet, ClientNetConfig,
-    ClientOptions, Code, ConnectError, MtuProfile, NetSecret, ProposeBatch, ProposeError,
-    ResponseQueue, Role, SubmitError,
+    ClientOptions, CloseCode, Code, ConnectError, MtuProfile, NetSecret, ProposeBatch,
+    ProposeError, ResponseQueue, Role, SubmitError,
 };
 use logdrive_raft::{GroupId, Index, NodeId};
 use tokio::time::Instant;
@@ -756,6 +756,103 @@ fn who_may_not_speak_is_told_why() {
             .await
             .unwrap_err();
         assert!(matches!(error, ConnectError::NoAddress));
+    });
+}
+
+#[test]
+fn certificates_of_clients_are_swapped_without_a_restart() {
+    run(async {
+        // Another authority of the same cluster's name.
+        let (old, new) = (authority("blue"), authority("blue"));
+        let first = Server::start(server_config(&old, 1), echo()).await;
+        let second = Server::start(server_config(&old, 2), echo()).await;
+        let who = credentials(&old, Role::Client, 1);
+        let addresses = vec![first.address.clone(), second.address.clone()];
+        let client = Client::connect(addresses, &who, options()).await.unwrap();
+        client.propose(GROUP, &b"a"[..]).await.unwrap();
+
+        let refused = [
+            (
+                credentials(&new, Role::Peer, 1),
+                "logdrive tls issue --role client",
+            ),
+            (
+                credentials(&new, Role::Client, 2),
+                "client 1 of cluster blue",
+            ),
+            (
+                credentials(&authority("green"), Role::Client, 1),
+                "client 1 of cluster blue",
+            ),
+        ];
+        for (credentials, says) in refused {
+            let error = client.set_credentials(&credentials).unwrap_err();
+            assert!(error.to_string().contains(says), "{error}");
+        }
+        client
+            .set_credentials(&credentials(&new, Role::Client, 1))
+            .unwrap();
+        let swapped = credentials(&new, Role::Peer, 2);
+        let wrong = credentials(&new, Role::Peer, 1);
+        if let Some(net) = &mut *second.net.borrow_mut() {
+            net.set_credentials(&wrong).unwrap_err();
+            net.set_credentials(&swapped).unwrap();
+        }
+        // What is up keeps what it began with.
+        client.propose(GROUP, &b"b"[..]).await.unwrap();
+        // What is dialled anew uses the new ones, at both ends.
+        first.stop().await;
+        let applied = client.propose(GROUP, &b"c"[..]).await.unwrap();
+        assert_eq!(applied.output, &b"c"[..]);
+        let error = Client::connect(vec![second.address.clone()], &who, options()).await;
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("authority"), "{error}");
+    });
+}
+
+#[test]
+fn one_client_too_many_hears_why_and_has_a_place_later() {
+    run(async {
+        let authority = authority("blue");
+        let mut config = server_config(&authority, 1);
+        config.connections_max = 1;
+        let server = Server::start(config, echo()).await;
+        let who = credentials(&authority, Role::Client, 1);
+        let first = Client::connect(vec![server.address.clone()], &who, options())
+            .await
+            .unwrap();
+        first.propose(GROUP, &b"x"[..]).await.unwrap();
+        let another = || {
+            let (address, name) = (
+                server.address.parse().unwrap(),
+                "n1.c-blue.logdrive.internal",
+            );
+            dial(
+                &authority,
+                Role::Client,
+                2,
+                b"logdrive-client",
+                address,
+                name,
+            )
+        };
+        let connection = another().await.unwrap();
+        let (code, reason) = closed(&connection).await;
+        assert_eq!(code, CloseCode::Busy as u64, "{reason}");
+        assert!(reason.contains("1 connections are served"), "{reason}");
+        first.propose(GROUP, &b"y"[..]).await.unwrap();
+        drop(first);
+        // The place is free once the server has seen the end of the first.
+        loop {
+            let connection = another().await.unwrap();
+            let (mut send, _receive) = connection.open_bi().await.unwrap();
+            send.write_all(&[0; 4]).await.unwrap();
+            let (code, reason) = closed(&connection).await;
+            if code != CloseCode::Busy as u64 {
+                assert_eq!(code, CloseCode::Malformed as u64, "{reason}");
+                break;
+            }
+        }
     });
 }
 

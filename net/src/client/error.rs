@@ -1,5 +1,7 @@
 //! Why there is no client, why a proposal has no answer, and why a batch was not taken.
 
+use logdrive_raft::NodeId;
+
 use super::Batch;
 use crate::error::{LinkError, NetError};
 use crate::protocol::Code;
@@ -16,6 +18,18 @@ pub enum ConnectError {
     Identity {
         /// Whom it names.
         found: String,
+    },
+    /// The certificate that is to take the place of another is not for the same client.
+    #[error(
+        "certificate is for {found}, and this is client {client} of cluster {cluster}: issue one for it"
+    )]
+    Another {
+        /// Whom it names.
+        found: String,
+        /// The cluster of the client.
+        cluster: String,
+        /// The client.
+        client: NodeId,
     },
     /// Networking could not be set up.
     #[error(transparent)]

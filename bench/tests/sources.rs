@@ -74,6 +74,28 @@ fn the_quic_library_is_named_by_the_transport_alone() {
     );
 }
 
+/// So that none of them has to be of the version that an embedder has of it, and none changes what is ours.
+#[test]
+fn nothing_public_is_of_the_libraries_below() {
+    let libraries = [
+        "quinn",
+        "rustls",
+        "CertificateDer",
+        "PrivateKeyDer",
+        "UnixTime",
+        "ServerName",
+    ];
+    let lines = lines_where(|line| {
+        let offers = line.file.starts_with("engine/src/")
+            || (line.file.starts_with("net/src/") && !line.file.starts_with(TRANSPORT));
+        // A signature or field on one line, and the variants of public errors.
+        let code = line.code.trim_start();
+        let public = code.starts_with("pub ") || line.file.ends_with("/error.rs");
+        offers && public && !line.in_tests && libraries.iter().any(|name| code.contains(name))
+    });
+    assert_none(&lines, "wrap it, or keep its words");
+}
+
 struct Line<'a> {
     /// The path from the root.
     file: &'a str,

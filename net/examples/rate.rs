@@ -19,7 +19,6 @@ use logdrive_raft::{
     Boot, Chain, ClusterId, EntryBuilder, GroupId, Incarnation, Index, LogPosition, Message,
     NodeId, Replica, ReplicationSession, Round, Term,
 };
-use rustls::pki_types::UnixTime;
 use tokio::task::LocalSet;
 
 fn main() {
@@ -51,7 +50,7 @@ fn credentials(authority: &Authority, role: Role, id: u64) -> Credentials {
         authority.certificate_pem(),
         certificate,
         key,
-        UnixTime::now(),
+        std::time::SystemTime::now(),
     )
     .unwrap()
 }

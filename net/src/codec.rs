@@ -10,7 +10,7 @@ use logdrive_raft::message::{Body, Message};
 use logdrive_raft::wire::{Encode, Writer};
 
 use crate::memory::{Holding, Tally};
-use crate::transport::{ReadError, RecvStream};
+use crate::transport::{ReadError, RecvStream, SEND_WINDOW_BYTES};
 
 /// The bytes of the length before each message.
 pub const LENGTH_BYTES: usize = 4;
@@ -29,9 +29,10 @@ const HEAD_BYTES: usize = 512;
 
 /// Frames up to this size are copied into a chunk with their neighbours; larger ones travel as they are.
 ///
-/// QUIC walks its unacknowledged chunks from the front for each packet, so chunks have to be few: with a
-/// send window of 2 MiB and this size there are about a hundred at most.
+/// QUIC walks its unacknowledged chunks from the front for each packet, so chunks have to be few: as many as
+/// are asserted here, and between two large frames the lengths that lie before the second.
 const COPY_BYTES_MAX: usize = 32 << 10;
+const _: () = assert!(SEND_WINDOW_BYTES as usize / COPY_BYTES_MAX <= 64);
 
 /// A message at least this long that lies in one received chunk is not copied out of it. A chunk is part
 /// of a buffer of at most 64 KiB, so it pins at most twice its size.

@@ -10,7 +10,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use logdrive_raft::NodeId;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::CertificateDer;
 
 /// The name of a cluster, as certificates and configuration files bear it.
 ///
@@ -142,7 +142,7 @@ impl fmt::Display for Role {
 
 impl Identity {
     /// The identity that a certificate's URI names bear. The chain must have been verified.
-    pub fn of_certificate(certificate: &CertificateDer<'_>) -> Result<Self, IdentityError> {
+    pub(crate) fn of_certificate(certificate: &CertificateDer<'_>) -> Result<Self, IdentityError> {
         let uris = uris_of(certificate)?;
         let mut ours = uris.iter().filter(|uri| uri.starts_with(SCHEME));
         let uri = ours.next().ok_or(IdentityError::Absent)?;
@@ -162,12 +162,6 @@ impl Identity {
                 vec![format!("{}{id}.c-{cluster}.{DOMAIN}", self.role)]
             }
         }
-    }
-
-    /// What a dialler asks for that wants this very node.
-    #[must_use]
-    pub fn server_name(cluster: &ClusterName, id: NodeId) -> ServerName<'static> {
-        ServerName::try_from(peer_name(cluster, id)).expect("cluster names are DNS labels")
     }
 }
 

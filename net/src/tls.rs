@@ -12,6 +12,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use logdrive_raft::NodeId;
 use rustls::RootCertStore;
@@ -95,8 +96,10 @@ impl Credentials {
         authority: &str,
         chain: &str,
         key: &str,
-        now: UnixTime,
+        now: SystemTime,
     ) -> Result<Self, TlsError> {
+        let since_epoch = now.duration_since(SystemTime::UNIX_EPOCH);
+        let now = UnixTime::since_unix_epoch(since_epoch.unwrap_or_default());
         Self::from_pem_named("certificate", authority, chain, key, now)
     }
 
@@ -131,12 +134,12 @@ impl Credentials {
                     wanted: format!("cluster {cluster}, as {AUTHORITY_CERTIFICATE} says"),
                 });
             }
-            roots.add(certificate)?;
+            roots.add(certificate).map_err(not_taken)?;
         }
         verify_own(file, &chain, &roots, now)?;
-        let of_key = |source| TlsError::Key {
+        let of_key = |error: rustls::Error| TlsError::Key {
             file: file.to_owned(),
-            source,
+            what: error.to_string(),
         };
         let provider = crypto_provider();
         rustls::sign::CertifiedKey::from_der(chain.clone(), key.clone_key(), &provider)
@@ -182,9 +185,11 @@ impl Credentials {
     /// What to dial with, speaking `alpn`.
     pub(crate) fn client_config(&self, alpn: &[u8]) -> Result<ClientTls, TlsError> {
         let mut config = rustls::ClientConfig::builder_with_provider(crypto_provider())
-            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(not_taken)?
             .with_root_certificates(Arc::clone(&self.roots))
-            .with_client_auth_cert(self.chain.clone(), self.key.clone_key())?;
+            .with_client_auth_cert(self.chain.clone(), self.key.clone_key())
+            .map_err(not_taken)?;
         config.alpn_protocols = vec![alpn.to_vec()];
         config.resumption = rustls::client::Resumption::disabled();
         config.enable_early_data = false;
@@ -196,17 +201,24 @@ impl Credentials {
         let roots = Arc::clone(&self.roots);
         let verifier = WebPkiClientVerifier::builder_with_provider(roots, crypto_provider())
             .build()
-            .map_err(|error| rustls::Error::General(error.to_string()))?;
+            .map_err(not_taken)?;
         let mut config = rustls::ServerConfig::builder_with_provider(crypto_provider())
-            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(not_taken)?
             .with_client_cert_verifier(verifier)
-            .with_single_cert(self.chain.clone(), self.key.clone_key())?;
+            .with_single_cert(self.chain.clone(), self.key.clone_key())
+            .map_err(not_taken)?;
         config.alpn_protocols = vec![alpn.to_vec()];
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.max_early_data_size = 0;
         Ok(ServerTls::new(config))
     }
+}
+
+fn not_taken(error: impl ToString) -> TlsError {
+    let what = error.to_string();
+    TlsError::Config { what }
 }
 
 impl std::fmt::Debug for Credentials {
@@ -359,14 +371,14 @@ mod tests {
         let request = IssueRequest::new(Role::Peer, NodeId(1), 1);
         let issued = blue.issue(&request).unwrap();
         let second = blue.issue(&request).unwrap();
-        let now = UnixTime::now();
+        let now = SystemTime::now();
         let load = |authority: &Authority, key: &str, now| {
             let authority = authority.certificate_pem();
             Credentials::from_pem(authority, &issued.certificate_pem, key, now)
         };
         load(&blue, &issued.key_pem, now).unwrap();
-        let later = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs() + 3 * 86400));
-        let earlier = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs() - 86400));
+        let later = now + Duration::from_secs(3 * 86400);
+        let earlier = now - Duration::from_secs(86400);
         let errors = [
             load(&blue, &issued.key_pem, later),
             load(&blue, &issued.key_pem, earlier),

@@ -16,7 +16,7 @@ pub(crate) use self::accept::{Serve, accept};
 pub(crate) use self::connection::{Connection, RecvStream, SendStream};
 pub(crate) use self::endpoint::{Bound, ConnectionConfig, Endpoint, ServerConfig};
 pub(crate) use self::error::{ConnectionError, ReadError, WriteError};
-pub(crate) use self::settings::Windows;
 pub use self::settings::{MtuProfile, TransportSettings};
+pub(crate) use self::settings::{SEND_WINDOW_BYTES, Windows};
 pub use self::socket::{Listen, SOCKET_BUFFER_BYTES, SOCKET_BUFFER_BYTES_MIN, SocketBuffers};
 pub(crate) use self::tls::{ClientTls, ServerTls};

@@ -46,10 +46,11 @@ fn every_packet_size_carries_bulk_without_falling_back() {
             let mut nodes =
                 cluster(2, |config| config.transport.mtu = MtuProfile::Bytes(mtu)).await;
             let (a, b) = nodes.split_at_mut(1);
-            transfer(&a[0], &mut b[0], 1, 16 << 20).await;
+            transfer(&a[0], &mut b[0], 1, 64 << 20).await;
             let status = &a[0].net.status()[0];
             assert_eq!(status.mtu, mtu);
-            // Loopback loses nothing but what does not fit the socket buffers.
+            // Loopback loses nothing but what does not fit the socket buffers; but a machine that stops a test
+            // for longer than a probe timeout has packets taken for lost that were not.
             if a[0].net.socket_buffers().fallback().is_none() {
                 assert!(
                     status.lost_packets * 100 <= status.sent_packets,

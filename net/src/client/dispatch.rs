@@ -275,7 +275,6 @@ const RETRY_MAX_US: u64 = 50_000;
 #[cfg(test)]
 mod tests {
     use logdrive_raft::GroupId;
-    use rustls::pki_types::UnixTime;
 
     use super::*;
     use crate::ca::{Authority, IssueRequest};
@@ -291,7 +290,7 @@ mod tests {
             authority.certificate_pem(),
             &issued.certificate_pem,
             &issued.key_pem,
-            UnixTime::now(),
+            std::time::SystemTime::now(),
         );
         Arc::new(Inner::new(&credentials.unwrap(), ClientOptions::default()).unwrap())
     }

@@ -116,14 +116,17 @@ pub enum TlsError {
         what: String,
     },
     /// Key and certificate do not belong together, or TLS does not take them.
-    #[error("{file}: its key does not belong to it, or is of a kind not supported")]
+    #[error("{file}: its key does not belong to it, or is of a kind not supported: {what}")]
     Key {
         /// The certificate.
         file: String,
         /// What TLS says.
-        source: rustls::Error,
+        what: String,
     },
     /// TLS does not take the configuration.
-    #[error("set up TLS")]
-    Config(#[from] rustls::Error),
+    #[error("set up TLS: {what}")]
+    Config {
+        /// What it says.
+        what: String,
+    },
 }

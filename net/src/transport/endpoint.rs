@@ -136,9 +136,7 @@ impl ConnectionConfig {
             .upper_bound(mtu)
             .interval(Duration::from_secs(600))
             .black_hole_cooldown(Duration::from_secs(5));
-        let idle = settings
-            .idle
-            .clamp(Duration::from_millis(100), Duration::from_secs(3600));
+        let idle = settings.idle.clamp(IDLE_MIN, Duration::from_secs(3600));
         let mut transport = TransportConfig::default();
         transport
             .initial_mtu(mtu)
@@ -180,6 +178,11 @@ impl ServerConfig {
 
 /// How long closing waits for the others.
 const DRAIN: Duration = Duration::from_millis(500);
+
+/// An idle timeout below three probe timeouts is none (RFC 9000 §10.1), and before the first measurement one of
+/// those includes what the other side may delay an acknowledgement by: 25 ms unless it says otherwise.
+const IDLE_MIN: Duration = Duration::from_millis(100);
+const _: () = assert!(IDLE_MIN.as_millis() > 3 * 25);
 
 /// Handshakes under way at once.
 const INCOMING_MAX: usize = 64;

@@ -82,6 +82,9 @@ impl Default for TransportSettings {
     }
 }
 
+/// How much a sender keeps of a connection until it is acknowledged.
+pub(crate) const SEND_WINDOW_BYTES: u32 = 2 << 20;
+
 /// The windows of one kind of connection, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Windows {
@@ -113,7 +116,7 @@ impl Windows {
         let windows = Self {
             stream,
             connection: stream * bulk_streams + CONTROL_WINDOW_BYTES,
-            send: 2 << 20,
+            send: SEND_WINDOW_BYTES,
             // Those that were reset and those that replace them, control, acks, and some to spare.
             streams_uni: 2 * bulk_streams + 16,
             streams_bidi: 0,

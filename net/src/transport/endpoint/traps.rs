@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use logdrive_raft::NodeId;
-use rustls::pki_types::UnixTime;
 
 use super::*;
 use crate::ca::{Authority, IssueRequest};
@@ -30,7 +29,13 @@ fn transfer(
             .issue(&IssueRequest::new(Role::Peer, NodeId(id), 1))
             .unwrap();
         let (own, key) = (&issued.certificate_pem, &issued.key_pem);
-        Credentials::from_pem(authority.certificate_pem(), own, key, UnixTime::now()).unwrap()
+        Credentials::from_pem(
+            authority.certificate_pem(),
+            own,
+            key,
+            std::time::SystemTime::now(),
+        )
+        .unwrap()
     };
     let (dials, accepts) = (issue(1), issue(2));
     let runtime = || {

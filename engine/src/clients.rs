@@ -181,7 +181,8 @@ impl<O: Send + 'static> ReplySink<O> for Answers<O> {
             Outcome::NeverAppended => {
                 never_appended(&self.responses, &self.addresses, id, count, &error);
             }
-            Outcome::MayYetCommit => {
+            // Whatever else there may be one day: not to be sent again blindly.
+            _ => {
                 self.responses
                     .batch()
                     .may_yet_commit(id, count, wire(error.code()));

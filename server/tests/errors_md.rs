@@ -63,6 +63,7 @@ fn every_error_says_what_became_of_the_write() {
         let outcome = match code.outcome() {
             Outcome::NeverAppended => "never appended",
             Outcome::MayYetCommit => "may yet commit",
+            other => panic!("{other:?} has no words"),
         };
         assert_eq!(heading, format!("`{name}` — {outcome}"));
     }

@@ -24,6 +24,7 @@ pub trait ReplySink<O>: Send + Sync {
 
 /// What is known about a write that was not answered with an output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Outcome {
     /// It is in no log and never will be: safe to send again.
     NeverAppended,

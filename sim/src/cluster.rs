@@ -515,10 +515,8 @@ impl Cluster {
                 } => self
                     .never_appended
                     .extend(numbers.map(|number| (group, number))),
-                Answer::Failed {
-                    outcome: Outcome::MayYetCommit,
-                    ..
-                } => {}
+                // Nothing can be said of these.
+                Answer::Failed { .. } => {}
             }
         }
     }

@@ -162,12 +162,13 @@ pub fn failure(error: &ProposeError) -> Failure {
 #[must_use]
 pub fn failure_of(code: Code) -> Failure {
     let outcome = match code.outcome() {
-        logdrive::Outcome::MayYetCommit => Outcome::Unknown,
         logdrive::Outcome::NeverAppended => match code {
             // Sent again, these would fail again.
             Code::TooLarge | Code::UnknownGroup | Code::Forbidden => Outcome::Never,
             _ => Outcome::Retry,
         },
+        // Of what else there may be one day, too, nobody knows.
+        _ => Outcome::Unknown,
     };
     Failure {
         code: code.as_str(),

@@ -64,10 +64,10 @@ if [ ${#packages[@]} -gt 0 ]; then
     command -v sudo >/dev/null || fail 2 "needs the Debian packages ${packages[*]}"
     as_root=(sudo)
   fi
-  "${as_root[@]}" apt-get update -qq
+  "${as_root[@]}" apt-get update -qq >&2
   # At this run level the package does not start a service of its own.
   "${as_root[@]}" env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
-    apt-get install -y -qq --no-install-recommends "${packages[@]}"
+    apt-get install -y -qq --no-install-recommends "${packages[@]}" >&2
 fi
 
 peers=$root/bench/peers/etcd

@@ -59,15 +59,15 @@ pub(crate) async fn accept<S: Serve>(endpoint: Endpoint, connections_max: usize,
 
 /// Lets somebody begin a handshake, or sends them away, or to prove their address.
 fn admit(incoming: Incoming, under_way: usize) -> Option<Incoming> {
-    if under_way >= HANDSHAKES_MAX {
-        incoming.refuse();
-        return None;
-    }
     if under_way >= HANDSHAKES_UNPROVEN_MAX && !incoming.remote_address_validated() {
         // Only a packet that has brought a token already may not be asked for one, and it is validated then.
         if let Err(error) = incoming.retry() {
             error.into_incoming().refuse();
         }
+        return None;
+    }
+    if under_way >= HANDSHAKES_MAX {
+        incoming.refuse();
         return None;
     }
     Some(incoming)

@@ -87,6 +87,8 @@ impl<O: Send + 'static> Clients<O> {
     pub(crate) fn poll(&self, status: impl Fn() -> String) {
         let mut events = self.events.take();
         self.net.poll_events(&mut events);
+        // Made once for all who ask now, however many do.
+        let mut made: Option<String> = None;
         for event in events.drain(..) {
             match event {
                 ClientEvent::Propose {
@@ -94,8 +96,8 @@ impl<O: Send + 'static> Clients<O> {
                 } => self.propose(responses, &batch),
                 ClientEvent::Status { responses, id, .. } => {
                     // Made before the answers are locked: it counts them.
-                    let status = status();
-                    responses.batch().status(id, status.as_bytes());
+                    let json = made.get_or_insert_with(&status);
+                    responses.batch().status(id, json.as_bytes());
                 }
                 ClientEvent::Opened { .. } | ClientEvent::Closed { .. } => {}
             }

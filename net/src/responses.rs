@@ -204,7 +204,12 @@ impl ResponseBatch<'_> {
 
     /// The node's status, as JSON.
     pub fn status(&mut self, id: u64, json: &[u8]) {
-        if self.answers(1) {
+        if !self.answers(1) {
+            return;
+        }
+        if self.state.waiting_bytes() + json.len() > self.inner.bytes_max {
+            self.state.encoder.may_yet_commit(id, 1, Code::ANSWERS_FULL);
+        } else {
             self.state.encoder.status(id, json);
         }
     }
@@ -261,9 +266,15 @@ mod tests {
             rest = behind;
         }
         assert_eq!((applied, left_out), (7, 293));
+        // What is no proposal counts as well.
+        for id in 300..600 {
+            queue.batch().status(id, &output);
+            assert!(queue.waiting_bytes() <= BYTES_MAX + 300 * 64);
+        }
+        drop(queue.0.lock().encoder.take());
         // Once it reads again it gets outputs again.
         queue.written();
-        queue.batch().applied(300, Index(1), 0, &output);
+        queue.batch().applied(600, Index(1), 0, &output);
         assert!(queue.waiting_bytes() > 1 << 20);
         queue.close();
         queue.batch().applied(1, Index(1), 0, b"");

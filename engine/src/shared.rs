@@ -138,6 +138,8 @@ impl Shared {
         waiter: &mut Option<u64>,
         waker: &Waker,
     ) -> Poll<Option<NodeId>> {
+        // Cloned and dropped outside the lock: it is the caller's code.
+        let waker = waker.clone();
         let mut published = self.published();
         if let Some(leader) = published.leaders.get(&group) {
             return Poll::Ready(Some(*leader));
@@ -149,7 +151,9 @@ impl Shared {
             published.waiters += 1;
             published.waiters
         });
-        published.waiting.insert(number, waker.clone());
+        let before = published.waiting.insert(number, waker);
+        drop(published);
+        drop(before);
         Poll::Pending
     }
 

@@ -66,7 +66,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
                     }
                     let entries = result.unwrap_or_default();
                     if let Some(group) = self.groups.get_mut(&group) {
-                        if group.feeding_works(from, &entries) {
+                        if group.feeding_works(&entries) {
                             self.ports.notice(Notice::ReadWorks { group: group.id });
                         }
                         group.step(
@@ -118,12 +118,13 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         let Some(group) = self.groups.get_mut(&id) else {
             return;
         };
-        if group.feed_trouble.is_none() {
-            let hit = match error {
-                ReadError::Rot(finding) => finding.index,
-                _ => None,
-            };
-            group.feed_trouble = Some(hit.unwrap_or(from));
+        let hit = match error {
+            ReadError::Rot(finding) => finding.index,
+            _ => None,
+        };
+        let hit = Some(hit.unwrap_or(from));
+        if group.feed_trouble != hit {
+            group.feed_trouble = hit;
             self.ports.notice(Notice::ReadFailed {
                 group: id,
                 from,

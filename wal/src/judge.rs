@@ -165,7 +165,10 @@ pub(crate) fn judge(
     let mut candidates: Vec<&SlotScan> =
         scans.iter().filter(|scan| scan.header.is_some()).collect();
     let mut boot = known.epoch;
-    let first_counts = scans.iter().filter(|scan| scan.first_counts);
+    // Where neither counts a bad one is written first all the same: a cut that tears it again leaves one bad.
+    let first_counts = scans
+        .iter()
+        .filter(|scan| scan.first_counts || (scan.header.is_none() && scan.bad_copies == [1]));
     let first_counts: BTreeSet<SlotId> = first_counts.map(|scan| scan.slot).collect();
     loop {
         let mut court = Court::new(disk, &scans, question);

@@ -117,7 +117,7 @@ END
   echo "$fs: full after $written values of 100 kB; $(df --output=avail -BK . | tail -n 1) left"
 
   # A new directory finds no room at all, and says so before it is anybody.
-  expect 1 "free some" env LOGDRIVE_NODE_DIR=n1/other logdrive serve --config n1.toml
+  expect 2 "free some" env LOGDRIVE_NODE_DIR=n1/other logdrive serve --config n1.toml
   rm -rf n1/other
 
   # Votes go on: a new life of the node gets a vote, and the term it was given in, onto the full disk; and again.

@@ -317,9 +317,10 @@ impl<O> Group<O> {
     }
 
     /// These were read for a follower. Says whether nothing is wrong any more that was.
-    pub(crate) fn feeding_works(&mut self, entries: &[Entry]) -> bool {
-        // Where it was is behind this follower, or it has been read.
-        let read = |at: &mut Index| entries.last().is_some_and(|last| *at <= last.index());
+    pub(crate) fn feeding_works(&mut self, from: Index, entries: &[Entry]) -> bool {
+        // What another follower reads beyond it proves nothing: it would fail, and work, with every heartbeat.
+        let read =
+            |at: &mut Index| from <= *at && entries.last().is_some_and(|last| *at <= last.index());
         self.feed_trouble.take_if(read).is_some() && self.read_trouble.is_none()
     }
 

@@ -66,7 +66,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
                     }
                     let entries = result.unwrap_or_default();
                     if let Some(group) = self.groups.get_mut(&group) {
-                        if group.feeding_works(&entries) {
+                        if group.feeding_works(from, &entries) {
                             self.ports.notice(Notice::ReadWorks { group: group.id });
                         }
                         group.step(
@@ -123,7 +123,8 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             _ => None,
         };
         let hit = Some(hit.unwrap_or(from));
-        if group.feed_trouble != hit {
+        // Only further on: two followers that wait at different places must not take turns at being news.
+        if group.feed_trouble < hit {
             group.feed_trouble = hit;
             self.ports.notice(Notice::ReadFailed {
                 group: id,

@@ -7,6 +7,7 @@
 #![deny(missing_docs)]
 
 pub mod cluster;
+pub mod dice;
 pub mod disk;
 mod lanes;
 pub mod node;

@@ -38,18 +38,24 @@ pub enum What {
     Fault,
     /// How much of an operation that fails is done, in blocks.
     Part,
-    /// What becomes of an unflushed block at a power cut: 0 lost, 1 kept, 2 torn.
+    /// What becomes of an unflushed block at a power cut: 0 lost, 1 kept, 2 torn, from 3 on an earlier write.
     Block,
     /// Which sectors of a torn block are new, a bit each.
     Sectors,
     /// Whether a block in flight lands after its process has died.
     Land,
-    /// How far a file that was made longer reaches after a power cut, in blocks.
+    /// How many blocks more of a file that was made longer are left by a power cut.
     Length,
+    /// Whether a new file whose name was not flushed is left by a power cut.
+    Name,
+    /// Where in all blocks of a disk something strikes.
+    Place,
+    /// What becomes of a block that rots.
+    Damage,
 }
 
 impl What {
-    const ALL: [What; 9] = [
+    const ALL: [What; 12] = [
         What::Delay,
         What::Lose,
         What::Repeat,
@@ -59,6 +65,9 @@ impl What {
         What::Sectors,
         What::Land,
         What::Length,
+        What::Name,
+        What::Place,
+        What::Damage,
     ];
 
     fn name(self) -> &'static str {
@@ -72,6 +81,9 @@ impl What {
             What::Sectors => "sectors",
             What::Land => "land",
             What::Length => "length",
+            What::Name => "name",
+            What::Place => "place",
+            What::Damage => "damage",
         }
     }
 }
@@ -170,6 +182,35 @@ impl Dice {
             return false;
         }
         self.decide(what, 0, |random| u64::from(random.u32(0..1_000_000) < ppm)) != 0
+    }
+
+    /// One of several things that happen so many times in a million, each by its number, which is not 0.
+    /// Usually none of them does: 0.
+    pub fn one_of<I>(&mut self, what: What, rates: I) -> u64
+    where
+        I: Iterator<Item = (u64, u32)> + Clone,
+    {
+        let off = rates.clone().all(|(_, ppm)| ppm == 0);
+        if off && !matches!(self.source, Source::Played(_)) {
+            self.taken[what as usize] += 1;
+            return 0;
+        }
+        self.decide(what, 0, |random| {
+            let mut drawn = random.u32(0..1_000_000);
+            for (number, ppm) in rates {
+                if drawn < ppm {
+                    return number;
+                }
+                drawn -= ppm;
+            }
+            0
+        })
+    }
+
+    /// Whom the decisions are about.
+    #[must_use]
+    pub fn site(&self) -> Site {
+        self.site
     }
 
     /// What came out otherwise than usual so far, if it is recorded.
@@ -288,6 +329,23 @@ mod tests {
         for (pair, first) in played.chunks(2).zip(first.chunks(2)) {
             assert_eq!((pair[0], pair[1]), (first[0], 20));
         }
+    }
+
+    #[test]
+    fn of_several_things_at_most_one_happens_and_as_often_as_it_is_to() {
+        let mut dice = Dice::drawn(LINK, 7);
+        let mut counts = [0; 4];
+        for _ in 0..10_000 {
+            let rates = [(1, 500_000), (2, 0), (3, 250_000)];
+            counts[dice.one_of(What::Fault, rates.into_iter()) as usize] += 1;
+        }
+        let near = |count: i32, expected: i32| (count - expected).abs() < 300;
+        assert!(near(counts[0], 2500) && near(counts[1], 5000) && near(counts[3], 2500));
+        assert_eq!(counts[2], 0);
+        let choice: Choice = "link 1>2 fault 0 = 3".parse().unwrap();
+        let mut dice = Dice::played(LINK, &[choice]);
+        let outcomes = [0, 1].map(|_| dice.one_of(What::Fault, [(3, 0)].into_iter()));
+        assert_eq!(outcomes, [3, 0]);
     }
 
     #[test]

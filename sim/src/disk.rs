@@ -1,28 +1,33 @@
-//! A disk that loses what was not flushed, from a seed.
+//! A disk that loses what was not flushed, and fails as it is told to.
 //!
 //! The medium ([`SimStorage`]) outlives the process that uses it ([`SimDisk`]). It keeps two images of every
 //! slot: what was written, which readers see, and what was flushed, which survives a power cut. Time is
-//! virtual: operations end when the owner lets it get late enough, in an order that latencies drawn from
-//! the seed decide.
+//! virtual: operations end when the owner lets it get late enough, in an order that latencies decide. All
+//! that is decided, latencies, faults and what a crash leaves, is decided by the dice of the medium.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use fastrand::Rng;
 use logdrive_wal::disk::{
-    Block, Buffer, BufferPool, Completion, Disk, DiskError, DiskFacts, FlushMode, Op, OpId,
-    SlotFile, SlotId, Wake, WakeBy,
+    BLOCK_BYTES, Block, Buffer, BufferPool, Completion, Disk, DiskError, DiskFacts, FlushMode, Op,
+    OpId, SlotFile, SlotId, Wake, WakeBy,
 };
 
-pub use fault::{Fault, FaultRates};
-pub use storage::{Crash, SimStorage, Tear};
+pub use fault::{Fault, FaultCounts, FaultRates};
+pub use storage::{Crash, Rot, SimImage, SimStorage, Tear};
 
 mod fault;
+mod medium;
+mod operation;
+mod slot;
 mod storage;
 
-use storage::{Image, PendingWrite, Storage};
+use fault::Kind;
+use medium::{Data, Medium};
+use operation::{Action, begin, eio, end_create, end_read, end_write};
+
+use crate::dice::What;
 
 /// How a simulated disk behaves.
 #[derive(Clone, Debug)]
@@ -35,6 +40,8 @@ pub struct SimDiskOptions {
     pub starved_percent: u8,
     /// What a read takes.
     pub read_us: (u64, u64),
+    /// What an operation that stalls takes on top of that.
+    pub stall_us: (u64, u64),
     /// Whether readers see the medium; otherwise a page cache, as far as the log can tell.
     pub direct: bool,
     /// The flush mode that the disk recommends.
@@ -50,6 +57,7 @@ impl Default for SimDiskOptions {
             flush_us: (50, 200),
             starved_percent: 0,
             read_us: (20, 80),
+            stall_us: (10_000, 2_000_000),
             direct: true,
             flush_mode: FlushMode::Dsync,
             rates: FaultRates::default(),
@@ -62,7 +70,6 @@ impl Default for SimDiskOptions {
 pub struct SimDisk {
     medium: SimStorage,
     options: SimDiskOptions,
-    rng: Rng,
     now_us: u64,
     /// Which opening of the medium this is: operations of an earlier one are not ours.
     opening: Option<u64>,
@@ -86,40 +93,17 @@ impl std::fmt::Debug for WakeCall {
 struct Pending {
     id: OpId,
     action: Action,
-    buffer: Option<Buffer>,
     /// What goes wrong with it.
     fault: Option<Fault>,
 }
 
-#[derive(Debug)]
-enum Action {
-    /// The write lies with the storage, where a crash finds it.
-    Write {
-        write: u64,
-        dsync: bool,
-    },
-    Read {
-        slot: SlotId,
-        block: u32,
-    },
-    /// What the flush covers was decided when it was submitted.
-    Flush {
-        slot: SlotId,
-        covers: Image,
-    },
-    Create {
-        slot: SlotId,
-    },
-}
-
 impl SimDisk {
-    /// A process's view of `medium`. The seed decides latencies and faults.
+    /// A process's view of `medium`.
     #[must_use]
-    pub fn new(medium: SimStorage, options: SimDiskOptions, seed: u64) -> Self {
+    pub fn new(medium: SimStorage, options: SimDiskOptions) -> Self {
         Self {
             medium,
             options,
-            rng: Rng::with_seed(seed),
             now_us: 0,
             opening: None,
             pending: BTreeMap::new(),
@@ -177,159 +161,77 @@ impl SimDisk {
         self.pending.len()
     }
 
-    fn storage(&self) -> MutexGuard<'_, Storage> {
-        self.medium.lock()
+    /// What goes wrong with an operation. The dice are asked in any case, so that a fault that is injected
+    /// leaves what happens afterwards as it was.
+    fn fault_for(&mut self, medium: &mut Medium, kind: Kind) -> Option<Fault> {
+        let drawn = medium.draw_fault(&self.options.rates, kind);
+        let place = self.faults.iter().position(|fault| fault.concerns(kind));
+        place.map(|place| self.faults.remove(place)).or(drawn)
     }
 
-    fn is_current(&self) -> bool {
-        self.opening.is_some() && self.opening == self.storage().opening
-    }
-
-    fn draw(&mut self, (least, most): (u64, u64)) -> u64 {
-        self.rng.u64(least..=most)
-    }
-
-    fn draw_flush(&mut self, range: (u64, u64)) -> u64 {
-        let percent = self.options.starved_percent;
-        let starved = percent > 0 && self.rng.u8(0..100) < percent;
-        self.draw(range) * if starved { 20 } else { 1 }
-    }
-
-    fn fault_for(&mut self, op: &Op) -> Option<Fault> {
-        if let Some(place) = self.faults.iter().position(|fault| fault.concerns(op)) {
-            return Some(self.faults.remove(place));
-        }
-        self.options.rates.draw(op, &mut self.rng)
-    }
-
-    fn latency_us(&mut self, op: &Op) -> u64 {
+    fn draw_latency_us(&self, medium: &mut Medium, kind: Kind, fault: Option<Fault>) -> u64 {
         let SimDiskOptions {
             write_us,
             flush_us,
             read_us,
+            stall_us,
+            starved_percent,
             ..
         } = self.options;
-        match op {
-            Op::Write { dsync: true, .. } => self.draw(write_us) + self.draw_flush(flush_us),
-            Op::Write { .. } | Op::Zero { .. } => self.draw(write_us),
-            Op::Read { .. } => self.draw(read_us),
-            Op::Flush { .. } => self.draw_flush(flush_us),
-            Op::Create { .. } => self.draw(write_us) + self.draw(flush_us),
-        }
-    }
-
-    fn begin(&mut self, op: Op) -> (Action, Option<Buffer>) {
-        let mut storage = self.storage();
-        match op {
-            Op::Write {
-                slot,
-                block,
-                buffer,
-                dsync,
-            } => {
-                let data = buffer.blocks().iter().map(storage::share).collect();
-                let write = storage.begin_write(PendingWrite { slot, block, data });
-                (Action::Write { write, dsync }, Some(buffer))
-            }
-            Op::Zero {
-                slot,
-                block,
-                blocks,
-            } => {
-                let data = vec![None; blocks as usize];
-                let write = storage.begin_write(PendingWrite { slot, block, data });
-                (
-                    Action::Write {
-                        write,
-                        dsync: false,
-                    },
-                    None,
-                )
-            }
-            Op::Read {
-                slot,
-                block,
-                buffer,
-            } => (Action::Read { slot, block }, Some(buffer)),
-            Op::Flush { slot } => {
-                let covers = storage.flushable(slot);
-                (Action::Flush { slot, covers }, None)
-            }
-            Op::Create { slot, .. } => (Action::Create { slot }, None),
-        }
-    }
-
-    fn end(&mut self, pending: Pending) -> Completion {
-        let Pending {
-            id,
-            action,
-            mut buffer,
-            fault,
-        } = pending;
-        let mut storage = self.medium.lock();
-        let result = match action {
-            Action::Write { write, dsync } => match fault {
-                Some(Fault::WriteError) => {
-                    // What an erroneous write leaves behind is anybody's guess: here, a part of it.
-                    let keep = self.rng.usize(0..=storage.write_blocks(write));
-                    storage.end_write(write, keep, false);
-                    Err(eio())
-                }
-                Some(Fault::ShortWrite) => {
-                    let blocks = storage.write_blocks(write);
-                    let keep = self.rng.usize(0..blocks.max(1));
-                    storage.end_write(write, keep, dsync);
-                    Ok((keep * size_of::<Block>()) as u64)
-                }
-                Some(Fault::NoSpace) => {
-                    storage.end_write(write, 0, false);
-                    Err(io::ErrorKind::StorageFull.into())
-                }
-                _ => {
-                    let blocks = storage.write_blocks(write);
-                    storage.end_write(write, blocks, dsync);
-                    Ok((blocks * size_of::<Block>()) as u64)
-                }
-            },
-            Action::Read { slot, block } => match (fault, &mut buffer) {
-                (None, Some(buffer)) => {
-                    let wanted = buffer.blocks_mut();
-                    let blocks = storage.read(slot, block, wanted);
-                    Ok((blocks * size_of::<Block>()) as u64)
-                }
-                _ => Err(eio()),
-            },
-            Action::Flush { slot, covers } => {
-                if fault.is_some() {
-                    // As kernels do: the pages are marked clean, and a second flush would succeed.
-                    if !self.options.direct {
-                        storage.forget(slot);
-                    }
-                    Err(eio())
-                } else {
-                    storage.flush(slot, covers);
-                    Ok(0)
-                }
-            }
-            Action::Create { slot } => match fault {
-                Some(_) => Err(io::ErrorKind::StorageFull.into()),
-                None if storage.create(slot) => Ok(0),
-                None => Err(io::ErrorKind::AlreadyExists.into()),
-            },
+        let (transfer, flush) = match kind {
+            Kind::WriteDsync | Kind::Create => (write_us, flush_us),
+            Kind::Write | Kind::Zero => (write_us, (0, 0)),
+            Kind::Read => (read_us, (0, 0)),
+            Kind::Flush => ((0, 0), flush_us),
         };
-        drop(storage);
+        let may_starve = starved_percent > 0 && matches!(kind, Kind::WriteDsync | Kind::Flush);
+        let usual = transfer.0 + flush.0;
+        let latency = medium.dice.decide(What::Delay, usual, |random| {
+            let starved = may_starve && random.u8(0..100) < starved_percent;
+            let factor = if starved { 20 } else { 1 };
+            random.u64(transfer.0..=transfer.1) + random.u64(flush.0..=flush.1) * factor
+        });
+        if fault != Some(Fault::Stall) {
+            return latency;
+        }
+        medium.counts.stalls += 1;
+        latency + medium.dice.between(What::Delay, stall_us.0..=stall_us.1)
+    }
+
+    fn end(&self, medium: &mut Medium, pending: Pending) -> Completion {
+        let Pending { id, action, fault } = pending;
+        medium.completions += 1;
+        let (result, buffer) = match action {
+            Action::Write { write, dsync } => match medium.take_flying(write) {
+                Some(write) => {
+                    let result = end_write(medium, &write, dsync, fault);
+                    let buffer = match write.data {
+                        Data::Buffer(buffer) => Some(buffer),
+                        Data::Zeros(_) => None,
+                    };
+                    (result, buffer)
+                }
+                None => (Err(eio()), None),
+            },
+            Action::Read {
+                slot,
+                block,
+                mut buffer,
+            } => (
+                end_read(medium, slot, block, buffer.blocks_mut(), fault),
+                Some(buffer),
+            ),
+            Action::Flush { slot, covers } => {
+                let flushed = medium.flush(slot, covers, fault, self.options.direct);
+                (if flushed { Ok(0) } else { Err(eio()) }, None)
+            }
+            Action::Create { slot, blocks } => (end_create(medium, slot, blocks, fault), None),
+        };
         Completion { id, result, buffer }
     }
 
-    fn blocking(&mut self, what: &'static str, slot: SlotId, op: &Op) -> Result<(), DiskError> {
-        match self.fault_for(op) {
-            None => Ok(()),
-            Some(Fault::NoSpace) => {
-                let source = io::ErrorKind::StorageFull.into();
-                Err(DiskError::io(what, self.slot_path(slot), source))
-            }
-            Some(_) => Err(DiskError::io(what, self.slot_path(slot), eio())),
-        }
+    fn io(&self, what: &'static str, slot: SlotId, source: io::Error) -> DiskError {
+        DiskError::io(what, self.slot_path(slot), source)
     }
 }
 
@@ -349,75 +251,89 @@ impl Disk for SimDisk {
     }
 
     fn lock(&mut self) -> Result<(), DiskError> {
-        let mut storage = self.medium.lock();
-        let Some(opening) = storage.take_lock(&mut self.rng) else {
+        let Some(opening) = self.medium.lock().take_lock() else {
             let path = PathBuf::from("sim").join("LOCK");
             return Err(DiskError::Locked { path });
         };
-        drop(storage);
         self.opening = Some(opening);
         Ok(())
     }
 
     fn slots(&mut self) -> Result<Vec<SlotFile>, DiskError> {
-        Ok(self.storage().slot_files())
+        Ok(self.medium.slot_files())
     }
 
     fn sync_all(&mut self) -> Result<(), DiskError> {
         for SlotFile { slot, .. } in self.slots()? {
             self.flush(slot)?;
         }
+        self.medium.lock().flush_directory();
         Ok(())
     }
 
     fn create(&mut self, slot: SlotId, blocks: u32) -> Result<(), DiskError> {
-        self.blocking("create", slot, &Op::Create { slot, blocks })?;
-        let mut storage = self.storage();
-        assert!(storage.create(slot), "a slot is created once");
-        let (block, data) = (0, vec![None; blocks as usize]);
-        let write = storage.begin_write(PendingWrite { slot, block, data });
-        storage.end_write(write, blocks as usize, true);
+        let storage = self.medium.clone();
+        let mut medium = storage.lock();
+        let fault = self.fault_for(&mut medium, Kind::Create);
+        medium.completions += 1;
+        end_create(&mut medium, slot, blocks, fault)
+            .map_err(|error| self.io("create", slot, error))?;
+        medium.land_zeros(slot, blocks);
         Ok(())
     }
 
     fn read(&mut self, slot: SlotId, block: u32, into: &mut [Block]) -> Result<(), DiskError> {
-        let buffer = Buffer::with_blocks(0);
-        let op = Op::Read {
-            slot,
-            block,
-            buffer,
-        };
-        self.blocking("read", slot, &op)?;
-        let read = self.storage().read(slot, block, into);
-        if read < into.len() {
-            let source = io::ErrorKind::UnexpectedEof.into();
-            return Err(DiskError::io("read", self.slot_path(slot), source));
+        let storage = self.medium.clone();
+        let mut medium = storage.lock();
+        let fault = self.fault_for(&mut medium, Kind::Read);
+        medium.completions += 1;
+        let wanted = into.len() * BLOCK_BYTES;
+        match end_read(&mut medium, slot, block, into, fault) {
+            Ok(read) if read == wanted as u64 => Ok(()),
+            Ok(_) => Err(self.io("read", slot, io::ErrorKind::UnexpectedEof.into())),
+            Err(error) => Err(self.io("read", slot, error)),
+        }
+    }
+
+    fn write(&mut self, slot: SlotId, block: u32, blocks: &[Block]) -> Result<(), DiskError> {
+        let storage = self.medium.clone();
+        let mut medium = storage.lock();
+        let fault = self.fault_for(&mut medium, Kind::Write);
+        medium.completions += 1;
+        let count = u32::try_from(blocks.len()).expect("slots are small");
+        match fault {
+            Some(Fault::WriteError | Fault::ShortWrite) => {
+                let keep = medium.draw_part(count.saturating_sub(1)) as usize;
+                medium.land_blocks((slot, block), &blocks[..keep]);
+                let counts = &mut medium.counts;
+                if fault == Some(Fault::WriteError) {
+                    counts.write_errors += 1;
+                } else {
+                    counts.short_writes += 1;
+                }
+                return Err(self.io("write", slot, eio()));
+            }
+            Some(Fault::LostWrite) => medium.counts.lost_writes += 1,
+            Some(Fault::MisdirectedWrite) => {
+                medium.misdirect_blocks(blocks);
+                medium.counts.misdirected_writes += 1;
+            }
+            _ => medium.land_blocks((slot, block), blocks),
         }
         Ok(())
     }
 
-    fn write(&mut self, slot: SlotId, block: u32, blocks: &[Block]) -> Result<(), DiskError> {
-        let (buffer, dsync) = (Buffer::with_blocks(0), false);
-        let op = Op::Write {
-            slot,
-            block,
-            buffer,
-            dsync,
-        };
-        self.blocking("write", slot, &op)?;
-        let mut storage = self.storage();
-        let data = blocks.iter().map(storage::share).collect();
-        let write = storage.begin_write(PendingWrite { slot, block, data });
-        storage.end_write(write, blocks.len(), false);
-        Ok(())
-    }
-
     fn flush(&mut self, slot: SlotId) -> Result<(), DiskError> {
-        self.blocking("flush", slot, &Op::Flush { slot })?;
-        let mut storage = self.storage();
-        let covers = storage.flushable(slot);
-        storage.flush(slot, covers);
-        Ok(())
+        let storage = self.medium.clone();
+        let mut medium = storage.lock();
+        let fault = self.fault_for(&mut medium, Kind::Flush);
+        medium.completions += 1;
+        let covers = medium.covers(slot);
+        if medium.flush(slot, covers, fault, self.options.direct) {
+            Ok(())
+        } else {
+            Err(self.io("flush", slot, eio()))
+        }
     }
 
     fn take_buffer(&mut self, blocks: usize) -> Buffer {
@@ -429,33 +345,40 @@ impl Disk for SimDisk {
     }
 
     fn submit(&mut self, id: OpId, op: Op) {
+        let kind = Kind::of(&op);
+        let storage = self.medium.clone();
+        let mut medium = storage.lock();
         assert!(
-            self.is_current(),
+            self.opening.is_some() && self.opening == medium.opening,
             "only the process that holds the lock operates on the disk"
         );
-        let fault = self.fault_for(&op);
-        let due = self.now_us + self.latency_us(&op);
-        let (action, buffer) = self.begin(op);
-        let pending = Pending {
-            id,
-            action,
-            buffer,
-            fault,
-        };
+        let fault = self.fault_for(&mut medium, kind);
+        let due = self.now_us + self.draw_latency_us(&mut medium, kind, fault);
+        let action = begin(&mut medium, op);
         self.submitted += 1;
+        let pending = Pending { id, action, fault };
         self.pending.insert((due, self.submitted), pending);
     }
 
     fn kick(&mut self) {}
 
     fn poll(&mut self, done: &mut Vec<Completion>) {
+        if self.next_due().is_none_or(|due| due > self.now_us) {
+            return;
+        }
+        let storage = self.medium.clone();
+        let mut medium = storage.lock();
+        if self.opening != medium.opening {
+            // The process has died. What it had under way is no longer its business.
+            self.pending.clear();
+            return;
+        }
         while let Some(first) = self.pending.first_entry() {
             if first.key().0 > self.now_us {
                 break;
             }
             let pending = first.remove();
-            let completion = self.end(pending);
-            done.push(completion);
+            done.push(self.end(&mut medium, pending));
         }
     }
 
@@ -477,24 +400,12 @@ impl Disk for SimDisk {
 impl Drop for SimDisk {
     /// The process ends. What was in flight may land later, until somebody takes the lock again.
     fn drop(&mut self) {
-        let mut storage = self.medium.lock();
-        if self.opening.is_some() && storage.opening == self.opening {
-            storage.opening = None;
+        let mut medium = self.medium.lock();
+        if self.opening.is_some() && medium.opening == self.opening {
+            medium.opening = None;
         }
     }
 }
-
-fn eio() -> io::Error {
-    // What `errno` 5 is called differs between systems; the kind is enough.
-    io::Error::other("input/output error")
-}
-
-fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Shared contents of a block; `None` is a block of zeros.
-type Contents = Option<Arc<Block>>;
 
 #[cfg(test)]
 mod tests;

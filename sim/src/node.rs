@@ -12,6 +12,7 @@ use logdrive_shard::{
 use logdrive_wal::disk::WatchdogLimits;
 use logdrive_wal::{FreshIds, Identity, OpenError, Options};
 
+use crate::dice::{Dice, Site};
 use crate::disk::{Crash, Fault, SimDisk, SimDiskOptions, SimStorage, Tear};
 
 /// Bytes of committed entries that wait for a simulated applier.
@@ -97,7 +98,7 @@ impl SimNode {
         Self {
             id,
             options,
-            medium: SimStorage::new(),
+            medium: SimStorage::new(Dice::drawn(Site::Disk(id), seed)),
             running: None,
             random: Rng::with_seed(seed ^ id.0.rotate_left(32)),
             inputs: Vec::new(),
@@ -137,11 +138,7 @@ impl SimNode {
     pub fn start(&mut self, now: Micros) -> Result<(), OpenError> {
         assert!(self.running.is_none());
         let random = &mut self.random;
-        let mut disk = SimDisk::new(
-            self.medium.clone(),
-            self.options.disk.clone(),
-            random.u64(..),
-        );
+        let mut disk = SimDisk::new(self.medium.clone(), self.options.disk.clone());
         disk.advance(now.0);
         let identity = Identity {
             cluster: self.options.cluster,
@@ -224,7 +221,7 @@ impl SimNode {
         // Whoever waited in this process is gone with it; their sinks hear that nobody will answer.
         self.inputs.clear();
         self.running = None;
-        self.medium.crash(crash, tear, &mut self.random);
+        self.medium.crash(crash, tear);
     }
 
     /// Something for the next turn.

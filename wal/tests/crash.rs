@@ -91,7 +91,7 @@ impl Run {
         Self {
             seed,
             rng,
-            medium: SimStorage::new(),
+            medium: storage(),
             disk,
             tear,
             oracle,
@@ -138,7 +138,7 @@ impl Run {
         } else {
             Crash::Power
         };
-        self.medium.crash(kind, self.tear, &mut self.rng);
+        self.medium.crash(kind, self.tear);
         self.crashes += 1;
     }
 
@@ -464,7 +464,7 @@ fn a_disk_that_tears_inside_blocks_loses_nothing_in_silence() {
 
 #[test]
 fn every_opening_has_a_boot_of_its_own() {
-    let medium = SimStorage::new();
+    let medium = storage();
     let mut boots = Vec::new();
     for round in 0..20 {
         let mut rig = Rig::open(&medium, run_options()).unwrap();
@@ -478,8 +478,8 @@ fn every_opening_has_a_boot_of_its_own() {
             rig.turn();
         }
         drop(rig);
-        let mut rng = Rng::with_seed(round);
-        medium.crash(Crash::Power, Tear::Never, &mut rng);
+        medium.set_dice(dice(round));
+        medium.crash(Crash::Power, Tear::Never);
     }
     let expected: Vec<Boot> = (1..=20).map(Boot).collect();
     assert_eq!(boots, expected);

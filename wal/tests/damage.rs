@@ -22,7 +22,7 @@ const SLOTS: usize = 3;
 
 /// A log that fills two slots and half of a third, all of it durable and said to be.
 fn three_slots(boots: u64, fill: usize) -> SimStorage {
-    let medium = SimStorage::new();
+    let medium = storage();
     for _ in 1..boots {
         // Nothing was acknowledged in these, so each is taken again by the next.
         drop(Rig::open(&medium, options(8)).unwrap());
@@ -41,7 +41,6 @@ fn three_slots(boots: u64, fill: usize) -> SimStorage {
     medium.crash(
         logdrive_sim::disk::Crash::Process,
         logdrive_sim::disk::Tear::Never,
-        &mut fastrand::Rng::with_seed(1),
     );
     medium
 }
@@ -66,7 +65,7 @@ fn in_log_order(medium: &SimStorage) -> Vec<(SlotId, Vec<u8>)> {
 }
 
 fn report(medium: &SimStorage) -> Result<Report, OpenError> {
-    let mut disk = SimDisk::new(medium.clone(), SimDiskOptions::default(), 1);
+    let mut disk = SimDisk::new(medium.clone(), SimDiskOptions::default());
     let slots = disk.slots().unwrap();
     verify_disk(&mut disk, &slots, false)
 }
@@ -133,7 +132,7 @@ fn cut_everywhere(before: Option<&SimStorage>) {
         }
     }
     in_chunks(SLOTS * SLOT_BYTES, SLOT_BYTES / 4, |range| {
-        let medium = SimStorage::new();
+        let medium = storage();
         for (number, (slot, bytes)) in log.iter().enumerate() {
             let mut contents = match &before {
                 Some(before) => before[number].1.clone(),
@@ -171,7 +170,7 @@ fn check_cut(medium: &SimStorage, cut: usize, ends: &[(usize, u64)], older: Opti
             "cut at {cut}: {report}"
         );
         if cut.is_multiple_of(487) {
-            let mut rig = Rig::open(&medium.copy(), options(8)).unwrap();
+            let mut rig = Rig::open(&medium.copy(dice(1)), options(8)).unwrap();
             let last = older.groups[0].last_index.0;
             assert_eq!(rig.read_all().len() as u64, last, "cut at {cut}");
         }
@@ -190,7 +189,7 @@ fn check_cut(medium: &SimStorage, cut: usize, ends: &[(usize, u64)], older: Opti
         Verdict::Rot => panic!("cut at {cut}: {report}"),
     }
     if cut.is_multiple_of(487) && report.verdict != Verdict::Suspect {
-        let copy = medium.copy();
+        let copy = medium.copy(dice(1));
         let mut rig = Rig::open(&copy, options(8)).unwrap();
         if kept > 0 {
             assert_eq!(rig.read_all().len() as u64, kept);
@@ -261,7 +260,7 @@ fn any_one_changed_byte_is_judged_as_what_it_is() {
     };
     let whole_index = last_index(&report(&whole).unwrap());
     in_chunks(SLOTS * SLOT_BYTES, SLOT_BYTES / 4, |range| {
-        let medium = whole.copy();
+        let medium = whole.copy(dice(1));
         for byte in range {
             let slot = log[byte / SLOT_BYTES].0;
             let offset = (byte % SLOT_BYTES) as u64;
@@ -288,7 +287,7 @@ fn any_one_changed_byte_is_judged_as_what_it_is() {
                 assert!(report.findings.iter().any(place), "byte {byte}: {report}");
             }
             if byte % 487 == 0 {
-                check_opening(&medium.copy(), expected, whole_index);
+                check_opening(&medium.copy(dice(1)), expected, whole_index);
             }
             medium.flip(slot, offset, mask);
         }
@@ -323,7 +322,7 @@ fn a_copy_of_a_header_that_never_landed_is_written_by_the_next_opening() {
     let whole = three_slots(2, 1500);
     let log = in_log_order(&whole);
     // The last segment as a power cut during the roll leaves it: a header and the first flush group.
-    let rolled = whole.copy();
+    let rolled = whole.copy(dice(1));
     let (last, bytes) = &log[SLOTS - 1];
     let (first, _) = GroupHeader::parse(&bytes[2 * BLOCK_BYTES..]).unwrap();
     let mut contents = vec![0; SLOT_BYTES];
@@ -344,7 +343,7 @@ fn a_copy_of_a_header_that_never_landed_is_written_by_the_next_opening() {
             (0, older.to_blocks()),
             (1, older.to_blocks()),
         ] {
-            let medium = medium.copy();
+            let medium = medium.copy(dice(1));
             let there = there[copy as usize].0;
             medium.change(slot, copy, |block| *block = there);
             let before = report(&medium).unwrap();
@@ -364,7 +363,7 @@ fn a_copy_of_a_header_that_never_landed_is_written_by_the_next_opening() {
 
 #[test]
 fn a_changed_byte_of_what_no_mark_covers_yet_is_suspect_and_never_torn() {
-    let medium = SimStorage::new();
+    let medium = storage();
     let mut rig = Rig::with_group(&medium, options(8));
     rig.append(&[Write::HardState(vote(2, 1))]);
     rig.append_entries(2, 3, 3000);
@@ -396,7 +395,7 @@ fn a_changed_byte_of_what_no_mark_covers_yet_is_suspect_and_never_torn() {
 fn a_segment_that_is_gone_is_missed() {
     let whole = three_slots(1, 1500);
     for number in 0..SLOTS - 1 {
-        let medium = whole.copy();
+        let medium = whole.copy(dice(1));
         let slot = in_log_order(&medium)[number].0;
         medium.set_contents(slot, &vec![0; SLOT_BYTES]);
         let report = report(&medium).unwrap();

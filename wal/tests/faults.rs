@@ -4,7 +4,6 @@
 mod common;
 
 use common::*;
-use fastrand::Rng;
 use logdrive_raft::Index;
 use logdrive_raft::io::Write;
 use logdrive_raft::wire::Encode;
@@ -29,7 +28,7 @@ fn a_failed_or_short_write_or_flush_poisons_the_log_for_good() {
         (Fault::FlushError, drained(), "flush"),
     ];
     for (fault, disk, what) in faults {
-        let medium = SimStorage::new();
+        let medium = storage();
         let mut rig = Rig::open_with(&medium, options(8), disk, 3).unwrap();
         rig.wal.create_group(&genesis(GROUP)).unwrap();
         rig.append_entries(1, 2, 100);
@@ -63,7 +62,7 @@ fn a_failed_or_short_write_or_flush_poisons_the_log_for_good() {
 
 #[test]
 fn space_that_runs_out_stops_the_pool_and_not_the_log() {
-    let medium = SimStorage::new();
+    let medium = storage();
     let mut rig = Rig::open(&medium, options(64)).unwrap();
     rig.wal.create_group(&genesis(GROUP)).unwrap();
     rig.idle();
@@ -123,7 +122,7 @@ fn append_until_full(rig: &mut Rig, frame_bytes: usize) -> u64 {
 #[test]
 fn what_was_accepted_has_room_when_the_file_system_has_none() {
     for (seed, no_space_ppm) in (0..).zip([1_000_000, 500_000, 200_000].repeat(8)) {
-        let medium = SimStorage::new();
+        let medium = storage();
         let disk = SimDiskOptions::default();
         let mut rig = Rig::open_with(&medium, options(1024), disk, seed).unwrap();
         rig.wal.create_group(&genesis(GROUP)).unwrap();
@@ -161,7 +160,7 @@ fn what_was_accepted_has_room_when_the_file_system_has_none() {
 fn a_full_log_in_which_no_mark_fits_does_not_ask_to_be_woken_for_one() {
     let mut without_a_mark = 0;
     for first_pause in 1..3 {
-        let medium = SimStorage::new();
+        let medium = storage();
         let mut rig = Rig::with_group(&medium, options(4));
         while rig.wal.has_room(4096) {
             rig.append_entries(1, 1, 4000);
@@ -200,7 +199,7 @@ fn a_full_log_in_which_no_mark_fits_does_not_ask_to_be_woken_for_one() {
 
 #[test]
 fn a_durable_entry_that_reads_back_bad_is_not_handed_out() {
-    let medium = SimStorage::new();
+    let medium = storage();
     let mut rig = Rig::with_group(&medium, options(8));
     rig.append_entries(1, 6, 3000);
     rig.settle();
@@ -248,7 +247,7 @@ fn a_durable_entry_that_reads_back_bad_is_not_handed_out() {
 #[test]
 fn one_bad_block_never_hides_a_vote() {
     // The vote is echoed, and then nothing else is written: the worst case.
-    let medium = SimStorage::new();
+    let medium = storage();
     let mut rig = Rig::with_group(&medium, options(8));
     rig.append(&[Write::HardState(vote(1, 1))]);
     rig.settle();
@@ -260,11 +259,11 @@ fn one_bad_block_never_hides_a_vote() {
         rig.step();
     }
     drop(rig);
-    medium.crash(Crash::Power, Tear::Never, &mut Rng::with_seed(1));
+    medium.crash(Crash::Power, Tear::Never);
     let slot = medium.contents(SlotId(0));
     for block in 0..slot.len() / BLOCK_BYTES {
         for lost in [false, true] {
-            let medium = medium.copy();
+            let medium = medium.copy(dice(1));
             let number = u32::try_from(block).unwrap();
             medium.change(SlotId(0), number, |bytes| {
                 if lost {
@@ -289,7 +288,7 @@ fn one_bad_block_never_hides_a_vote() {
 
 #[test]
 fn the_vote_of_a_term_that_no_record_states_is_spent() {
-    let medium = SimStorage::new();
+    let medium = storage();
     let mut rig = Rig::with_group(&medium, options(8));
     rig.append(&[Write::HardState(vote(2, 1))]);
     rig.append_entries(5, 1, 10);
@@ -320,7 +319,7 @@ fn edit_header(medium: &SimStorage, edit: impl Fn(&mut [u8])) {
 
 #[test]
 fn a_log_from_the_future_is_refused_and_both_versions_are_named() {
-    let medium = SimStorage::new();
+    let medium = storage();
     drop(Rig::with_group(&medium, options(8)));
     edit_header(&medium, |bytes| bytes[8] = 3);
     let refused = Rig::open(&medium, options(8)).err().unwrap();
@@ -333,9 +332,9 @@ fn a_log_from_the_future_is_refused_and_both_versions_are_named() {
 
 #[test]
 fn an_unknown_feature_is_refused_or_ignored_as_its_word_says() {
-    let medium = SimStorage::new();
+    let medium = storage();
     drop(Rig::with_group(&medium, options(8)));
-    let incompatible = medium.copy();
+    let incompatible = medium.copy(dice(1));
     edit_header(&incompatible, |bytes| bytes[12] = 8);
     let refused = Rig::open(&incompatible, options(8)).err().unwrap();
     assert!(
@@ -351,7 +350,7 @@ fn an_unknown_feature_is_refused_or_ignored_as_its_word_says() {
 
 #[test]
 fn an_unknown_record_halts_the_reader() {
-    let medium = SimStorage::new();
+    let medium = storage();
     let mut rig = Rig::with_group(&medium, options(8));
     rig.idle();
     drop(rig);
@@ -394,7 +393,7 @@ fn an_unknown_record_halts_the_reader() {
 
 #[test]
 fn a_slot_of_another_log_is_no_part_of_this_one() {
-    let (medium, other) = (SimStorage::new(), SimStorage::new());
+    let (medium, other) = (storage(), storage());
     drop(Rig::with_group(&medium, options(8)));
     let mut foreign = options(8);
     foreign.fresh.log_uuid = 99;
@@ -410,7 +409,7 @@ fn a_slot_of_another_log_is_no_part_of_this_one() {
 
 #[test]
 fn a_directory_of_other_data_is_not_a_log() {
-    let medium = SimStorage::new();
+    let medium = storage();
     medium.set_contents(SlotId(0), &[7; 64 << 10]);
     let refused = Rig::open(&medium, options(8)).err().unwrap();
     assert!(matches!(refused, OpenError::NotALog { .. }), "{refused}");

@@ -18,7 +18,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 /// A log with a vote and two entries, in order to an idle mark.
 fn written() -> SimStorage {
-    let medium = SimStorage::new();
+    let medium = storage();
     let mut rig = Rig::with_group(&medium, options(8));
     rig.append(&[Write::HardState(vote(2, 1))]);
     rig.append_entries(2, 2, 20);
@@ -29,11 +29,7 @@ fn written() -> SimStorage {
 
 fn die(rig: Rig, medium: &SimStorage) {
     drop(rig);
-    medium.crash(
-        Crash::Process,
-        Tear::Never,
-        &mut fastrand::Rng::with_seed(1),
-    );
+    medium.crash(Crash::Process, Tear::Never);
 }
 
 /// A flush group taken apart.
@@ -140,8 +136,8 @@ fn change_entry(parts: &mut Parts, at: usize, value: u8) {
 
 /// Neither an opening nor a look calls it damage; both name what to upgrade.
 fn assert_refused(medium: &SimStorage, says: &str) {
-    let opened = Rig::open(&medium.copy(), options(8)).map(|rig| rig.recovery);
-    let mut disk = SimDisk::new(medium.copy(), SimDiskOptions::default(), 1);
+    let opened = Rig::open(&medium.copy(dice(1)), options(8)).map(|rig| rig.recovery);
+    let mut disk = SimDisk::new(medium.copy(dice(1)), SimDiskOptions::default());
     let slots = disk.slots().unwrap();
     let verified = verify_disk(&mut disk, &slots, false);
     for refused in [opened.unwrap_err(), verified.unwrap_err()] {

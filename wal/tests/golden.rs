@@ -307,7 +307,7 @@ fn a_stamp_has_these_bytes() {
 #[test]
 fn a_whole_log_has_these_bytes() {
     // Three flush groups of an opening, a genesis, a vote with two entries, and the mark of an idle log.
-    let medium = logdrive_sim::disk::SimStorage::new();
+    let medium = storage();
     let mut rig = Rig::with_group(&medium, options(8));
     rig.append(&[logdrive_raft::io::Write::HardState(vote(2, 1))]);
     rig.append_entries(2, 2, 20);

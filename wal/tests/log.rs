@@ -6,13 +6,13 @@ mod common;
 use common::*;
 use logdrive_raft::io::Write;
 use logdrive_raft::{Boot, Index, Micros};
-use logdrive_sim::disk::{Crash, SimDiskOptions, SimStorage, Tear};
+use logdrive_sim::disk::{Crash, SimDiskOptions, Tear};
 use logdrive_wal::disk::FlushMode;
 use logdrive_wal::{AppendError, FlushModeChoice, OpenError, Position, Verdict};
 
 #[test]
 fn what_was_appended_is_there_after_a_reopening() {
-    let medium = SimStorage::new();
+    let medium = storage();
     let mut rig = Rig::with_group(&medium, options(16));
     rig.append(&[Write::HardState(vote(3, 2))]);
     rig.append_entries(3, 40, 3000);
@@ -39,7 +39,7 @@ fn what_was_appended_is_there_after_a_reopening() {
 #[test]
 fn both_flush_modes_carry_a_log_over_many_segments() {
     for mode in [FlushMode::Dsync, FlushMode::DrainedFsync] {
-        let medium = SimStorage::new();
+        let medium = storage();
         let disk = SimDiskOptions {
             flush_mode: mode,
             ..SimDiskOptions::default()
@@ -68,7 +68,7 @@ fn both_flush_modes_carry_a_log_over_many_segments() {
 
 #[test]
 fn a_vote_is_echoed_by_the_next_flush_group_and_once() {
-    let medium = SimStorage::new();
+    let medium = storage();
     let mut rig = Rig::with_group(&medium, options(8));
     rig.idle();
     let position = rig.append(&[Write::HardState(vote(1, 1))]);
@@ -89,7 +89,7 @@ fn a_vote_is_echoed_by_the_next_flush_group_and_once() {
 
 #[test]
 fn an_append_that_carries_nothing_is_durable_with_what_came_before() {
-    let medium = SimStorage::new();
+    let medium = storage();
     let mut rig = Rig::with_group(&medium, options(8));
     rig.idle();
     for nothing in [vec![], vec![Write::Entries(vec![])]] {
@@ -106,7 +106,7 @@ fn an_append_that_carries_nothing_is_durable_with_what_came_before() {
 
 #[test]
 fn at_most_two_partly_filled_flush_groups_are_in_flight() {
-    let medium = SimStorage::new();
+    let medium = storage();
     let mut rig = Rig::with_group(&medium, options(8));
     rig.idle();
     let before = rig.wal.status().counters.groups;
@@ -122,7 +122,7 @@ fn at_most_two_partly_filled_flush_groups_are_in_flight() {
 
 #[test]
 fn a_conflict_is_cut_and_stays_cut() {
-    let medium = SimStorage::new();
+    let medium = storage();
     let mut rig = Rig::with_group(&medium, options(16));
     rig.append_entries(2, 5, 100);
     let keep = rig.tip();
@@ -142,7 +142,7 @@ fn a_conflict_is_cut_and_stays_cut() {
 #[test]
 fn wal_order_decides_and_never_the_term() {
     // Raft figure 8: entries of an older term replace entries of a newer one.
-    let medium = SimStorage::new();
+    let medium = storage();
     let mut rig = Rig::with_group(&medium, options(16));
     rig.append_entries(1, 1, 10);
     let first = rig.tip();
@@ -162,7 +162,7 @@ fn wal_order_decides_and_never_the_term() {
 
 #[test]
 fn a_full_pool_refuses_proposals_and_still_takes_votes() {
-    let medium = SimStorage::new();
+    let medium = storage();
     let mut rig = Rig::with_group(&medium, options(4));
     let mut written = 0;
     while rig.wal.has_room(4096) {
@@ -198,7 +198,7 @@ fn a_full_pool_refuses_proposals_and_still_takes_votes() {
 
 #[test]
 fn a_pool_of_one_directory_grows_no_further_while_nothing_is_acknowledged() {
-    let medium = SimStorage::new();
+    let medium = storage();
     let mut rig = Rig::with_group(&medium, options(64));
     rig.append(&[Write::HardState(vote(1, 1))]);
     rig.append_entries(1, 3, 100);
@@ -218,7 +218,7 @@ fn a_pool_of_one_directory_grows_no_further_while_nothing_is_acknowledged() {
 
 #[test]
 fn another_cluster_node_or_process_is_refused() {
-    let medium = SimStorage::new();
+    let medium = storage();
     let rig = Rig::with_group(&medium, options(8));
     let locked = Rig::open(&medium, options(8)).err().unwrap();
     assert!(matches!(locked, OpenError::Locked { .. }), "{locked}");
@@ -242,14 +242,14 @@ fn sizes_that_cannot_work_are_refused() {
         let mut sizes = options(8);
         sizes.slot_bytes = slot_bytes;
         sizes.bytes_max = slot_bytes * slots;
-        let refused = Rig::open(&SimStorage::new(), sizes).err().unwrap();
+        let refused = Rig::open(&storage(), sizes).err().unwrap();
         assert!(matches!(refused, OpenError::Sizes { .. }), "{refused}");
     }
 }
 
 #[test]
 fn an_idle_log_says_so_after_a_while_and_never_twice() {
-    let medium = SimStorage::new();
+    let medium = storage();
     let mut rig = Rig::with_group(&medium, options(8));
     rig.append_entries(1, 1, 10);
     rig.settle();
@@ -269,7 +269,7 @@ fn a_flush_mode_that_starves_is_left_in_both_directions_and_a_forced_one_never()
         ..SimDiskOptions::default()
     };
     for mode in [FlushMode::Dsync, FlushMode::DrainedFsync] {
-        let medium = SimStorage::new();
+        let medium = storage();
         let mut sizes = options(64);
         sizes.watchdog = nervous();
         let mut rig = Rig::open_with(&medium, sizes, starving(mode), 7).unwrap();
@@ -296,7 +296,7 @@ fn a_flush_mode_that_starves_is_left_in_both_directions_and_a_forced_one_never()
         assert_eq!(rig.wal.status().flush_histogram.count(), counters.flushes);
         let (tip, written) = (rig.tip(), rig.read_all());
         drop(rig);
-        medium.crash(Crash::Power, Tear::Never, &mut fastrand::Rng::with_seed(7));
+        medium.crash(Crash::Power, Tear::Never);
         let mut forced = options(64);
         forced.watchdog = nervous();
         forced.flush_mode = match mode {

@@ -37,11 +37,7 @@ fn begun(medium: &SimStorage, options: Options) -> Rig {
 /// The process dies; everything it was told to be durable is readable.
 fn die(rig: Rig, medium: &SimStorage) {
     drop(rig);
-    medium.crash(
-        Crash::Process,
-        Tear::Never,
-        &mut fastrand::Rng::with_seed(1),
-    );
+    medium.crash(Crash::Process, Tear::Never);
 }
 
 fn membership(voters: usize) -> Membership {
@@ -63,7 +59,7 @@ fn configurations(rig: &Rig) -> Vec<(Index, Membership)> {
 
 #[test]
 fn a_configuration_beyond_the_mark_comes_back() {
-    let medium = SimStorage::new();
+    let medium = storage();
     let mut rig = begun(&medium, options(16));
     rig.append_entries(2, 2, 100);
     rig.idle();
@@ -81,7 +77,7 @@ fn a_configuration_beyond_the_mark_comes_back() {
 #[test]
 fn a_configuration_that_is_cut_beyond_the_mark_is_forgotten() {
     for by_truncation in [false, true] {
-        let medium = SimStorage::new();
+        let medium = storage();
         let mut rig = begun(&medium, options(16));
         rig.append_entries(2, 1, 100);
         let kept = configuration(2, &rig.tip(), &membership(2));
@@ -118,7 +114,7 @@ fn long_tail(medium: &SimStorage, count: u64, bytes: usize) -> usize {
 
 #[test]
 fn an_opening_that_finds_no_room_says_so_and_loses_nothing() {
-    let medium = SimStorage::new();
+    let medium = storage();
     // More than a slot.
     assert_eq!(long_tail(&medium, 4, 14_000), 1);
     let mut full = buffered();
@@ -156,7 +152,7 @@ fn flush_groups(medium: &SimStorage) -> Vec<(u64, GroupKind)> {
 fn an_opening_without_room_for_the_mark_over_what_it_wrote_again_is_refused() {
     let mut refused = 0;
     for bytes in (8_000..15_500).step_by(250) {
-        let medium = SimStorage::new();
+        let medium = storage();
         if long_tail(&medium, 3, bytes) != 1 {
             continue;
         }
@@ -181,7 +177,7 @@ fn an_opening_without_room_for_the_mark_over_what_it_wrote_again_is_refused() {
 
 #[test]
 fn slots_that_became_too_small_for_what_is_written_again_are_refused() {
-    let medium = SimStorage::new();
+    let medium = storage();
     let large = Options::new(identity(), fresh()).with_slots(512 << 10, 8);
     let mut rig = begun(&medium, large.clone());
     rig.append_entries(2, 1, 100_000);

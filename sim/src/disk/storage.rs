@@ -1,19 +1,23 @@
-//! The medium under simulated disks: a written and a flushed image of every slot, and what a crash leaves.
+//! The medium under simulated disks, as its owner sees it: crashes, damage, images, and what an oracle asks.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fastrand::Rng;
 use logdrive_wal::disk::{BLOCK_BYTES, Block, SlotFile, SlotId};
 
-use super::{Contents, unpoisoned};
+use super::fault::FaultCounts;
+use super::medium::Medium;
+use super::slot::{Slot, Spare};
+use crate::dice::{Choice, Dice, What};
 
 /// How a machine stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Crash {
     /// The process dies: what it wrote stays readable and unflushed; what was in flight may land later.
     Process,
-    /// The power fails: each unflushed block is kept or lost, and so is each block in flight.
+    /// The power fails: each unflushed block is kept or lost, and so is each block in flight, the end of a
+    /// file that was made longer, and a new file.
     Power,
 }
 
@@ -27,26 +31,102 @@ pub enum Tear {
     Sectors,
 }
 
+/// What becomes of a block that rots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rot {
+    /// One bit is another.
+    Bit,
+    /// It reads as zeros.
+    Zeros,
+    /// It reads as something that nobody wrote.
+    Garbage,
+}
+
 /// A medium that several processes use, one after the other. Clones are the same medium.
-#[derive(Clone, Debug, Default)]
+///
+/// It decides what happens to it, and to the operations of the disks that use it, by dice of its own.
+#[derive(Clone, Debug)]
 pub struct SimStorage {
-    storage: Arc<Mutex<Storage>>,
+    medium: Arc<Mutex<Medium>>,
+}
+
+/// What was on a medium at some time.
+#[derive(Clone, Debug)]
+pub struct SimImage {
+    slots: BTreeMap<SlotId, Slot>,
 }
 
 impl SimStorage {
     /// An empty directory.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(dice: Dice) -> Self {
+        Self {
+            medium: Arc::new(Mutex::new(Medium::new(dice))),
+        }
+    }
+
+    /// Other dice decide from now on.
+    pub fn set_dice(&self, dice: Dice) {
+        self.lock().dice = dice;
+    }
+
+    /// All files together take no more than this.
+    pub fn set_capacity(&self, capacity_bytes: Option<u64>) {
+        self.lock().capacity_blocks = capacity_bytes.map(|bytes| bytes / BLOCK_BYTES as u64);
     }
 
     /// Stops whatever process uses the medium. Its disk can do nothing any more.
-    pub fn crash(&self, crash: Crash, tear: Tear, rng: &mut Rng) {
-        let mut storage = self.lock();
-        storage.opening = None;
-        if crash == Crash::Power {
-            storage.cut_power(tear, rng);
+    pub fn crash(&self, crash: Crash, tear: Tear) {
+        let mut medium = self.lock();
+        medium.opening = None;
+        match crash {
+            Crash::Process => medium.counts.process_crashes += 1,
+            Crash::Power => medium.cut_power(tear),
         }
+    }
+
+    /// Damages a block that is flushed and holds something; the dice choose it. None if there is none.
+    pub fn rot(&self, rot: Rot) -> Option<(SlotId, u32)> {
+        let mut medium = self.lock();
+        let mut places = Vec::new();
+        for (slot, contents) in &medium.slots {
+            places.extend(contents.flushed_places().map(|block| (*slot, block)));
+        }
+        let last = (places.len() as u64).checked_sub(1)?;
+        let place = medium.dice.between(What::Place, 0..=last);
+        let (slot, block) = *places.get(usize::try_from(place).ok()?)?;
+        let damage = medium.dice.decide(What::Damage, 0, |random| random.u64(..));
+        medium.counts.rotted += 1;
+        medium.change(slot, block, |bytes| match rot {
+            Rot::Bit => {
+                let bit = usize::try_from(damage % (8 * BLOCK_BYTES as u64)).unwrap_or(0);
+                bytes[bit / 8] ^= 1 << (bit % 8);
+            }
+            Rot::Zeros => bytes.fill(0),
+            Rot::Garbage => Rng::with_seed(damage).fill(bytes),
+        });
+        Some((slot, block))
+    }
+
+    /// Everything is lost, as with the disk replaced by a new one.
+    pub fn wipe(&self) {
+        let mut medium = self.lock();
+        medium.put_back(BTreeMap::new());
+        medium.counts.wipes += 1;
+    }
+
+    /// What is on the medium now, what is in flight not included.
+    #[must_use]
+    pub fn image(&self) -> SimImage {
+        let slots = self.lock().slots.clone();
+        SimImage { slots }
+    }
+
+    /// Puts an image back, as from a backup. Whatever was in flight is gone, and so is the process.
+    pub fn restore(&self, image: &SimImage) {
+        let mut medium = self.lock();
+        medium.put_back(image.slots.clone());
+        medium.counts.restores += 1;
     }
 
     /// Changes one byte at rest, in both images.
@@ -61,45 +141,29 @@ impl SimStorage {
 
     /// Changes a block at rest, in both images.
     pub fn change(&self, slot: SlotId, block: u32, change: impl Fn(&mut [u8; BLOCK_BYTES])) {
-        let mut storage = self.lock();
-        if let Some(slot) = storage.slots.get_mut(&slot) {
-            for image in [&mut slot.written, &mut slot.flushed] {
-                if let Some((_, contents)) = image.blocks.get_mut(block as usize) {
-                    let mut copy = contents.as_deref().copied().unwrap_or(Block::ZERO);
-                    change(&mut copy.0);
-                    *contents = share(&copy);
-                }
-            }
-        }
+        self.lock().change(slot, block, change);
     }
 
     /// The bytes of a slot as a reader sees them; empty if there is no such slot.
     #[must_use]
     pub fn contents(&self, slot: SlotId) -> Vec<u8> {
-        let storage = self.lock();
-        let blocks = storage.slots.get(&slot).map(|slot| &slot.written.blocks);
-        let zero = Block::ZERO;
-        let blocks = blocks.into_iter().flatten();
-        blocks
-            .flat_map(|(_, contents)| contents.as_deref().unwrap_or(&zero).0)
-            .collect()
+        let medium = self.lock();
+        let Some(slot) = medium.slots.get(&slot) else {
+            return Vec::new();
+        };
+        let blocks = (0..slot.blocks()).filter_map(|block| slot.written(block));
+        blocks.flatten().copied().collect()
     }
 
     /// Replaces the bytes of a slot, in both images; whole blocks. Makes the slot if there is none.
     pub fn set_contents(&self, slot: SlotId, bytes: &[u8]) {
-        let chunks = bytes.chunks_exact(BLOCK_BYTES);
-        assert!(chunks.remainder().is_empty(), "slots hold whole blocks");
-        let blocks = chunks
-            .map(|chunk| Block(chunk.try_into().expect("chunks of a block")))
-            .map(|block| (0, share(&block)))
-            .collect();
-        let image = Image { blocks };
-        let contents = Slot {
-            flushed: image.clone(),
-            written: image,
-            forgotten: 0,
-        };
-        self.lock().slots.insert(slot, contents);
+        let (blocks, rest) = bytes.as_chunks::<BLOCK_BYTES>();
+        assert!(rest.is_empty(), "slots hold whole blocks");
+        let mut spare = Spare::default();
+        let contents = blocks.iter().map(|block| spare.share(block)).collect();
+        let mut medium = self.lock();
+        medium.slots.insert(slot, Slot::durable(contents));
+        medium.tell_all();
     }
 
     /// The slots there are.
@@ -110,234 +174,71 @@ impl SimStorage {
 
     /// A medium of its own with the same contents, nothing in flight and nobody using it.
     #[must_use]
-    pub fn copy(&self) -> Self {
-        let original = self.lock();
-        let storage = Storage {
-            slots: original.slots.clone(),
-            writes_begun: original.writes_begun,
-            ..Storage::default()
-        };
-        drop(original);
+    pub fn copy(&self, dice: Dice) -> Self {
+        let copy = self.lock().copy(dice);
         Self {
-            storage: Arc::new(Mutex::new(storage)),
+            medium: Arc::new(Mutex::new(copy)),
         }
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, Storage> {
-        unpoisoned(&self.storage)
-    }
-}
-
-/// The blocks of a slot, as far as the file reaches, each with the number of the write that left it so.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Image {
-    blocks: Vec<(u64, Contents)>,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Slot {
-    written: Image,
-    flushed: Image,
-    /// Writes up to this one that are not flushed never will be: a flush of them failed, and the page cache
-    /// has forgotten that it still owes them.
-    forgotten: u64,
-}
-
-/// A write that was submitted and has not ended.
-#[derive(Debug)]
-pub(super) struct PendingWrite {
-    pub(super) slot: SlotId,
-    pub(super) block: u32,
-    pub(super) data: Vec<Contents>,
-}
-
-#[derive(Debug, Default)]
-pub(super) struct Storage {
-    slots: BTreeMap<SlotId, Slot>,
-    /// Writes in flight, those of dead processes included.
-    writes: BTreeMap<u64, PendingWrite>,
-    writes_begun: u64,
-    openings: u64,
-    /// Who holds the lock.
-    pub(super) opening: Option<u64>,
-}
-
-impl Storage {
-    /// Takes the lock. Whatever a dead process still had in flight has landed by then, or never will.
-    pub(super) fn take_lock(&mut self, rng: &mut Rng) -> Option<u64> {
-        if self.opening.is_some() {
-            return None;
-        }
-        self.land_some(rng);
-        self.openings += 1;
-        self.opening = Some(self.openings);
-        self.opening
+    /// The same as if the power failed now and nothing were left that is not flushed.
+    #[must_use]
+    pub fn flushed_only(&self) -> Self {
+        let site = self.lock().dice.site();
+        let copy = self.copy(Dice::played(site, &[]));
+        // Nothing is drawn, so all of it has its usual fate: it is lost.
+        copy.lock().cut_power(Tear::Never);
+        copy.lock().counts = FaultCounts::default();
+        copy
     }
 
-    pub(super) fn slot_files(&self) -> Vec<SlotFile> {
-        self.slots
-            .iter()
-            .map(|(slot, contents)| SlotFile {
-                slot: *slot,
-                blocks: u32::try_from(contents.written.blocks.len()).expect("slots are small"),
-            })
+    /// Adds the blocks whose flushed contents have changed since the last call, some of them more than once;
+    /// at the first call, all that hold something. Zeros that a new file is filled with are not told of.
+    pub fn take_newly_flushed(&self, into: &mut Vec<(SlotId, u32)>) {
+        self.lock().take_newly_flushed(into);
+    }
+
+    /// Reads a block as it would be after a power cut that leaves nothing unflushed. False: there is none.
+    #[must_use]
+    pub fn flushed_block(&self, slot: SlotId, block: u32, into: &mut Block) -> bool {
+        let medium = self.lock();
+        let slot = medium.slots.get(&slot).filter(|slot| slot.is_named);
+        let Some(bytes) = slot.and_then(|slot| slot.flushed(block)) else {
+            return false;
+        };
+        into.0 = *bytes;
+        true
+    }
+
+    /// Blocks whose written contents are not flushed, in flight ones not included.
+    #[must_use]
+    pub fn unflushed_blocks(&self) -> Vec<(SlotId, u32)> {
+        let medium = self.lock();
+        let slots = medium.slots.iter();
+        slots
+            .flat_map(|(slot, contents)| contents.unflushed_places().map(|block| (*slot, block)))
             .collect()
     }
 
-    pub(super) fn create(&mut self, slot: SlotId) -> bool {
-        let vacant = !self.slots.contains_key(&slot);
-        self.slots.entry(slot).or_default();
-        vacant
+    /// What has gone wrong so far.
+    #[must_use]
+    pub fn counts(&self) -> FaultCounts {
+        self.lock().counts
     }
 
-    pub(super) fn begin_write(&mut self, write: PendingWrite) -> u64 {
-        self.writes_begun += 1;
-        self.writes.insert(self.writes_begun, write);
-        self.writes_begun
+    /// How many operations have been completed.
+    #[must_use]
+    pub fn completions(&self) -> u64 {
+        self.lock().completions
     }
 
-    pub(super) fn write_blocks(&self, write: u64) -> usize {
-        self.writes.get(&write).map_or(0, |write| write.data.len())
+    /// Which of its decisions had another outcome than the usual one, if its dice record that.
+    #[must_use]
+    pub fn take_recorded(&self) -> Vec<Choice> {
+        self.lock().dice.take_recorded()
     }
 
-    /// The first `keep` blocks of a write have reached the disk; with `flushed` for good.
-    pub(super) fn end_write(&mut self, write: u64, keep: usize, flushed: bool) {
-        let number = write;
-        let Some(write) = self.writes.remove(&number) else {
-            return;
-        };
-        let Some(slot) = self.slots.get_mut(&write.slot) else {
-            return;
-        };
-        for (place, contents) in write.data.into_iter().take(keep).enumerate() {
-            let at = write.block as usize + place;
-            if flushed {
-                slot.flushed.set(at, (number, contents.clone()));
-            }
-            slot.written.set(at, (number, contents));
-        }
+    pub(super) fn lock(&self) -> MutexGuard<'_, Medium> {
+        self.medium.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    pub(super) fn read(&self, slot: SlotId, block: u32, into: &mut [Block]) -> usize {
-        let Some(slot) = self.slots.get(&slot) else {
-            return 0;
-        };
-        let from = slot.written.blocks.iter().skip(block as usize);
-        let mut read = 0;
-        for (target, (_, contents)) in into.iter_mut().zip(from) {
-            *target = contents.as_deref().copied().unwrap_or(Block::ZERO);
-            read += 1;
-        }
-        read
-    }
-
-    /// What a flush submitted now covers.
-    pub(super) fn flushable(&self, slot: SlotId) -> Image {
-        let Some(slot) = self.slots.get(&slot) else {
-            return Image::default();
-        };
-        let mut covers = slot.written.clone();
-        for (at, block) in covers.blocks.iter_mut().enumerate() {
-            if block.0 <= slot.forgotten {
-                *block = slot.flushed.blocks.get(at).cloned().unwrap_or_default();
-            }
-        }
-        covers
-    }
-
-    /// A flush has failed, and a later one does not know what this one was to cover.
-    pub(super) fn forget(&mut self, slot: SlotId) {
-        if let Some(slot) = self.slots.get_mut(&slot) {
-            slot.forgotten = self.writes_begun;
-        }
-    }
-
-    /// A flush has ended: what it covers is durable. A write that became durable by itself meanwhile stays.
-    pub(super) fn flush(&mut self, slot: SlotId, covers: Image) {
-        let Some(slot) = self.slots.get_mut(&slot) else {
-            return;
-        };
-        for (at, block) in covers.blocks.into_iter().enumerate() {
-            let newer = slot
-                .flushed
-                .blocks
-                .get(at)
-                .is_none_or(|flushed| flushed.0 < block.0);
-            if newer {
-                slot.flushed.set(at, block);
-            }
-        }
-    }
-
-    /// Each block in flight reaches the written image or not.
-    fn land_some(&mut self, rng: &mut Rng) {
-        for (number, write) in std::mem::take(&mut self.writes) {
-            if let Some(slot) = self.slots.get_mut(&write.slot) {
-                for (place, contents) in write.data.into_iter().enumerate() {
-                    if rng.bool() {
-                        let at = write.block as usize + place;
-                        slot.written.set(at, (number, contents));
-                    }
-                }
-            }
-        }
-    }
-
-    fn cut_power(&mut self, tear: Tear, rng: &mut Rng) {
-        // In flight: each block may have got as far as the disk's cache, and so as far as the medium.
-        self.land_some(rng);
-        for slot in self.slots.values_mut() {
-            let durable = slot.flushed.blocks.len();
-            // The length of a file is written last: what it does not reach is gone.
-            let length = rng.usize(durable..=slot.written.blocks.len().max(durable));
-            slot.written.blocks.truncate(length);
-            for (at, (_, written)) in slot.written.blocks.iter_mut().enumerate() {
-                let flushed = slot.flushed.blocks.get(at).cloned();
-                let flushed = flushed.and_then(|(_, contents)| contents);
-                if same(written, &flushed) {
-                    continue;
-                }
-                match (tear, rng.u8(0..4)) {
-                    (_, 0) | (Tear::Never, 2) => *written = flushed,
-                    (Tear::Sectors, 2) => *written = torn(written, &flushed, rng),
-                    _ => {}
-                }
-            }
-            slot.flushed = slot.written.clone();
-        }
-    }
-}
-
-impl Image {
-    fn set(&mut self, at: usize, block: (u64, Contents)) {
-        if self.blocks.len() <= at {
-            self.blocks.resize(at + 1, (0, None));
-        }
-        self.blocks[at] = block;
-    }
-}
-
-/// Shares a block's contents; zeros take no memory.
-pub(super) fn share(block: &Block) -> Contents {
-    (block.0 != [0; BLOCK_BYTES]).then(|| Arc::new(*block))
-}
-
-fn same(one: &Contents, other: &Contents) -> bool {
-    match (one, other) {
-        (None, None) => true,
-        (Some(one), Some(other)) => Arc::ptr_eq(one, other) || one.0 == other.0,
-        _ => false,
-    }
-}
-
-fn torn(new: &Contents, old: &Contents, rng: &mut Rng) -> Contents {
-    const SECTOR_BYTES: usize = 512;
-    let mut block = old.as_deref().copied().unwrap_or(Block::ZERO);
-    let new = new.as_deref().unwrap_or(&Block::ZERO).0;
-    for sector in (0..BLOCK_BYTES).step_by(SECTOR_BYTES) {
-        if rng.bool() {
-            block.0[sector..sector + SECTOR_BYTES].copy_from_slice(&new[sector..][..SECTOR_BYTES]);
-        }
-    }
-    share(&block)
 }

@@ -10,6 +10,7 @@ use logdrive_raft::{
     Boot, ClusterId, Genesis, GroupId, Incarnation, Index, LogPosition, Member, Micros, NodeId,
     Replica, Term,
 };
+use logdrive_sim::dice::{Dice, Site};
 use logdrive_sim::disk::{Crash, SimDisk, SimDiskOptions, SimStorage, Tear};
 use logdrive_wal::disk::{Disk, FlushMode};
 use logdrive_wal::verify::verify_disk;
@@ -42,6 +43,11 @@ impl Counts {
         self.rot += other.rot;
         self.suspect += other.suspect;
     }
+}
+
+/// What a disk decides by.
+pub fn dice(seed: u64) -> Dice {
+    Dice::drawn(Site::Disk(NodeId(1)), seed)
 }
 
 pub fn replica(id: u64) -> Replica {
@@ -103,7 +109,7 @@ impl Directory {
         let mixed = rng.u8(0..3) == 0;
         Self {
             rng,
-            medium: SimStorage::new(),
+            medium: SimStorage::new(dice(seed)),
             disk,
             mixed,
             slot_bytes,
@@ -140,7 +146,7 @@ impl Directory {
             } else {
                 Crash::Process
             };
-            self.medium.crash(crash, Tear::Never, &mut self.rng);
+            self.medium.crash(crash, Tear::Never);
             if self.damage {
                 self.change_bytes()
                     .map_err(|why| format!("life {life}: {why}"))?;
@@ -168,7 +174,7 @@ impl Directory {
             self.disk.direct = self.rng.bool();
         }
         let left = (self.rng.u8(0..3) > 0).then(|| self.rng.u64(0..40));
-        let disk = SimDisk::new(self.medium.clone(), self.disk.clone(), self.rng.u64(..));
+        let disk = SimDisk::new(self.medium.clone(), self.disk.clone());
         let disk = Mortal { disk, left };
         let opened = unless_killed(|| Wal::open(disk, options)).transpose()?;
         match &opened {
@@ -326,15 +332,15 @@ impl Directory {
 
     fn judge_damage(&mut self, durable: bool) -> Result<(), String> {
         // Looking changes nothing, opening does.
-        let medium = self.medium.copy();
-        let mut disk = SimDisk::new(medium.clone(), self.disk.clone(), 1);
+        let medium = self.medium.copy(dice(1));
+        let mut disk = SimDisk::new(medium.clone(), self.disk.clone());
         let slots = disk.slots().map_err(|error| error.to_string())?;
         let report = verify_disk(&mut disk, &slots, false);
         let verdict = report.as_ref().map(|report| report.verdict);
         if durable && !matches!(verdict, Ok(Verdict::Rot)) {
             return Err(format!("it was durable, and is called {verdict:?}"));
         }
-        let disk = SimDisk::new(medium, self.disk.clone(), 1);
+        let disk = SimDisk::new(medium, self.disk.clone());
         match Wal::open(disk, self.options()) {
             Ok((_, recovery)) => {
                 if !matches!(verdict, Ok(Verdict::Clean | Verdict::Torn)) {

@@ -1,6 +1,5 @@
 //! Openings that fail or die after they have begun to write, and what comes after them.
 
-use fastrand::Rng;
 use logdrive_raft::entry::EntryBuilder;
 use logdrive_raft::io::Write;
 use logdrive_raft::{ClusterId, GroupId, Incarnation, Micros, NodeId, Term};
@@ -8,7 +7,7 @@ use logdrive_sim::disk::{Crash, SimDisk, SimDiskOptions, SimStorage, Tear};
 use logdrive_wal::disk::{BLOCK_BYTES, FlushMode, SlotId};
 use logdrive_wal::{FreshIds, Identity, OpenError, Options, Recovery, Wal};
 
-use crate::directory::{genesis, unless_killed};
+use crate::directory::{dice, genesis, unless_killed};
 use crate::mortal::Mortal;
 use crate::openings;
 
@@ -31,7 +30,8 @@ fn options() -> Options {
 type Opened = Option<Result<(Wal<Mortal>, Recovery), OpenError>>;
 
 fn open(medium: &SimStorage, left: Option<u64>, seed: u64) -> Opened {
-    let disk = SimDisk::new(medium.clone(), SimDiskOptions::default(), seed);
+    medium.set_dice(dice(seed));
+    let disk = SimDisk::new(medium.clone(), SimDiskOptions::default());
     unless_killed(|| Wal::open(Mortal { disk, left }, options()))
 }
 
@@ -70,8 +70,11 @@ fn a_log_that_is_gone_on_with_is_not_suspect_for_an_opening_that_died() {
     let (mut reached, mut bad) = (0, Vec::new());
     for seed in 0..600 {
         for left in 2..12 {
-            let medium = SimStorage::new();
-            let mut rng = Rng::with_seed(seed * 100 + left);
+            let medium = SimStorage::new(dice(seed));
+            let crash = || {
+                medium.set_dice(dice(seed * 100 + left));
+                medium.crash(Crash::Power, Tear::Never);
+            };
             let mut now = 1_000_000;
             let (mut wal, _) = open(&medium, None, seed).unwrap().unwrap();
             wal.create_group(&genesis(GROUP)).unwrap();
@@ -84,12 +87,12 @@ fn a_log_that_is_gone_on_with_is_not_suspect_for_an_opening_that_died() {
             append(&mut wal, 30_000);
             wal.submit(Micros(now));
             drop(wal);
-            medium.crash(Crash::Power, Tear::Never, &mut rng);
+            crash();
             // An opening that dies before its verdict.
             if open(&medium, Some(left), seed).is_some() {
                 break;
             }
-            medium.crash(Crash::Power, Tear::Never, &mut rng);
+            crash();
             // One that goes on in the segment there is.
             let (mut wal, _) = open(&medium, None, seed).unwrap().unwrap();
             reached += 1;
@@ -97,7 +100,7 @@ fn a_log_that_is_gone_on_with_is_not_suspect_for_an_opening_that_died() {
             append(&mut wal, 30_000);
             wal.submit(Micros(now));
             drop(wal);
-            medium.crash(Crash::Power, Tear::Never, &mut rng);
+            crash();
             match open(&medium, None, seed).unwrap() {
                 Ok((wal, _)) => assert!(wal.tip(GROUP).map(|tip| tip.index) >= tip),
                 Err(error) => bad.push(format!("seed {seed} left {left}: {error}")),
@@ -123,20 +126,21 @@ fn what_an_opening_could_not_flush_does_not_free_the_original() {
     let (original, chains) = openings::begun(&disk, false);
     let (mut failed, mut tried, mut bad) = (0, 0, Vec::new());
     for seed in 0..200 {
-        let medium = original.copy();
+        let medium = original.copy(dice(seed));
         let mut faulty = disk.clone();
         faulty.rates.flush_error_ppm = 150_000;
         match openings::open(&medium, &faulty, None, seed) {
             Some(Err(_)) => failed += 1,
             _ => continue,
         }
-        medium.crash(Crash::Process, Tear::Never, &mut Rng::with_seed(seed));
+        medium.crash(Crash::Process, Tear::Never);
         for left in 0..60 {
-            let medium = medium.copy();
+            let medium = medium.copy(dice(seed));
             if openings::open(&medium, &disk, Some(left), seed).is_some() {
                 break;
             }
-            medium.crash(Crash::Power, Tear::Never, &mut Rng::with_seed(seed + left));
+            medium.set_dice(dice(seed + left));
+            medium.crash(Crash::Power, Tear::Never);
             tried += 1;
             let found = match openings::open(&medium, &disk, None, seed).unwrap() {
                 Ok(recovery) => recovery,

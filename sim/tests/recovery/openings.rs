@@ -1,6 +1,5 @@
 //! Openings that die, at every moment at which they can.
 
-use fastrand::Rng;
 use logdrive_raft::entry::EntryBuilder;
 use logdrive_raft::io::{HardState, Write};
 use logdrive_raft::{Chain, ClusterId, GroupId, Incarnation, Micros, NodeId, Term};
@@ -8,7 +7,7 @@ use logdrive_sim::disk::{Crash, SimDisk, SimDiskOptions, SimStorage, Tear};
 use logdrive_wal::disk::{BLOCK_BYTES, FlushMode, SlotFile};
 use logdrive_wal::{FreshIds, Identity, OpenError, Options, Recovery, Wal};
 
-use crate::directory::{genesis, replica, unless_killed};
+use crate::directory::{dice, genesis, replica, unless_killed};
 use crate::mortal::Mortal;
 
 const GROUP: GroupId = GroupId(1);
@@ -39,8 +38,8 @@ fn disk_options(direct: bool, flush_mode: FlushMode) -> SimDiskOptions {
 
 /// A log over several slots; everything is acknowledged, and with `marked` the log says so itself.
 pub fn begun(disk: &SimDiskOptions, marked: bool) -> (SimStorage, Vec<Chain>) {
-    let medium = SimStorage::new();
-    let disk = SimDisk::new(medium.clone(), disk.clone(), 1);
+    let medium = SimStorage::new(dice(1));
+    let disk = SimDisk::new(medium.clone(), disk.clone());
     let (mut wal, _) = Wal::open(disk, options()).expect("a new log");
     let mut now = 1_000_000;
     let mut turn = |wal: &mut Wal<SimDisk>| {
@@ -89,7 +88,8 @@ pub fn open(
     left: Option<u64>,
     seed: u64,
 ) -> Option<Result<Recovery, OpenError>> {
-    let disk = SimDisk::new(medium.clone(), disk.clone(), seed);
+    medium.set_dice(dice(seed));
+    let disk = SimDisk::new(medium.clone(), disk.clone());
     let disk = Mortal { disk, left };
     unless_killed(|| Wal::open(disk, options()).map(|(_, recovery)| recovery))
 }
@@ -111,11 +111,12 @@ fn killed_openings(
     let mut moments = 0..;
     std::iter::from_fn(move || {
         let left = moments.next()?;
-        let medium = medium.copy();
+        let medium = medium.copy(dice(1));
         if open(&medium, disk, Some(left), seed + left).is_some() {
             return None;
         }
-        medium.crash(crash, Tear::Never, &mut Rng::with_seed(seed + left));
+        medium.set_dice(dice(seed + left));
+        medium.crash(crash, Tear::Never);
         Some((left, medium))
     })
 }
@@ -216,9 +217,9 @@ fn two_power_cuts_in_a_row_do_not_leave_two_torn_copies_of_a_header() {
         bytes
     };
     // An opening that died when its header was durable.
-    let before = medium.copy();
+    let before = medium.copy(dice(1));
     assert!(open(&medium, &disk, Some(5), 1).is_none());
-    medium.crash(Crash::Process, Tear::Never, &mut Rng::with_seed(1));
+    medium.crash(Crash::Process, Tear::Never);
     let files = medium.slot_files();
     let taken = |file: &&SlotFile| first_block(&before, file) != first_block(&medium, file);
     let taken = files.iter().find(taken).expect("it took a slot").slot;
@@ -227,14 +228,14 @@ fn two_power_cuts_in_a_row_do_not_leave_two_torn_copies_of_a_header() {
         for seed in 0..200 {
             // Up to the flush of the second copy.
             for left in 1..5 {
-                let medium = medium.copy();
+                let medium = medium.copy(dice(1));
                 medium.change(taken, torn.min(1), |block| block[100] ^= 1);
                 if torn == 2 {
                     medium.change(taken, 0, |block| block.fill(0));
                 }
                 assert!(open(&medium, &disk, Some(left), seed).is_none());
-                let mut rng = Rng::with_seed(seed * 10 + left);
-                medium.crash(Crash::Power, Tear::Sectors, &mut rng);
+                medium.set_dice(dice(seed * 10 + left));
+                medium.crash(Crash::Power, Tear::Sectors);
                 let opened = open(&medium, &disk, None, seed).expect("nobody kills it");
                 let recovery = opened.unwrap_or_else(|error| {
                     panic!("case {torn}, seed {seed}, killed after {left}: {error}")
@@ -260,7 +261,7 @@ fn a_segment_is_missed_after_an_opening_that_died() {
         assert!(used.len() > 2);
         for (left, medium) in killed_openings(&medium, &disk, Crash::Process, 1) {
             for file in &used {
-                let medium = medium.copy();
+                let medium = medium.copy(dice(1));
                 for copy in 0..2 {
                     medium.change(file.slot, copy, |block| *block = [0; BLOCK_BYTES]);
                 }

@@ -7,11 +7,22 @@ use logdrive_raft::{
     ClusterId, Entry, Genesis, GroupId, Incarnation, Index, LogPosition, Member, Micros, NodeId,
     Replica, Term,
 };
+use logdrive_sim::dice::{Dice, Site};
 use logdrive_sim::disk::{SimDisk, SimDiskOptions, SimStorage};
 use logdrive_wal::disk::WatchdogLimits;
 use logdrive_wal::{FreshIds, Identity, OpenError, Options, Position, ReadRequest, Recovery, Wal};
 
 pub const GROUP: GroupId = GroupId(1);
+
+/// What a disk decides by.
+pub fn dice(seed: u64) -> Dice {
+    Dice::drawn(Site::Disk(NodeId(1)), seed)
+}
+
+/// An empty directory.
+pub fn storage() -> SimStorage {
+    SimStorage::new(dice(1))
+}
 
 pub fn identity() -> Identity {
     Identity {
@@ -114,7 +125,8 @@ impl Rig {
         disk: SimDiskOptions,
         seed: u64,
     ) -> Result<Self, OpenError> {
-        let disk = SimDisk::new(medium.clone(), disk, seed);
+        medium.set_dice(dice(seed));
+        let disk = SimDisk::new(medium.clone(), disk);
         let (wal, recovery) = Wal::open(disk, options)?;
         Ok(Self {
             wal,

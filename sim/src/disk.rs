@@ -20,7 +20,7 @@ pub use storage::{Crash, Rot, SimImage, SimStorage, Tear};
 mod fault;
 mod medium;
 mod operation;
-mod slot;
+pub(crate) mod slot;
 mod storage;
 
 use fault::Kind;

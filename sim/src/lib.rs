@@ -9,6 +9,7 @@
 pub mod cluster;
 pub mod dice;
 pub mod disk;
+pub mod images;
 mod lanes;
 pub mod node;
 pub mod oracle;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use logdrive_wal::disk::{BLOCK_BYTES, Block, Buffer, SlotFile, SlotId};
 
 use super::fault::{Fault, FaultCounts, FaultRates, Kind};
-use super::slot::{Bytes, Covers, Slot, Spare};
+use super::slot::{Bytes, Contents, Covers, Slot, Spare};
 use super::storage::Tear;
 use crate::dice::{Dice, What};
 
@@ -229,6 +229,22 @@ impl Medium {
                 }
             } else {
                 contents.write(at, shared, self.landed);
+            }
+        }
+    }
+
+    pub(super) fn leave_unflushed(
+        &mut self,
+        slot: SlotId,
+        block: u32,
+        contents: Contents,
+        forgotten: bool,
+    ) {
+        self.landed += 1;
+        if let Some(slot) = self.slots.get_mut(&slot) {
+            slot.write(block, contents, self.landed);
+            if forgotten {
+                slot.forget();
             }
         }
     }

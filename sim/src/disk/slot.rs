@@ -14,16 +14,16 @@ use super::storage::Tear;
 use crate::dice::{Dice, What};
 
 /// The bytes of a block at rest. Unlike those in memory they need no alignment, which would double what they take.
-pub(super) type Bytes = [u8; BLOCK_BYTES];
+pub(crate) type Bytes = [u8; BLOCK_BYTES];
 
 /// Shared contents of a block; `None` is a block of zeros.
-pub(super) type Contents = Option<Arc<Bytes>>;
+pub(crate) type Contents = Option<Arc<Bytes>>;
 
-pub(super) const ZEROS: Bytes = [0; BLOCK_BYTES];
+pub(crate) const ZEROS: Bytes = [0; BLOCK_BYTES];
 
 /// Memory of contents that nobody needs any more.
 #[derive(Debug, Default)]
-pub(super) struct Spare {
+pub(crate) struct Spare {
     spare: Vec<Arc<Bytes>>,
 }
 
@@ -32,7 +32,7 @@ const SPARE_MAX: usize = 256;
 
 impl Spare {
     /// Shares a block's contents; zeros take no memory.
-    pub(super) fn share(&mut self, bytes: &Bytes) -> Contents {
+    pub(crate) fn share(&mut self, bytes: &Bytes) -> Contents {
         if *bytes == ZEROS {
             return None;
         }
@@ -64,7 +64,7 @@ pub(super) struct Covers {
 }
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct Slot {
+pub(crate) struct Slot {
     /// As far as the file reaches.
     written: Vec<Contents>,
     /// How far it would reach after a power cut.
@@ -101,7 +101,7 @@ impl Slot {
     }
 
     /// A file that is durable, with these contents.
-    pub(super) fn durable(written: Vec<Contents>) -> Self {
+    pub(crate) fn durable(written: Vec<Contents>) -> Self {
         let blocks = u32::try_from(written.len()).expect("slots are small");
         Self {
             written,
@@ -112,7 +112,7 @@ impl Slot {
         }
     }
 
-    pub(super) fn blocks(&self) -> u32 {
+    pub(crate) fn blocks(&self) -> u32 {
         u32::try_from(self.written.len()).expect("slots are small")
     }
 
@@ -184,6 +184,24 @@ impl Slot {
         if !self.unflushed.is_empty() {
             self.unflushed.remove(&block);
         }
+    }
+
+    /// A block of a durable file is something else; nothing beyond its end.
+    pub(crate) fn put(&mut self, block: u32, contents: Contents) {
+        if let Some(written) = self.written.get_mut(block as usize) {
+            *written = contents;
+        }
+    }
+
+    /// A durable file is at least so long.
+    pub(crate) fn extend(&mut self, blocks: u32) {
+        self.reach(blocks as usize);
+        self.flushed_blocks = self.flushed_blocks.max(blocks);
+    }
+
+    /// What readers see of a block; zeros beyond the end.
+    pub(crate) fn contents(&self, block: u32) -> Contents {
+        self.written.get(block as usize).cloned().flatten()
     }
 
     fn reach(&mut self, blocks: usize) {
@@ -342,7 +360,7 @@ fn same(one: &Contents, other: &Contents) -> bool {
 }
 
 /// The sectors of a bit each are new, the others old.
-fn torn(new: &Contents, old: &Contents, sectors: u64) -> Contents {
+pub(crate) fn torn(new: &Contents, old: &Contents, sectors: u64) -> Contents {
     const SECTOR_BYTES: usize = 512;
     let mut bytes = old.as_deref().copied().unwrap_or(ZEROS);
     let new = new.as_deref().unwrap_or(&ZEROS);

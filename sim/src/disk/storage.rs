@@ -8,7 +8,7 @@ use logdrive_wal::disk::{BLOCK_BYTES, Block, SlotFile, SlotId};
 
 use super::fault::FaultCounts;
 use super::medium::Medium;
-use super::slot::{Slot, Spare};
+use super::slot::{Contents, Slot, Spare};
 use crate::dice::{Choice, Dice, What};
 
 /// How a machine stops.
@@ -54,6 +54,60 @@ pub struct SimStorage {
 #[derive(Clone, Debug)]
 pub struct SimImage {
     slots: BTreeMap<SlotId, Slot>,
+}
+
+/// For images of which every block is durable.
+impl SimImage {
+    pub(crate) fn empty() -> Self {
+        let slots = BTreeMap::new();
+        Self { slots }
+    }
+
+    pub(crate) fn create(&mut self, slot: SlotId) {
+        let empty = || Slot::durable(Vec::new());
+        self.slots.entry(slot).or_insert_with(empty);
+    }
+
+    pub(crate) fn extend(&mut self, slot: SlotId, blocks: u32) {
+        if let Some(slot) = self.slots.get_mut(&slot) {
+            slot.extend(blocks);
+        }
+    }
+
+    pub(crate) fn put(&mut self, slot: SlotId, block: u32, contents: Contents) {
+        if let Some(slot) = self.slots.get_mut(&slot) {
+            slot.put(block, contents);
+        }
+    }
+
+    pub(crate) fn slots(&self) -> impl Iterator<Item = SlotId> + '_ {
+        self.slots.keys().copied()
+    }
+
+    pub(crate) fn blocks(&self, slot: SlotId) -> u32 {
+        self.slots.get(&slot).map_or(0, Slot::blocks)
+    }
+
+    pub(crate) fn contents(&self, slot: SlotId, block: u32) -> Contents {
+        self.slots.get(&slot)?.contents(block)
+    }
+
+    /// A medium that holds it.
+    pub(crate) fn onto_medium(self, dice: Dice) -> SimStorage {
+        let medium = SimStorage::new(dice);
+        medium.lock().slots = self.slots;
+        medium
+    }
+}
+
+impl SimStorage {
+    /// A dead process has written these blocks, which are not flushed; with `forgotten` no flush owes them.
+    pub(crate) fn leave_unflushed(&self, blocks: &[(SlotId, u32, Contents)], forgotten: bool) {
+        let mut medium = self.lock();
+        for (slot, block, contents) in blocks {
+            medium.leave_unflushed(*slot, *block, contents.clone(), forgotten);
+        }
+    }
 }
 
 impl SimStorage {

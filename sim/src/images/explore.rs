@@ -1,0 +1,447 @@
+//! Goes through the moments of a history, recovers every image of each, and compares.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use fastrand::Rng;
+use logdrive_wal::disk::{BLOCK_BYTES, SlotId};
+use logdrive_wal::{OpenError, Wal};
+
+use super::book::{Acked, Book, Groups, groups_of};
+use super::damage::{Came, Damage, Known, Opened};
+use super::history::{self, Life, SITE};
+use super::prefix::{Left, Prefix, Subsets};
+use super::trace::{Event, Recorder, Trace};
+use super::{ImagesOptions, ImagesReport, Lie, Violation};
+use crate::dice::Dice;
+use crate::disk::{SimDisk, SimDiskOptions, SimImage, SimStorage};
+
+/// The recovery of one image in so many is looked into, at each depth.
+const NESTED_ONE_IN: [u64; 2] = [24, 64];
+
+/// One history in so many tries all subsets of more pieces.
+const EXHAUSTIVE_ONE_IN: u64 = 8;
+
+const EXHAUSTIVE: Subsets = Subsets {
+    all_of: 10,
+    else_many: 256,
+};
+
+const USUAL: Subsets = Subsets {
+    all_of: 6,
+    else_many: 48,
+};
+
+/// Of the moments of a recovery.
+const NESTED: Subsets = Subsets {
+    all_of: 4,
+    else_many: 16,
+};
+
+/// So many pieces of a moment are torn, one at a time.
+const PIECES_TORN_MAX: usize = 10;
+
+/// One image in so many is also left by the death of a process.
+const PROCESS_ONE_IN: u64 = 8;
+
+/// One image in so many is recovered twice.
+const TWICE_ONE_IN: u64 = 4;
+
+/// One in so many blocks that hold nothing is damaged.
+const ZEROS_ONE_IN: u64 = 8;
+
+/// Violations beyond so many of one history say nothing new.
+const VIOLATIONS_MAX: usize = 5;
+
+/// Everything about one history.
+pub(super) fn history(options: &ImagesOptions, number: u64) -> ImagesReport {
+    // Seeds and numbers are small; an odd factor spreads them over all bits.
+    let seed = options.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ number.rotate_left(40);
+    let mut explorer = Explorer {
+        history: number,
+        random: Rng::with_seed(seed),
+        report: ImagesReport::default(),
+        lie: options.lie,
+        path: Vec::new(),
+    };
+    explorer.run(options);
+    explorer.report
+}
+
+/// What an image has to come back with.
+#[derive(Clone, Copy)]
+struct Expect<'a> {
+    what: Wanted<'a>,
+    /// A block is torn: it may be refused as suspect.
+    torn: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Wanted<'a> {
+    /// No less than was acknowledged, and nothing else than was written.
+    Book(&'a Book, &'a Acked),
+    /// What a recovery has made of it that was complete.
+    Same(&'a Groups),
+}
+
+impl Expect<'_> {
+    fn check(&self, found: &Groups) -> Result<(), String> {
+        match self.what {
+            Wanted::Book(book, acked) => book.check(acked, found).map(|_| ()),
+            Wanted::Same(groups) if groups == found => Ok(()),
+            Wanted::Same(groups) => Err(format!(
+                "a complete recovery found {}, the next one {}",
+                brief(groups),
+                brief(found)
+            )),
+        }
+    }
+}
+
+/// What became of an image.
+enum Outcome {
+    /// It was opened: what came back, how many findings were told of, and the medium afterwards.
+    Opened(Groups, usize, SimStorage),
+    Refused(OpenError),
+    Panicked,
+}
+
+impl std::fmt::Display for How {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            How::Power => write!(f, "power cut"),
+            How::Torn(piece, sectors) => {
+                write!(f, "power cut with piece {piece} torn to {sectors:#04x}")
+            }
+            How::Process => write!(f, "death of the process"),
+            How::Forgotten => write!(f, "death of the process after a failed flush"),
+        }
+    }
+}
+
+struct Explorer {
+    history: u64,
+    random: Rng,
+    report: ImagesReport,
+    lie: Option<Lie>,
+    /// Which image is looked at: the moments of power cuts, one inside the recovery from the other.
+    path: Vec<Cut>,
+}
+
+/// A crash.
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    event: usize,
+    kept: u64,
+    how: How,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum How {
+    /// The power fails.
+    Power,
+    /// The same, and of one piece only some sectors are new.
+    Torn(usize, u64),
+    /// The process dies.
+    Process,
+    /// The same after a flush that failed.
+    Forgotten,
+}
+
+impl Explorer {
+    fn run(&mut self, options: &ImagesOptions) {
+        self.report.histories = 1;
+        let acts = &mut self.report.acts;
+        let random = &mut self.random;
+        let generated = catch_unwind(AssertUnwindSafe(|| {
+            history::generate(options, random, acts)
+        }));
+        let lives = match generated {
+            Ok(Ok(lives)) => lives,
+            Ok(Err(why)) => return self.violation("the history itself", &why),
+            Err(_) => return self.violation("the history itself", "it panicked"),
+        };
+        for (number, life) in lives.iter().enumerate() {
+            self.report.lives += 1;
+            self.life(number, life);
+        }
+    }
+
+    fn life(&mut self, number: usize, life: &Life) {
+        let mut prefix = Prefix::new(life.base.clone());
+        let mut book = &life.before;
+        let mut acked = book.acked().clone();
+        for (at, event) in life.events.iter().enumerate() {
+            if prefix.is_settled_by(event) {
+                let what = Wanted::Book(book, &acked);
+                self.moment(number, &life.disk, &prefix, at, what);
+            }
+            match event {
+                Event::Opened => {
+                    book = &life.book;
+                    acked = book.acked_when_opened();
+                }
+                Event::Acked(more) => acked = more.clone(),
+                _ => {}
+            }
+            prefix.apply(event);
+        }
+        let what = Wanted::Book(book, &acked);
+        self.moment(number, &life.disk, &prefix, life.events.len(), what);
+        // With a disk that lies the trace does not show what the log was told.
+        if self.lie.is_none() {
+            self.damage(number, life, &prefix.image(u64::MAX), &acked);
+        }
+    }
+
+    /// Every block of the whole image at the end of a life, damaged in every way.
+    fn damage(&mut self, number: usize, life: &Life, image: &SimImage, acked: &Acked) {
+        let known = Known::of(&life.base, &life.events);
+        let opened_with = life.book.acked_when_opened();
+        let healthy = match recover(&image.clone().into(), &life.disk, None, None) {
+            Outcome::Opened(groups, _, _) => groups,
+            _ => return self.violation(&format!("life {number}, whole"), "it was not opened"),
+        };
+        if life.closed {
+            self.report.damage.closed += 1;
+        } else {
+            self.report.damage.unclean += 1;
+        }
+        let slots: Vec<SlotId> = image.slots().collect();
+        for slot in &slots {
+            for block in 0..image.blocks(*slot) {
+                let is_zero = image.contents(*slot, block).is_none();
+                if is_zero && self.random.u64(0..ZEROS_ONE_IN) > 0 {
+                    continue;
+                }
+                let other = *self.random.choice(&slots).unwrap_or(slot);
+                let place = self.random.u32(0..image.blocks(other).max(1));
+                let damages = [
+                    Damage::Zeros,
+                    Damage::Ones,
+                    Damage::Bit(self.random.u32(0..8 * BLOCK_BYTES as u32)),
+                    // The end of a block says which it is.
+                    Damage::Bit(8 * BLOCK_BYTES as u32 - 1 - self.random.u32(0..8 * 16)),
+                    Damage::Swap(other, place),
+                    Damage::Older,
+                    Damage::OtherSlot(other),
+                ];
+                for damage in damages {
+                    let Some(damaged) = known.damaged(image, *slot, block, damage) else {
+                        continue;
+                    };
+                    let outcome = recover(&damaged.into(), &life.disk, None, None);
+                    let result = match &outcome {
+                        Outcome::Opened(groups, findings, _) => Ok(Opened {
+                            findings: *findings,
+                            loss: life.book.check(acked, groups).map(|_| ()),
+                            invention: life.book.check(&opened_with, groups).map(|_| ()),
+                            is_same: *groups == healthy,
+                        }),
+                        Outcome::Refused(error) => Err(error),
+                        Outcome::Panicked => {
+                            let image = format!("life {number}, {slot:?} block {block} {damage:?}");
+                            self.violation(&image, "it panicked");
+                            continue;
+                        }
+                    };
+                    let deserves = known.deserves(image, *slot, block, damage);
+                    let came = Came { result };
+                    if let Err(why) = deserves.check(&came, &mut self.report.damage) {
+                        let image = format!("life {number}, {slot:?} block {block} {damage:?}");
+                        self.violation(&image, &why);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Every image of a moment.
+    fn moment(
+        &mut self,
+        life: usize,
+        disk: &SimDiskOptions,
+        prefix: &Prefix,
+        event: usize,
+        what: Wanted<'_>,
+    ) {
+        let expect = Expect { what, torn: false };
+        let subsets = if (self.history + 1).is_multiple_of(EXHAUSTIVE_ONE_IN) {
+            EXHAUSTIVE
+        } else {
+            USUAL
+        };
+        for kept in prefix.subsets(subsets, &mut self.random) {
+            self.cut(event, kept, How::Power, |explorer| {
+                explorer.image(life, disk, &prefix.image(kept).into(), expect);
+            });
+            // What is left is the same to the eye, and not durable.
+            if self.random.u64(0..PROCESS_ONE_IN) == 0 {
+                self.report.process_crashes += 1;
+                self.cut(event, kept, How::Process, |explorer| {
+                    explorer.image(life, disk, &prefix.unflushed(kept, false), expect);
+                });
+            }
+            if !disk.direct && self.random.u64(0..PROCESS_ONE_IN) == 0 {
+                self.report.forgotten += 1;
+                self.cut(event, kept, How::Forgotten, |explorer| {
+                    explorer.image(life, disk, &prefix.unflushed(kept, true), expect);
+                });
+            }
+        }
+        // One block at a time, the others there or not.
+        for piece in 0..prefix.pieces().min(PIECES_TORN_MAX) {
+            for kept in [u64::MAX, self.random.u64(..)] {
+                let first = self.random.u32(1..8);
+                let sectors = match self.random.u8(0..3) {
+                    // From the front or from the back, as most disks would; and any.
+                    0 => (1 << first) - 1,
+                    1 => 0xff & !((1 << first) - 1),
+                    _ => u64::from(self.random.u8(1..255)),
+                };
+                let Some(image) = prefix.torn_image(kept, piece, sectors) else {
+                    continue;
+                };
+                self.report.torn += 1;
+                let expect = Expect { what, torn: true };
+                self.cut(event, kept, How::Torn(piece, sectors), |explorer| {
+                    explorer.image(life, disk, &image.into(), expect);
+                });
+            }
+        }
+    }
+
+    fn image(&mut self, life: usize, disk: &SimDiskOptions, image: &Left, expect: Expect<'_>) {
+        self.report.images += 1;
+        let depth = self.path.len();
+        match depth {
+            1 => {}
+            2 => self.report.nested += 1,
+            _ => self.report.nested_twice += 1,
+        }
+        let deeper = NESTED_ONE_IN
+            .get(depth - 1)
+            .is_some_and(|one_in| self.random.u64(0..*one_in) == 0);
+        let trace = deeper.then(Trace::default);
+        self.report.recoveries += 1;
+        let outcome = recover(image, disk, self.lie, trace.as_ref());
+        let (groups, left) = match outcome {
+            Outcome::Opened(groups, _, left) => (groups, left),
+            Outcome::Refused(OpenError::Suspect { .. }) if expect.torn => {
+                self.report.suspect += 1;
+                return;
+            }
+            Outcome::Refused(error) => return self.wrong(life, &format!("refused: {error}")),
+            Outcome::Panicked => return self.wrong(life, "it panicked"),
+        };
+        if let Err(why) = expect.check(&groups) {
+            return self.wrong(life, &why);
+        }
+        let same = Expect {
+            what: Wanted::Same(&groups),
+            torn: false,
+        };
+        let twice = !image.unflushed.is_empty() || self.random.u64(0..TWICE_ONE_IN) == 0;
+        if twice {
+            self.report.recoveries += 1;
+            // What it found is durable by then, whatever else it began.
+            match recover(&left.flushed_only().image().into(), disk, self.lie, None) {
+                Outcome::Opened(again, _, _) => {
+                    if let Err(why) = same.check(&again) {
+                        self.wrong(life, &why);
+                    }
+                }
+                Outcome::Refused(error) => {
+                    self.wrong(life, &format!("refused after a complete recovery: {error}"));
+                }
+                Outcome::Panicked => self.wrong(life, "the second recovery panicked"),
+            }
+        }
+        let Some(trace) = trace else {
+            return;
+        };
+        // A power cut at every moment of the recovery.
+        let mut prefix = Prefix::after(image);
+        for (at, event) in trace.take().iter().enumerate() {
+            if prefix.is_settled_by(event) {
+                self.moment_of_recovery(life, disk, &prefix, at, expect);
+            }
+            prefix.apply(event);
+        }
+    }
+
+    fn moment_of_recovery(
+        &mut self,
+        life: usize,
+        disk: &SimDiskOptions,
+        prefix: &Prefix,
+        event: usize,
+        expect: Expect<'_>,
+    ) {
+        for kept in prefix.subsets(NESTED, &mut self.random) {
+            self.cut(event, kept, How::Power, |explorer| {
+                explorer.image(life, disk, &prefix.image(kept).into(), expect);
+            });
+        }
+    }
+
+    fn cut(&mut self, event: usize, kept: u64, how: How, look: impl FnOnce(&mut Self)) {
+        self.path.push(Cut { event, kept, how });
+        look(self);
+        self.path.pop();
+    }
+
+    fn wrong(&mut self, life: usize, why: &str) {
+        let mut image = format!("life {life}");
+        for (depth, cut) in self.path.iter().enumerate() {
+            let within = if depth == 0 { "" } else { " of its recovery" };
+            let Cut { event, kept, how } = cut;
+            image += &format!(", {how} before event {event}{within}, kept {kept:#x}");
+        }
+        self.violation(&image, why);
+    }
+
+    fn violation(&mut self, image: &str, why: &str) {
+        if self.report.violations.len() < VIOLATIONS_MAX {
+            self.report.violations.push(Violation {
+                history: self.history,
+                image: image.to_owned(),
+                why: why.to_owned(),
+            });
+        }
+    }
+}
+
+/// Opens an image.
+fn recover(left: &Left, disk: &SimDiskOptions, lie: Option<Lie>, trace: Option<&Trace>) -> Outcome {
+    // Nothing is drawn: operations take the least time and end in their order.
+    let medium = left.image.clone().onto_medium(Dice::played(SITE, &[]));
+    medium.leave_unflushed(&left.unflushed, left.is_forgotten);
+    let sim = SimDisk::new(medium.clone(), disk.clone());
+    // A recovery that is told lies about its own flushes would only hide what it was to find.
+    let lie = lie.filter(|lie| *lie == Lie::SyncAll);
+    let opened = catch_unwind(AssertUnwindSafe(|| {
+        let options = history::options();
+        if trace.is_none() && lie.is_none() {
+            return Wal::open(sim, options).map(|(_, recovery)| recovery);
+        }
+        let trace = trace.cloned().unwrap_or_default();
+        let recorder = Recorder::new(sim, trace, lie);
+        Wal::open(recorder, options).map(|(_, recovery)| recovery)
+    }));
+    match opened {
+        Ok(Ok(recovery)) => Outcome::Opened(groups_of(&recovery), recovery.findings.len(), medium),
+        Ok(Err(error)) => Outcome::Refused(error),
+        Err(_) => Outcome::Panicked,
+    }
+}
+
+fn brief(groups: &Groups) -> String {
+    let brief = groups.iter().map(|(group, state)| {
+        format!(
+            "{group}: {} entries, {:?}",
+            state.rows.len(),
+            state.hard_state
+        )
+    });
+    brief.collect::<Vec<_>>().join("; ")
+}

@@ -1,0 +1,342 @@
+//! Short histories of a log: some lives, each from an opening to a close or a crash.
+
+use fastrand::Rng;
+use logdrive_raft::entry::EntryBuilder;
+use logdrive_raft::io::{HardState, Write};
+use logdrive_raft::{
+    Chain, ClusterId, Genesis, GroupId, Incarnation, Index, LogPosition, Member, Micros, NodeId,
+    Replica, Term,
+};
+use logdrive_wal::disk::FlushMode;
+use logdrive_wal::{AppendError, FreshIds, Identity, Options, Position, Wal};
+
+use super::book::{Book, groups_of};
+use super::prefix::Prefix;
+use super::trace::{Event, Recorder, Trace};
+use super::{Acts, ImagesOptions};
+use crate::dice::{Dice, Site};
+use crate::disk::{SimDisk, SimDiskOptions, SimImage};
+
+pub(super) const SITE: Site = Site::Disk(NodeId(1));
+
+/// One life of a log.
+#[derive(Debug)]
+pub(super) struct Life {
+    /// What it found: all of it durable, for it comes after a power cut.
+    pub(super) base: SimImage,
+    pub(super) disk: SimDiskOptions,
+    /// The life before, with what was acknowledged at its end.
+    pub(super) before: Book,
+    /// This life, from the moment when the log was open.
+    pub(super) book: Book,
+    pub(super) events: Vec<Event>,
+    /// It ended with [`Wal::close`].
+    pub(super) closed: bool,
+}
+
+pub(super) fn options() -> Options {
+    let identity = Identity {
+        cluster: ClusterId(1),
+        node: NodeId(1),
+    };
+    let fresh = FreshIds {
+        incarnation: Incarnation(7),
+        log_uuid: 8,
+    };
+    Options::new(identity, fresh).with_slots(64 << 10, 8)
+}
+
+fn replica(id: u64) -> Replica {
+    Replica {
+        id: NodeId(id),
+        incarnation: Incarnation(u128::from(id)),
+    }
+}
+
+fn genesis(group: GroupId) -> Genesis {
+    let member = |id| Member {
+        replica: replica(id),
+        address: String::new(),
+    };
+    Genesis {
+        cluster: ClusterId(1),
+        group,
+        voters: vec![member(1), member(2), member(3)],
+    }
+}
+
+/// The lives of one history, or why there is none.
+pub(super) fn generate(
+    options: &ImagesOptions,
+    random: &mut Rng,
+    acts: &mut Acts,
+) -> Result<Vec<Life>, String> {
+    let mut lives = Vec::new();
+    let mut base = SimImage::empty();
+    let mut before = Book::new(Default::default());
+    for number in 0..random.u64(1..=3) {
+        let (life, next) = live(options, random, acts, base, before)
+            .map_err(|why| format!("life {number}: {why}"))?;
+        base = next;
+        before = life.book.clone();
+        lives.push(life);
+    }
+    Ok(lives)
+}
+
+fn draw_disk(random: &mut Rng, acts: &mut Acts) -> SimDiskOptions {
+    let flush_mode = if random.bool() {
+        acts.dsync += 1;
+        FlushMode::Dsync
+    } else {
+        acts.drained += 1;
+        FlushMode::DrainedFsync
+    };
+    let direct = random.bool();
+    acts.direct += u64::from(direct);
+    acts.buffered += u64::from(!direct);
+    SimDiskOptions {
+        write_us: (20, if random.bool() { 80 } else { 800 }),
+        flush_us: (50, 400),
+        direct,
+        flush_mode,
+        ..SimDiskOptions::default()
+    }
+}
+
+/// One life, and what the next one finds.
+fn live(
+    options: &ImagesOptions,
+    random: &mut Rng,
+    acts: &mut Acts,
+    base: SimImage,
+    before: Book,
+) -> Result<(Life, SimImage), String> {
+    let disk = draw_disk(random, acts);
+    let medium = base.clone().onto_medium(Dice::drawn(SITE, random.u64(..)));
+    let trace = Trace::default();
+    let recorder = Recorder::new(
+        SimDisk::new(medium, disk.clone()),
+        trace.clone(),
+        options.lie,
+    );
+    let mut wal_options = self::options();
+    wal_options.in_flight_max.partial = random.usize(1..5);
+    let opened = Wal::open(recorder, wal_options);
+    let (wal, recovery) = opened.map_err(|error| format!("refused: {error}"))?;
+    let found = groups_of(&recovery);
+    // With a disk that lies a history may lose what it acknowledged; the images will tell.
+    if options.lie.is_none() {
+        before.check(before.acked(), &found)?;
+    }
+    trace.note(Event::Opened);
+    let mut work = Work {
+        wal,
+        book: Book::new(found),
+        random,
+        acts,
+        trace: trace.clone(),
+        now: 1_000_000,
+    };
+    work.run();
+    let Work {
+        wal,
+        mut book,
+        random,
+        acts,
+        ..
+    } = work;
+    let closed = random.u8(0..4) == 0;
+    if closed {
+        acts.after_close += 1;
+        wal.close().map_err(|error| error.to_string())?;
+        book.acknowledge(Position(u64::MAX), Position(u64::MAX));
+        trace.note(Event::Acked(book.acked().clone()));
+    } else {
+        acts.after_crash += 1;
+        drop(wal);
+    }
+    let events = trace.take();
+    let mut end = Prefix::new(base.clone());
+    events.iter().for_each(|event| end.apply(event));
+    let left = match random.u8(0..3) {
+        0 => 0,
+        1 => u64::MAX,
+        _ => random.u64(..),
+    };
+    let next = end.image(left);
+    let life = Life {
+        base,
+        disk,
+        before,
+        book,
+        events,
+        closed,
+    };
+    Ok((life, next))
+}
+
+/// A log at work.
+struct Work<'a> {
+    wal: Wal<Recorder>,
+    book: Book,
+    random: &'a mut Rng,
+    acts: &'a mut Acts,
+    trace: Trace,
+    now: u64,
+}
+
+impl Work<'_> {
+    fn run(&mut self) {
+        let segments = self.wal.status().segments;
+        // Lives that fill segments and lives that look at the small things.
+        let large_percent = *self.random.choice(&[0, 10, 60]).unwrap_or(&0);
+        for _ in 0..self.random.u64(4..28) {
+            self.act(large_percent);
+            for _ in 0..self.random.u64(1..4) {
+                self.turn();
+            }
+            if self.wal.status().segments > segments + 1 {
+                break;
+            }
+        }
+        if self.random.bool() {
+            // Idle until everything is durable and says so.
+            for _ in 0..40 {
+                self.turn();
+            }
+        }
+        self.acts.rolls += (self.wal.status().segments - segments) as u64;
+    }
+
+    fn turn(&mut self) {
+        let most = if self.random.u8(0..10) == 0 {
+            2500
+        } else {
+            150
+        };
+        self.now += self.random.u64(0..most);
+        self.wal.disk_mut().disk.advance(self.now);
+        self.wal.poll(Micros(self.now));
+        if self.book.acknowledge(self.wal.durable(), self.wal.echoed()) {
+            self.trace.note(Event::Acked(self.book.acked().clone()));
+        }
+        self.wal.submit(Micros(self.now));
+    }
+
+    fn act(&mut self, large_percent: u8) {
+        let group = self.random.choice(self.book.now().keys().copied());
+        let Some(group) = group.filter(|_| self.book.now().len() == 3 || self.random.u8(0..8) > 0)
+        else {
+            self.create();
+            return;
+        };
+        match self.random.u8(0..10) {
+            0 => self.cut(group),
+            1..=2 => self.vote(group),
+            _ => self.append(group, large_percent),
+        }
+    }
+
+    fn create(&mut self) {
+        let group = GroupId(self.book.now().len() as u64 + 1);
+        if let Ok(at) = self.wal.create_group(&genesis(group)) {
+            self.book.step(at, |groups| {
+                groups.insert(group, Default::default());
+            });
+        }
+    }
+
+    fn append(&mut self, group: GroupId, large_percent: u8) {
+        let state = &self.book.now()[&group];
+        let (mut rows, hard_state) = (state.rows.clone(), state.hard_state);
+        let newest_row = rows.last().map_or(Term(0), |row| row.0);
+        let mut keep = rows.len();
+        if self.random.u8(0..4) == 0 {
+            keep -= self.random.usize(0..=rows.len().min(4));
+        }
+        let cuts = keep < rows.len();
+        rows.truncate(keep);
+        let mut prev = position(group, &rows);
+        // Raft figure 8: what is written may be of an older term than what it cuts.
+        let newest = hard_state.term.max(newest_row).0.max(1);
+        let term = Term(self.random.u64(prev.term.0.max(1)..=newest));
+        let count = self.random.usize(1..4);
+        let mut entries = Vec::new();
+        for _ in 0..count {
+            let large = self.random.u8(0..100) < large_percent;
+            let bytes = self.random.usize(8..if large { 11_000 } else { 300 });
+            let mut payload = vec![7; bytes];
+            // What is written after a cut is another entry.
+            payload[..8].copy_from_slice(&self.random.u64(..).to_le_bytes());
+            let mut builder = EntryBuilder::with_room(1, bytes);
+            builder.push(&payload);
+            let entry = builder
+                .finish()
+                .seal(group, term, prev.index.next(), prev.chain);
+            prev = entry.position();
+            rows.push((term, prev.chain));
+            entries.push(entry);
+        }
+        let Some(at) = self.write(group, &[Write::Entries(entries)]) else {
+            return;
+        };
+        self.acts.appends += 1;
+        self.acts.conflicts += u64::from(cuts);
+        self.acts.older_term_conflicts += u64::from(cuts && term < newest_row);
+        for last in keep + 1..=keep + count {
+            let rows = rows[..last].to_vec();
+            self.book.step(at, |groups| {
+                groups.entry(group).or_default().rows = rows;
+            });
+        }
+    }
+
+    fn cut(&mut self, group: GroupId) {
+        let rows = &self.book.now()[&group].rows;
+        let keep = rows.len() - self.random.usize(0..=rows.len().min(4));
+        let to = position(group, &rows[..keep]);
+        let Some(at) = self.write(group, &[Write::Truncate(to)]) else {
+            return;
+        };
+        self.acts.truncations += 1;
+        self.book.step(at, |groups| {
+            groups.entry(group).or_default().rows.truncate(keep);
+        });
+    }
+
+    fn vote(&mut self, group: GroupId) {
+        let state = &self.book.now()[&group];
+        let terms = state.rows.iter().map(|row| row.0);
+        let last = terms.max().unwrap_or_default().max(state.hard_state.term);
+        let hard_state = HardState {
+            term: Term(last.0 + self.random.u64(1..3)),
+            vote: self.random.bool().then(|| replica(self.random.u64(1..4))),
+        };
+        let Some(at) = self.write(group, &[Write::HardState(hard_state)]) else {
+            return;
+        };
+        self.acts.votes += 1;
+        self.wal.want_echo(at);
+        self.book.vote(at, group, hard_state);
+    }
+
+    /// None: the log has no room, which it may say.
+    fn write(&mut self, group: GroupId, writes: &[Write]) -> Option<Position> {
+        match self.wal.append(group, writes) {
+            Ok(at) => Some(at),
+            Err(AppendError::Full) => None,
+            Err(error) => panic!("nothing fails here: {error}"),
+        }
+    }
+}
+
+/// Where a log with these entries ends.
+fn position(group: GroupId, rows: &[(Term, Chain)]) -> LogPosition {
+    let last = rows.last().map(|(term, chain)| LogPosition {
+        index: Index(rows.len() as u64),
+        term: *term,
+        chain: *chain,
+    });
+    last.unwrap_or_else(|| genesis(group).origin())
+}

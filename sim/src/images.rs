@@ -147,10 +147,12 @@ pub struct Acts {
     pub older_term_conflicts: u64,
     /// Segments beyond the first of a life.
     pub rolls: u64,
-    /// Openings of a log that was closed.
-    pub after_close: u64,
-    /// Openings after a crash.
-    pub after_crash: u64,
+    /// Logs that were poisoned by a write or flush that failed.
+    pub poisoned: u64,
+    /// Lives that were closed.
+    pub closed: u64,
+    /// Lives that ended with a crash.
+    pub crashed: u64,
     /// Lives with each write durable by itself.
     pub dsync: u64,
     /// Lives with flushes.
@@ -159,6 +161,8 @@ pub struct Acts {
     pub direct: u64,
     /// Lives whose reads may come from a page cache.
     pub buffered: u64,
+    /// Lives after which it is the other way round: the directory was moved.
+    pub moved: u64,
 }
 
 /// Something that came back wrong.
@@ -263,11 +267,13 @@ impl Acts {
         self.conflicts += other.conflicts;
         self.older_term_conflicts += other.older_term_conflicts;
         self.rolls += other.rolls;
-        self.after_close += other.after_close;
-        self.after_crash += other.after_crash;
+        self.poisoned += other.poisoned;
+        self.closed += other.closed;
+        self.crashed += other.crashed;
         self.dsync += other.dsync;
         self.drained += other.drained;
         self.direct += other.direct;
         self.buffered += other.buffered;
+        self.moved += other.moved;
     }
 }

@@ -22,7 +22,7 @@ fn options(images: u64) -> ImagesOptions {
 
 #[test]
 fn no_image_of_a_crash_and_none_with_a_damaged_block_comes_back_wrong() {
-    let report = run(&options(8_000));
+    let report = run(&options(12_000));
     println!("{report:#?}");
     let violations: Vec<String> = report.violations.iter().map(ToString::to_string).collect();
     assert!(violations.is_empty(), "{}", violations.join("\n"));
@@ -47,13 +47,15 @@ fn check_counts(report: &ImagesReport) {
         ("conflicts", acts.conflicts),
         ("older_term_conflicts", acts.older_term_conflicts),
         ("rolls", acts.rolls),
-        ("after_close", acts.after_close),
-        ("after_crash", acts.after_crash),
+        ("poisoned", acts.poisoned),
+        ("closed", acts.closed),
+        ("crashed", acts.crashed),
+        ("moved", acts.moved),
         ("dsync", acts.dsync),
         ("drained", acts.drained),
         ("direct", acts.direct),
         ("buffered", acts.buffered),
-        ("closed", damage.closed),
+        ("closed whole", damage.closed),
         ("unclean", damage.unclean),
         ("rot_deserved", damage.rot_deserved),
         ("refused_deserved", damage.refused_deserved),

@@ -112,7 +112,8 @@ impl Known {
                         known.settle(&covered);
                     }
                 }
-                Event::Acked(_) | Event::Opened => {}
+                // Nothing more is acknowledged.
+                Event::FlushFails(_) | Event::Acked(_) | Event::Opened => {}
             }
         }
         known

@@ -43,6 +43,9 @@ const PIECES_TORN_MAX: usize = 10;
 /// One image in so many is also left by the death of a process.
 const PROCESS_ONE_IN: u64 = 8;
 
+/// The images of one life in so many are recovered with the other kind of reads.
+const MOVED_ONE_IN: u64 = 4;
+
 /// One image in so many is recovered twice.
 const TWICE_ONE_IN: u64 = 4;
 
@@ -61,6 +64,7 @@ pub(super) fn history(options: &ImagesOptions, number: u64) -> ImagesReport {
         random: Rng::with_seed(seed),
         report: ImagesReport::default(),
         lie: options.lie,
+        forgets: false,
         path: Vec::new(),
     };
     explorer.run(options);
@@ -123,6 +127,8 @@ struct Explorer {
     random: Rng,
     report: ImagesReport,
     lie: Option<Lie>,
+    /// There is a page cache that may forget what a failed flush owed.
+    forgets: bool,
     /// Which image is looked at: the moments of power cuts, one inside the recovery from the other.
     path: Vec<Cut>,
 }
@@ -167,13 +173,20 @@ impl Explorer {
     }
 
     fn life(&mut self, number: usize, life: &Life) {
+        // Whoever recovers it may read otherwise than who wrote it.
+        let mut disk = life.disk.clone();
+        if self.random.u64(0..MOVED_ONE_IN) == 0 {
+            self.report.acts.moved += 1;
+            disk.direct = !disk.direct;
+        }
+        self.forgets = !life.disk.direct && !disk.direct;
         let mut prefix = Prefix::new(life.base.clone());
         let mut book = &life.before;
         let mut acked = book.acked().clone();
         for (at, event) in life.events.iter().enumerate() {
             if prefix.is_settled_by(event) {
                 let what = Wanted::Book(book, &acked);
-                self.moment(number, &life.disk, &prefix, at, what);
+                self.moment(number, &disk, &prefix, at, what);
             }
             match event {
                 Event::Opened => {
@@ -186,7 +199,7 @@ impl Explorer {
             prefix.apply(event);
         }
         let what = Wanted::Book(book, &acked);
-        self.moment(number, &life.disk, &prefix, life.events.len(), what);
+        self.moment(number, &disk, &prefix, life.events.len(), what);
         // With a disk that lies the trace does not show what the log was told.
         if self.lie.is_none() {
             self.damage(number, life, &prefix.image(u64::MAX), &acked);
@@ -281,7 +294,7 @@ impl Explorer {
                     explorer.image(life, disk, &prefix.unflushed(kept, false), expect);
                 });
             }
-            if !disk.direct && self.random.u64(0..PROCESS_ONE_IN) == 0 {
+            if self.forgets && self.random.u64(0..PROCESS_ONE_IN) == 0 {
                 self.report.forgotten += 1;
                 self.cut(event, kept, How::Forgotten, |explorer| {
                     explorer.image(life, disk, &prefix.unflushed(kept, true), expect);

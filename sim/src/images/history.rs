@@ -15,7 +15,7 @@ use super::prefix::Prefix;
 use super::trace::{Event, Recorder, Trace};
 use super::{Acts, ImagesOptions};
 use crate::dice::{Dice, Site};
-use crate::disk::{SimDisk, SimDiskOptions, SimImage};
+use crate::disk::{Fault, SimDisk, SimDiskOptions, SimImage};
 
 pub(super) const SITE: Site = Site::Disk(NodeId(1));
 
@@ -146,14 +146,19 @@ fn live(
         acts,
         ..
     } = work;
-    let closed = random.u8(0..4) == 0;
+    let closed = wal.poisoned().is_none() && random.u8(0..4) == 0;
     if closed {
-        acts.after_close += 1;
-        wal.close().map_err(|error| error.to_string())?;
-        book.acknowledge(Position(u64::MAX), Position(u64::MAX));
-        trace.note(Event::Acked(book.acked().clone()));
+        acts.closed += 1;
+        // A fault that was waiting may strike now, and then nothing more is acknowledged.
+        match wal.close() {
+            Ok(()) => {
+                book.acknowledge(Position(u64::MAX), Position(u64::MAX));
+                trace.note(Event::Acked(book.acked().clone()));
+            }
+            Err(_) => acts.poisoned += 1,
+        }
     } else {
-        acts.after_crash += 1;
+        acts.crashed += 1;
         drop(wal);
     }
     let events = trace.take();
@@ -191,10 +196,26 @@ impl Work<'_> {
         let segments = self.wal.status().segments;
         // Lives that fill segments and lives that look at the small things.
         let large_percent = *self.random.choice(&[0, 10, 60]).unwrap_or(&0);
-        for _ in 0..self.random.u64(4..28) {
+        let acts = self.random.u64(4..28);
+        let fails_at = (self.random.u8(0..4) == 0).then(|| self.random.u64(0..acts));
+        for number in 0..acts {
+            if fails_at == Some(number) {
+                let faults = [
+                    Fault::WriteError,
+                    Fault::ShortWrite,
+                    Fault::FlushError,
+                    Fault::FlushReverts,
+                ];
+                let fault = *self.random.choice(&faults).unwrap_or(&Fault::WriteError);
+                self.wal.disk_mut().disk.inject(fault);
+            }
             self.act(large_percent);
             for _ in 0..self.random.u64(1..4) {
                 self.turn();
+            }
+            if self.wal.poisoned().is_some() {
+                self.acts.poisoned += 1;
+                return;
             }
             if self.wal.status().segments > segments + 1 {
                 break;
@@ -325,7 +346,7 @@ impl Work<'_> {
     fn write(&mut self, group: GroupId, writes: &[Write]) -> Option<Position> {
         match self.wal.append(group, writes) {
             Ok(at) => Some(at),
-            Err(AppendError::Full) => None,
+            Err(AppendError::Full | AppendError::Poisoned) => None,
             Err(error) => panic!("nothing fails here: {error}"),
         }
     }

@@ -143,6 +143,12 @@ impl Prefix {
                 let covered = self.flushes.remove(op).unwrap_or_default();
                 self.settle(&covered);
             }
+            Event::FlushFails(slot) => {
+                for (_, landed, piece) in &mut self.pending {
+                    *landed &= piece.slot() != *slot;
+                }
+                self.flushes.clear();
+            }
             Event::Acked(_) | Event::Opened => {}
         }
     }

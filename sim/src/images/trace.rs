@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use logdrive_wal::disk::{
-    Block, Buffer, Completion, Disk, DiskError, DiskFacts, Op, OpId, SlotFile, SlotId, Wake, WakeBy,
+    BLOCK_BYTES, Block, Buffer, Completion, Disk, DiskError, DiskFacts, Op, OpId, SlotFile, SlotId,
+    Wake, WakeBy,
 };
 
 use super::Lie;
@@ -34,6 +35,8 @@ pub(super) enum Event {
     FlushBegins { op: u64, slot: SlotId },
     /// It has ended well.
     FlushEnds(u64),
+    /// A flush has failed. No later one of this slot is trusted with what was there.
+    FlushFails(SlotId),
     /// The log has acknowledged more.
     Acked(Acked),
     /// The log is open.
@@ -65,12 +68,22 @@ impl Trace {
 pub(super) struct Recorder {
     pub(super) disk: SimDisk,
     trace: Trace,
-    /// Operations under way by the log's numbers and by ours.
-    under_way: Vec<(OpId, u64, Ends)>,
+    under_way: Vec<UnderWay>,
     ops: u64,
     /// Some flushes say that all is well and flush nothing; for the enumerator's own test.
     lie: Option<Lie>,
     flushes: u64,
+}
+
+/// An operation by the log's number and by ours.
+#[derive(Clone, Copy, Debug)]
+struct UnderWay {
+    id: OpId,
+    op: u64,
+    slot: SlotId,
+    ends: Ends,
+    /// What it transfers if it does not end early.
+    bytes: u64,
 }
 
 /// How an operation counts when it has ended.
@@ -132,17 +145,23 @@ impl Recorder {
     }
 
     fn note_completions(&mut self, done: &[Completion]) {
-        for completion in done {
-            let Some(place) = self
-                .under_way
-                .iter()
-                .position(|(id, _, _)| *id == completion.id)
-            else {
+        for Completion { id, result, .. } in done {
+            let place = self.under_way.iter().position(|under| under.id == *id);
+            let Some(place) = place else {
                 continue;
             };
-            let (_, op, ends) = self.under_way.swap_remove(place);
-            if completion.result.is_ok() {
-                self.note_end(op, ends);
+            let UnderWay {
+                op,
+                slot,
+                ends,
+                bytes,
+                ..
+            } = self.under_way.swap_remove(place);
+            match result {
+                Ok(done) if *done == bytes => self.note_end(op, ends),
+                Err(_) if ends == Ends::Flush => self.trace.note(Event::FlushFails(slot)),
+                // It may have reached the medium as before it ended: in any part.
+                _ => {}
             }
         }
     }
@@ -214,7 +233,7 @@ impl Disk for Recorder {
 
     fn submit(&mut self, id: OpId, op: Op) {
         let number = self.next_op();
-        let ends = match &op {
+        let (slot, ends, blocks) = match &op {
             Op::Write {
                 slot,
                 block,
@@ -222,7 +241,8 @@ impl Disk for Recorder {
                 dsync,
             } => {
                 self.note_write(number, *slot, *block, buffer.blocks());
-                if *dsync { Ends::Durable } else { Ends::Landed }
+                let ends = if *dsync { Ends::Durable } else { Ends::Landed };
+                (*slot, ends, buffer.blocks().len())
             }
             Op::Zero {
                 slot,
@@ -234,25 +254,31 @@ impl Disk for Recorder {
                     slot: *slot,
                     blocks: block + blocks,
                 });
-                Ends::Landed
+                (*slot, Ends::Landed, *blocks as usize)
             }
             Op::Flush { slot } => {
                 self.trace.note(Event::FlushBegins {
                     op: number,
                     slot: *slot,
                 });
-                Ends::Flush
+                (*slot, Ends::Flush, 0)
             }
             Op::Create { slot, .. } => {
                 self.trace.note(Event::Create {
                     op: number,
                     slot: *slot,
                 });
-                Ends::Durable
+                (*slot, Ends::Durable, 0)
             }
-            Op::Read { .. } => Ends::Read,
+            Op::Read { slot, buffer, .. } => (*slot, Ends::Read, buffer.blocks().len()),
         };
-        self.under_way.push((id, number, ends));
+        self.under_way.push(UnderWay {
+            id,
+            op: number,
+            slot,
+            ends,
+            bytes: (blocks * BLOCK_BYTES) as u64,
+        });
         self.disk.submit(id, op);
     }
 

@@ -75,6 +75,8 @@ pub struct ImagesReport {
     pub nested: u64,
     /// Of these after a crash inside the recovery of such an image.
     pub nested_twice: u64,
+    /// Openings that failed because their disk did.
+    pub failed_openings: u64,
     /// How often an image was recovered, those that were recovered twice included.
     pub recoveries: u64,
     /// Torn images that were refused as suspect.
@@ -251,6 +253,7 @@ impl ImagesReport {
         self.forgotten += other.forgotten;
         self.nested += other.nested;
         self.nested_twice += other.nested_twice;
+        self.failed_openings += other.failed_openings;
         self.recoveries += other.recoveries;
         self.suspect += other.suspect;
         self.damage.add(other.damage);

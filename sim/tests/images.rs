@@ -40,6 +40,7 @@ fn check_counts(report: &ImagesReport) {
         ("forgotten", report.forgotten),
         ("nested", report.nested),
         ("nested_twice", report.nested_twice),
+        ("failed_openings", report.failed_openings),
         ("suspect", report.suspect),
         ("appends", acts.appends),
         ("votes", acts.votes),

@@ -112,8 +112,8 @@ impl Known {
                         known.settle(&covered);
                     }
                 }
-                // Nothing more is acknowledged.
-                Event::FlushFails(_) | Event::Acked(_) | Event::Opened => {}
+                // What it was to cover does not become durable by it.
+                Event::FlushFails { .. } | Event::Acked(_) | Event::Opened => {}
             }
         }
         known
@@ -217,7 +217,12 @@ impl Known {
             };
         }
         let left = self.damaged(image, slot, block, damage);
-        let is_of_before = matches!(damage, Damage::Older | Damage::OtherSlot(_));
+        // The stamp of the same place in an older segment is what was there before.
+        let is_of_before = match damage {
+            Damage::Older | Damage::OtherSlot(_) => true,
+            Damage::Swap(_, place) => place == block,
+            _ => false,
+        };
         let looks_unwritten = |(slot, block): &(SlotId, u32)| {
             let bytes = left.as_ref().and_then(|left| left.contents(*slot, *block));
             is_of_before || bytes.is_none_or(|bytes| bytes[BLOCK_BYTES - 16..] == [0; 16])

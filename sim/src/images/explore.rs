@@ -13,7 +13,7 @@ use super::prefix::{Left, Prefix, Subsets};
 use super::trace::{Event, Recorder, Trace};
 use super::{ImagesOptions, ImagesReport, Lie, Violation};
 use crate::dice::Dice;
-use crate::disk::{SimDisk, SimDiskOptions, SimImage, SimStorage};
+use crate::disk::{Crash, FaultRates, SimDisk, SimDiskOptions, SimImage, SimStorage, Tear};
 
 /// The recovery of one image in so many is looked into, at each depth.
 const NESTED_ONE_IN: [u64; 2] = [24, 64];
@@ -42,6 +42,9 @@ const PIECES_TORN_MAX: usize = 10;
 
 /// One image in so many is also left by the death of a process.
 const PROCESS_ONE_IN: u64 = 8;
+
+/// One image in so many is first opened on a disk that fails.
+const FAILING_ONE_IN: u64 = 16;
 
 /// The images of one life in so many are recovered with the other kind of reads.
 const MOVED_ONE_IN: u64 = 4;
@@ -349,6 +352,9 @@ impl Explorer {
         if let Err(why) = expect.check(&groups) {
             return self.wrong(life, &why);
         }
+        if self.random.u64(0..FAILING_ONE_IN) == 0 {
+            self.failing(life, disk, image, expect);
+        }
         let same = Expect {
             what: Wanted::Same(&groups),
             torn: false,
@@ -379,6 +385,61 @@ impl Explorer {
                 self.moment_of_recovery(life, disk, &prefix, at, expect);
             }
             prefix.apply(event);
+        }
+    }
+
+    /// An opening on a disk that fails, a crash, and an opening on one that does not.
+    fn failing(&mut self, life: usize, disk: &SimDiskOptions, image: &Left, expect: Expect<'_>) {
+        self.report.recoveries += 2;
+        let medium = image.onto_medium(Dice::drawn(SITE, self.random.u64(..)));
+        let mut faulty = disk.clone();
+        faulty.rates = FaultRates {
+            write_error_ppm: 60_000,
+            short_write_ppm: 60_000,
+            flush_error_ppm: 60_000,
+            flush_reverts_ppm: 60_000,
+            read_error_ppm: 10_000,
+            short_read_ppm: 10_000,
+            no_space_ppm: 60_000,
+            stall_ppm: 60_000,
+            ..FaultRates::default()
+        };
+        let opened = match open(medium.clone(), &faulty, self.lie, None) {
+            Outcome::Opened(groups, _, _) => Some(groups),
+            Outcome::Refused(
+                OpenError::Disk { .. } | OpenError::Poisoned { .. } | OpenError::NoSpace { .. },
+            ) => {
+                self.report.failed_openings += 1;
+                None
+            }
+            Outcome::Refused(error) => {
+                return self.wrong(life, &format!("refused by a disk that fails: {error}"));
+            }
+            Outcome::Panicked => return self.wrong(life, "it panicked on a disk that fails"),
+        };
+        let crash = if self.random.bool() {
+            Crash::Power
+        } else {
+            Crash::Process
+        };
+        medium.crash(crash, Tear::Never);
+        let expect = match &opened {
+            None => expect,
+            Some(groups) => Expect {
+                what: Wanted::Same(groups),
+                torn: false,
+            },
+        };
+        let after = format!("after an opening on a disk that fails and a crash ({crash:?})");
+        match open(medium, disk, self.lie, None) {
+            Outcome::Opened(groups, _, _) => {
+                if let Err(why) = expect.check(&groups) {
+                    self.wrong(life, &format!("{after}: {why}"));
+                }
+            }
+            Outcome::Refused(OpenError::Suspect { .. }) if expect.torn => {}
+            Outcome::Refused(error) => self.wrong(life, &format!("{after}, refused: {error}")),
+            Outcome::Panicked => self.wrong(life, &format!("{after}, it panicked")),
         }
     }
 
@@ -427,8 +488,16 @@ impl Explorer {
 /// Opens an image.
 fn recover(left: &Left, disk: &SimDiskOptions, lie: Option<Lie>, trace: Option<&Trace>) -> Outcome {
     // Nothing is drawn: operations take the least time and end in their order.
-    let medium = left.image.clone().onto_medium(Dice::played(SITE, &[]));
-    medium.leave_unflushed(&left.unflushed, left.is_forgotten);
+    open(left.onto_medium(Dice::played(SITE, &[])), disk, lie, trace)
+}
+
+/// Opens what is on a medium.
+fn open(
+    medium: SimStorage,
+    disk: &SimDiskOptions,
+    lie: Option<Lie>,
+    trace: Option<&Trace>,
+) -> Outcome {
     let sim = SimDisk::new(medium.clone(), disk.clone());
     // A recovery that is told lies about its own flushes would only hide what it was to find.
     let lie = lie.filter(|lie| *lie == Lie::SyncAll);

@@ -7,8 +7,9 @@ use fastrand::Rng;
 use logdrive_wal::disk::SlotId;
 
 use super::trace::Event;
-use crate::disk::SimImage;
+use crate::dice::Dice;
 use crate::disk::slot::{Contents, torn};
+use crate::disk::{SimImage, SimStorage};
 
 /// How many subsets of the pieces of a moment are tried.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +55,15 @@ impl From<SimImage> for Left {
             unflushed: Vec::new(),
             is_forgotten: false,
         }
+    }
+}
+
+impl Left {
+    /// A medium that holds it, with nobody using it.
+    pub(super) fn onto_medium(&self, dice: Dice) -> SimStorage {
+        let medium = self.image.clone().onto_medium(dice);
+        medium.leave_unflushed(&self.unflushed, self.is_forgotten);
+        medium
     }
 }
 
@@ -143,11 +153,11 @@ impl Prefix {
                 let covered = self.flushes.remove(op).unwrap_or_default();
                 self.settle(&covered);
             }
-            Event::FlushFails(slot) => {
+            Event::FlushFails { op, slot } => {
                 for (_, landed, piece) in &mut self.pending {
                     *landed &= piece.slot() != *slot;
                 }
-                self.flushes.clear();
+                self.flushes.remove(op);
             }
             Event::Acked(_) | Event::Opened => {}
         }

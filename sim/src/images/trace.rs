@@ -36,7 +36,7 @@ pub(super) enum Event {
     /// It has ended well.
     FlushEnds(u64),
     /// A flush has failed. No later one of this slot is trusted with what was there.
-    FlushFails(SlotId),
+    FlushFails { op: u64, slot: SlotId },
     /// The log has acknowledged more.
     Acked(Acked),
     /// The log is open.
@@ -159,7 +159,9 @@ impl Recorder {
             } = self.under_way.swap_remove(place);
             match result {
                 Ok(done) if *done == bytes => self.note_end(op, ends),
-                Err(_) if ends == Ends::Flush => self.trace.note(Event::FlushFails(slot)),
+                Err(_) if ends == Ends::Flush => {
+                    self.trace.note(Event::FlushFails { op, slot });
+                }
                 // It may have reached the medium as before it ended: in any part.
                 _ => {}
             }

@@ -298,6 +298,7 @@ pub(crate) fn core_settings(limits: &Limits, raft: &RaftSettings, seed: u64) -> 
         disk_lag_us_max: us(raft.disk_lag_max),
         disk_lag_bytes_max: limits.uncommitted_bytes_max,
         seed,
+        mutant: None,
     }
 }
 

@@ -437,7 +437,7 @@ impl Entry {
 }
 
 /// An entry whose contents are complete and whose place is not known yet.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct UnsealedEntry {
     kind: EntryKind,
     table: TableForm,

@@ -10,6 +10,7 @@ use crate::ids::{
 use crate::limits::APPEND_BYTES_MAX;
 use crate::membership::Membership;
 use crate::message::Message;
+use crate::mutant::Mutant;
 use crate::wire::DecodeError;
 
 /// What a replica is and how it behaves. Fixed for the life of the value.
@@ -45,6 +46,8 @@ pub struct Config {
     pub disk_lag_bytes_max: usize,
     /// Where randomised timeouts come from.
     pub seed: u64,
+    /// The bug that is switched on, in builds that hold some.
+    pub mutant: Option<Mutant>,
 }
 
 impl Config {
@@ -102,6 +105,7 @@ impl Config {
             disk_lag_us_max: 1_000_000,
             disk_lag_bytes_max: 64 << 20,
             seed,
+            mutant: None,
         }
     }
 }

@@ -41,6 +41,7 @@ pub mod limits;
 mod log;
 pub mod membership;
 pub mod message;
+pub mod mutant;
 mod progress;
 pub mod quorum;
 mod raft;

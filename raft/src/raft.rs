@@ -31,6 +31,7 @@ use crate::io::{
 use crate::log::Log;
 use crate::membership::Membership;
 use crate::message::{Body, Message};
+use crate::mutated;
 use crate::wire::Decode;
 
 use candidate::Votes;
@@ -176,7 +177,7 @@ impl Raft {
         }
         self.announce();
         assert!(term <= self.hard_state.term);
-        assert!(commit <= self.commit.index);
+        assert!(commit <= self.commit.index || mutated!(self.config.mutant, TruncateCommitted));
         self.check_invariants();
     }
 
@@ -346,7 +347,9 @@ impl Raft {
         assert!(self.hard_state.term <= term);
         if self.hard_state.term < term {
             self.hard_state = HardState { term, vote: None };
-            self.outbox.write_hard_state(self.hard_state, None);
+            if !mutated!(self.config.mutant, TermNotWritten) {
+                self.outbox.write_hard_state(self.hard_state, None);
+            }
         }
         if matches!(self.role, RoleState::Leader(_)) {
             self.reset_election_timer();
@@ -385,6 +388,11 @@ impl Raft {
             self.config.election_timeout_min_us,
             self.config.election_timeout_max_us,
         );
+        let max = if mutated!(self.config.mutant, TimeoutsNotRandom) {
+            min
+        } else {
+            max
+        };
         self.election_deadline = self.now.after(self.random.u64(min..=max));
     }
 
@@ -436,6 +444,7 @@ impl Raft {
                 assert!(!self.never_votes);
                 assert!(self.hard_state.vote == Some(self.config.replica));
             }
+            RoleState::Leader(_) if mutated!(self.config.mutant, NoNoop) => {}
             RoleState::Leader(leader) => {
                 assert!(self.leader == Some(self.config.replica));
                 assert!(last.term == self.hard_state.term);

@@ -4,6 +4,7 @@ use super::{Raft, RoleState};
 use crate::ids::{Replica, Term};
 use crate::io::HardState;
 use crate::message::{Body, Message, VoteReply, VoteRequest};
+use crate::mutated;
 use crate::quorum::Quorum;
 
 /// Who has agreed so far. Counted by (number, incarnation); a second answer counts once.
@@ -104,6 +105,11 @@ impl Raft {
 
     fn has_quorum_of_votes(&self) -> bool {
         match &self.role {
+            RoleState::PreCandidate(votes) | RoleState::Candidate(votes)
+                if mutated!(self.config.mutant, HalfElects) =>
+            {
+                self.membership().voters.len() <= 2 * votes.granted.len()
+            }
             RoleState::PreCandidate(votes) | RoleState::Candidate(votes) => self
                 .configurations
                 .quorum()

@@ -8,6 +8,7 @@ use crate::entry::Entry;
 use crate::ids::{Index, LogPosition, Replica, ReplicationSession, Round};
 use crate::io::HaltReason;
 use crate::message::{Ack, Append, Body, CommitPoint, Heartbeat, HeartbeatReply, Reject};
+use crate::mutated;
 
 /// What a follower knows of its leader. Forgotten with the term.
 #[derive(Debug, Default)]
@@ -101,12 +102,18 @@ impl Raft {
         if !self.outbox.hard_state_is_durable() {
             return;
         }
-        let index = proved.min(self.log.durable());
+        let index = if mutated!(self.config.mutant, AckDurableEnd)
+            || mutated!(self.config.mutant, AckChainUnchecked)
+        {
+            self.log.durable()
+        } else {
+            proved.min(self.log.durable())
+        };
         if !follower.owes_ack && Some(index) <= follower.promised {
             return;
         }
         follower.owes_ack = false;
-        follower.promised = follower.promised.max(Some(index));
+        follower.promised = follower.promised.max(Some(index.min(proved)));
         if let Some(ack) = self.ack(index) {
             self.send(leader.id, ack);
         }
@@ -153,7 +160,7 @@ impl Raft {
             Some(held) if held == prev => self.place_entries(append, 0),
             // Both logs are empty here, and already differ: there are two geneses.
             Some(_) if prev.index == Index(0) => Place::Foreign,
-            Some(_) if prev.index <= self.commit.index => {
+            Some(_) if prev.index <= self.settled() => {
                 Place::AgainstCommitted { index: prev.index }
             }
             _ => self.nowhere(prev, Index(prev.index.0 - 1)),
@@ -177,9 +184,12 @@ impl Raft {
     fn place_entries(&self, append: &Append, below: usize) -> Place {
         let mut skip = below;
         for entry in &append.entries[below..] {
+            if mutated!(self.config.mutant, AppendTruncates) && self.commit.index < entry.index() {
+                break;
+            }
             match self.log.position(entry.index()) {
                 Some(held) if held == entry.position() => skip += 1,
-                Some(_) if entry.index() <= self.commit.index => {
+                Some(_) if entry.index() <= self.settled() => {
                     let index = entry.index();
                     return Place::AgainstCommitted { index };
                 }
@@ -216,6 +226,10 @@ impl Raft {
             return;
         };
         follower.proved = follower.proved.max(Some(end));
+        if mutated!(self.config.mutant, AppendTruncates) {
+            follower.proved = Some(end);
+            follower.promised = None;
+        }
         if is_new {
             // One ack for all that is proved, with the last of it: writes become durable in order.
             let proved = self.log.last().index;
@@ -223,7 +237,11 @@ impl Raft {
             follower.promised = Some(proved);
             let ack = self.ack(proved).expect("the session's last entry is held");
             let ack = self.message(from.id, self.hard_state.term, ack);
-            self.outbox.ack_when_written(ack);
+            if mutated!(self.config.mutant, AckBeforeFlush) {
+                self.outbox.ready.messages.push(ack);
+            } else {
+                self.outbox.ack_when_written(ack);
+            }
         } else {
             follower.owes_ack = true;
             self.send_owed_ack();
@@ -234,12 +252,23 @@ impl Raft {
     /// A leader's log replaces what differs (Raft §5.3), whether or not that was acknowledged, but never
     /// what is committed: [`Raft::place`] has seen to that.
     fn truncate_before(&mut self, index: Index) {
-        assert!(self.commit.index < index);
+        assert!(self.settled() < index);
         let last = Index(index.0 - 1);
+        if mutated!(self.config.mutant, TruncateCommitted) && last < self.commit.index {
+            self.commit = self.log.position(last).expect("`place` has looked");
+        }
         self.log.truncate(last);
         self.configurations.truncate(last);
         let before = self.outbox.ready.truncated_from;
         self.outbox.ready.truncated_from = Some(before.map_or(index, |earlier| earlier.min(index)));
+    }
+
+    /// What no leader may replace: it is committed.
+    fn settled(&self) -> Index {
+        if mutated!(self.config.mutant, TruncateCommitted) {
+            return self.log.base().index;
+        }
+        self.commit.index
     }
 
     /// The commit moves by chain, or to what was proved against this leader's log.
@@ -248,10 +277,13 @@ impl Raft {
             return;
         };
         let held = self.log.position(commit.index);
-        let agrees = held.is_some_and(|held| held.chain == commit.chain);
+        let agrees = held.is_some_and(|held| {
+            held.chain == commit.chain || mutated!(self.config.mutant, CommitWithoutChain)
+        });
         if commit.index <= self.commit.index {
             // A leader holds all that is committed. One that has something else there has lost it.
-            if held.is_some() && !agrees && commit.index != Index(0) {
+            let contradicts = held.is_some() && !agrees && commit.index != Index(0);
+            if contradicts && !mutated!(self.config.mutant, TruncateCommitted) {
                 self.halt_on_conflict(from, commit.index);
             }
             return;
@@ -260,7 +292,11 @@ impl Raft {
             commit.index
         } else {
             // This log is shorter, or goes another way somewhere after what was proved.
-            let proved = follower.proved.unwrap_or_default();
+            let proved = if mutated!(self.config.mutant, CommitNotClamped) {
+                self.log.last().index
+            } else {
+                follower.proved.unwrap_or_default()
+            };
             if held.is_some() && commit.index <= proved {
                 return;
             }

@@ -8,6 +8,7 @@ use crate::io::{Proposed, RejectReason};
 use crate::log::Log;
 use crate::membership::Membership;
 use crate::message::{Body, CommitPoint, Heartbeat};
+use crate::mutated;
 use crate::progress::Progress;
 use crate::wire::Decode;
 
@@ -60,6 +61,9 @@ impl Raft {
         });
         self.leader = Some(self.config.replica);
         self.meet_members(first_index);
+        if mutated!(self.config.mutant, NoNoop) {
+            return;
+        }
         let term = self.hard_state.term;
         let noop = Entry::noop(self.config.group, term, first_index, last.chain);
         self.append(noop, None);
@@ -112,6 +116,9 @@ impl Raft {
         // A fast majority commits without this disk, but what it has yet to write must stay bounded.
         let unflushed = self.log.bytes_between(self.log.durable(), last);
         let disk_full = unflushed >= self.config.disk_lag_bytes_max as u64;
+        if mutated!(self.config.mutant, UncommittedUnbounded) {
+            return None;
+        }
         (window_full || disk_full).then_some(RejectReason::WindowFull)
     }
 
@@ -159,22 +166,38 @@ impl Raft {
         let RoleState::Leader(leader) = &self.role else {
             return;
         };
-        let (me, durable) = (self.config.replica, self.log.durable());
-        let reached = self.configurations.quorum().reached(|replica| {
+        let me = self.config.replica;
+        let own = if mutated!(self.config.mutant, LeaderCountsUnflushed) {
+            self.log.last().index
+        } else {
+            self.log.durable()
+        };
+        let has = |replica| {
             if replica == me {
-                durable
+                own
             } else {
                 leader.matched(replica)
             }
-        });
-        if reached <= self.commit.index || reached < leader.first_index {
+        };
+        let reached = if mutated!(self.config.mutant, QuorumUnsorted) {
+            let voters = &self.configurations.current().voters;
+            has(voters[voters.len() / 2].replica)
+        } else {
+            self.configurations.quorum().reached(has)
+        };
+        let own_term = leader.first_index <= reached;
+        if reached <= self.commit.index
+            || !own_term && !mutated!(self.config.mutant, CommitOlderTerm)
+        {
             return;
         }
         let position = self
             .log
             .position(reached)
             .expect("a match lies in this log");
-        assert!(position.term == self.hard_state.term);
+        assert!(
+            position.term == self.hard_state.term || mutated!(self.config.mutant, CommitOlderTerm)
+        );
         self.set_commit(position);
         // A leader that the committed membership does not count has done its work (Raft §6).
         let settled = self
@@ -188,7 +211,7 @@ impl Raft {
 
     /// Once an interval: who has to hear of this leader, and whether it should still be one.
     pub(super) fn on_heartbeat_due(&mut self) {
-        if !self.is_followed() {
+        if !self.is_followed() && !mutated!(self.config.mutant, CheckQuorumOff) {
             return self.become_follower(self.hard_state.term);
         }
         if self.trails_a_follower() {
@@ -198,9 +221,13 @@ impl Raft {
             return;
         }
         let (now, interval) = (self.now, self.config.heartbeat_interval_us);
-        let commit = CommitPoint {
-            index: self.commit.index,
-            chain: self.commit.chain,
+        let commit = if mutated!(self.config.mutant, HeartbeatWithoutCommit) {
+            CommitPoint::default()
+        } else {
+            CommitPoint {
+                index: self.commit.index,
+                chain: self.commit.chain,
+            }
         };
         let (last_index, term) = (self.log.last().index, self.hard_state.term);
         let RoleState::Leader(leader) = &mut self.role else {
@@ -250,6 +277,9 @@ impl Raft {
     /// Whether this disk is further behind a voter's than is good for a leader. If nobody is ahead the
     /// disks are all slow, and another leader would be no better.
     fn trails_a_follower(&mut self) -> bool {
+        if mutated!(self.config.mutant, SlowDiskLeads) {
+            return false;
+        }
         let durable = self.log.durable();
         let quorum = self.configurations.quorum();
         let RoleState::Leader(leader) = &mut self.role else {

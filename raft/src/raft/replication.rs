@@ -8,6 +8,7 @@ use crate::ids::{Boot, Index, LogPosition, Micros, NodeId, Replica, ReplicationS
 use crate::io::ReadLog;
 use crate::limits::APPEND_ENTRIES_MAX;
 use crate::message::{Ack, Append, Body, CommitPoint, HeartbeatReply, Reject};
+use crate::mutated;
 use crate::progress::{Mode, Progress};
 
 /// What to do next for one follower.
@@ -170,6 +171,10 @@ impl Raft {
     /// Asks again where nothing has moved for an interval: an answer or an append may be lost. The
     /// question carries no entry, so it needs no window.
     pub(super) fn ask_the_silent(&mut self) {
+        if mutated!(self.config.mutant, LostNotAskedAgain) {
+            return;
+        }
+        let leaks = mutated!(self.config.mutant, WindowLeak);
         let (now, interval) = (self.now, self.config.heartbeat_interval_us);
         let RoleState::Leader(leader) = &mut self.role else {
             return;
@@ -178,7 +183,7 @@ impl Raft {
         for (place, peer) in leader.peers.iter_mut().enumerate() {
             let waits = match peer.mode {
                 Mode::Probe { waiting, .. } => waiting,
-                Mode::Replicate => peer.inflight(&self.log).1 > 0,
+                Mode::Replicate => peer.inflight(&self.log).1 > 0 && !leaks,
             };
             if waits && !peer.lane_full && interval <= now.since(peer.asked) {
                 peer.asked = now;
@@ -195,10 +200,14 @@ impl Raft {
         let Some(peer) = answering(&mut self.role, &mut self.sessions, from, boot, self.now) else {
             return;
         };
-        if peer.session != ack.session || !self.log.has_chain(ack.index, ack.chain) {
+        let equal = self.log.has_chain(ack.index, ack.chain)
+            || mutated!(self.config.mutant, AckChainUnchecked);
+        if peer.session != ack.session || !equal {
             return;
         }
-        peer.on_ack(ack.index, self.now);
+        // Beyond the end no chain is equal.
+        let index = ack.index.min(self.log.last().index);
+        peer.on_ack(index, self.now);
         self.want_sending();
         self.advance_commit();
     }
@@ -225,6 +234,9 @@ impl Raft {
         let exact = next == reject.hint.index;
         // What lies below the base cannot be sent from here. It is asked again with the heartbeats.
         let out_of_reach = reject.hint.index < base;
+        if exact && mutated!(self.config.mutant, RejectAdvancesMatch) {
+            peer.match_index = peer.match_index.max(Some(next));
+        }
         peer.next_index = next.next();
         peer.mode = Mode::Probe {
             waiting: out_of_reach,
@@ -311,6 +323,9 @@ impl Raft {
     }
 
     pub(super) fn on_lane_room(&mut self, id: NodeId) {
+        if mutated!(self.config.mutant, LaneStaysFull) {
+            return;
+        }
         let RoleState::Leader(leader) = &mut self.role else {
             return;
         };
@@ -327,6 +342,9 @@ impl Raft {
     }
 
     fn open_sessions(&mut self, id: NodeId, waiting: bool) {
+        if mutated!(self.config.mutant, WindowLeak) {
+            return;
+        }
         let RoleState::Leader(leader) = &mut self.role else {
             return;
         };

@@ -4,8 +4,10 @@
 //! ack for that may yet leave, and a leader count it.
 
 use super::{Raft, RoleState};
-use crate::ids::{Replica, Term};
+use crate::ids::{LogPosition, Replica, Term};
+use crate::io::HardState;
 use crate::message::{Body, VoteReply, VoteRequest};
+use crate::mutated;
 
 impl Raft {
     pub(super) fn on_vote_request(&mut self, from: Replica, term: Term, request: &VoteRequest) {
@@ -21,7 +23,7 @@ impl Raft {
         let granted = self.hard_state.term < term
             && !self.never_votes
             && !self.hears_a_leader()
-            && request.last.at_least_as_up_to_date_as(&self.log.last());
+            && self.is_outdone_by(&request.last);
         if !granted {
             return self.deny_vote(from, true);
         }
@@ -43,7 +45,7 @@ impl Raft {
             && self.leader.is_none()
             && !self.never_votes
             && vote.is_none_or(|vote| vote == from)
-            && request.last.at_least_as_up_to_date_as(&self.log.last());
+            && self.is_outdone_by(&request.last);
         if !granted {
             return self.deny_vote(from, false);
         }
@@ -56,16 +58,40 @@ impl Raft {
             self.hard_state.vote = Some(from);
             self.reset_election_timer();
             let reply = self.message(from.id, term, reply);
-            self.outbox.write_hard_state(self.hard_state, Some(reply));
+            let mut written = self.hard_state;
+            if mutated!(self.config.mutant, VoteNotWritten) {
+                written = HardState { term, vote: None };
+            }
+            if mutated!(self.config.mutant, VoteBeforeFlush) {
+                self.outbox.ready.messages.push(reply);
+                return self.outbox.write_hard_state(written, None);
+            }
+            self.outbox.write_hard_state(written, Some(reply));
         } else if self.outbox.hard_state_is_durable() {
             self.send(from.id, reply);
         }
         // Else the same answer already waits for the disk.
     }
 
+    /// Whether a log that ends at `other` is at least as up to date as this one (Raft §5.4.1).
+    fn is_outdone_by(&self, other: &LogPosition) -> bool {
+        let last = self.log.last();
+        if mutated!(self.config.mutant, VoteByDurableLog) {
+            let durable = self.log.position(self.log.durable());
+            return other.at_least_as_up_to_date_as(&durable.expect("durable lies in the log"));
+        }
+        if mutated!(self.config.mutant, VoteByLength) {
+            return last.index <= other.index;
+        }
+        other.at_least_as_up_to_date_as(&last)
+    }
+
     /// Stickiness lasts the *minimum* election timeout: a longer one would refuse the first candidate
     /// after a leader's death. A leader that has lost its quorum finds out by itself.
     fn hears_a_leader(&self) -> bool {
+        if mutated!(self.config.mutant, StickinessIgnored) {
+            return false;
+        }
         matches!(self.role, RoleState::Leader(_))
             || self.leader.is_some()
                 && self.now.since(self.leader_heard) < self.config.election_timeout_min_us

@@ -1,0 +1,306 @@
+//! Bugs that real systems shipped, each planted at one or two places, to show that the tests would see them.
+//!
+//! A build with `--cfg mutants` holds them all, and a value given to a replica or a log when it is built says
+//! which one is active: [`Config::mutant`](crate::io::Config::mutant) and the same field of the log's
+//! options. In every other build [`Mutant`] has no values, so `Option<Mutant>` takes no room and is always
+//! `None`, and [`mutated!`](crate::mutated) is the constant `false`.
+//!
+//! Where an assertion of ours would end a run before anybody could see what the bug does to the world, the
+//! mutant goes round it.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// Whether the bug of this name is to be committed here: `mutated!(config.mutant, AckBeforeFlush)`.
+#[cfg(mutants)]
+#[macro_export]
+macro_rules! mutated {
+    ($active:expr, $name:ident) => {
+        $active == Some($crate::mutant::Mutant::$name)
+    };
+}
+
+/// Whether the bug of this name is to be committed here: never, in a build without `--cfg mutants`.
+#[cfg(not(mutants))]
+#[macro_export]
+macro_rules! mutated {
+    ($active:expr, $name:ident) => {
+        $crate::mutant::never(&$active)
+    };
+}
+
+/// What [`mutated!`](crate::mutated) is without `--cfg mutants`.
+#[cfg(not(mutants))]
+#[doc(hidden)]
+#[must_use]
+#[inline(always)]
+pub const fn never(_: &Option<Mutant>) -> bool {
+    false
+}
+
+macro_rules! mutants {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// A bug that can be switched on. Without `--cfg mutants` there is none.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Mutant {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Mutant {
+            /// Every mutant that this build holds.
+            pub const ALL: &[Mutant] = &[$(Mutant::$variant,)*];
+
+            /// Its name in commands and reports.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Mutant::$variant => $name,)*
+                }
+            }
+        }
+    };
+}
+
+#[cfg(not(mutants))]
+mutants! {}
+
+// One name a line, in quotes: `.ci/stages/25-no-mutants.sh` looks for them in what is shipped.
+#[cfg(mutants)]
+mutants! {
+    // Durability and acknowledgement.
+
+    /// A follower acknowledges entries when it has accepted them. A power cut takes what a quorum was
+    /// counted from. tikv#994, etcd#10166, dragonboat#393.
+    AckBeforeFlush = "ack-before-flush",
+
+    /// A vote leaves before it is durable, and after a crash another is given in the same term. PySyncObj#202,
+    /// nodedb#161.
+    VoteBeforeFlush = "vote-before-flush",
+
+    /// A vote leaves when its record is durable and nothing repeats it yet: one bad block hides it. The single
+    /// copies of LogCabin and ZooKeeper that PAR (FAST'18) damaged.
+    VoteBeforeEcho = "vote-before-echo",
+
+    /// Term and vote are two writes, and nobody waits for the second: here it never comes, so that whoever
+    /// restarts votes again in the same term. hashicorp/raft#661.
+    VoteNotWritten = "vote-not-written",
+
+    /// A term that was learnt from a leader is not written, so that entries of it become durable first, and a
+    /// restart leads back to a term that was left. openraft's docs/protocol/io_ordering.md.
+    TermNotWritten = "term-not-written",
+
+    /// Votes and pre-votes compare the log as it is durable, not as it was accepted: a vote goes to a
+    /// candidate whose log is behind. That late acks are dropped hides most of the harm; the rule itself is
+    /// broken whenever an append is in flight. Accepted and durable were confused in etcd-io/raft#8.
+    VoteByDurableLog = "vote-by-durable-log",
+
+    /// Votes and pre-votes compare logs by length and not by term, so that a long log of an old term wins over
+    /// what is committed. A check that was missing altogether: ClickHouse/NuRaft#134, in the pre-vote.
+    VoteByLength = "vote-by-length",
+
+    /// An ack that waited for the disk leaves although its term has passed: it may speak of an entry that has
+    /// been replaced meanwhile, and the old leader counts it. openraft cecb5de8.
+    LateAck = "late-ack",
+
+    /// A follower acknowledges the end of what it has durable, whether or not that is the leader's log. The
+    /// leader drops an ack whose chain is not its own, and so may never learn what is equal. The same trust
+    /// in what a follower reports: openraft cecb5de8, raft-rs#571.
+    AckDurableEnd = "ack-durable-end",
+
+    /// The same, and the leader counts it as in protocols whose acks are numbers alone: what was never
+    /// replicated commits. raft-rs#571, and eight more libraries of the re-join survey of 2025.
+    AckChainUnchecked = "ack-chain-unchecked",
+
+    /// The hint in a rejection, accepted but perhaps not durable, counts as an acknowledgement. Rejections
+    /// that moved what they should not: openraft#1500, RATIS-1074.
+    RejectAdvancesMatch = "reject-advances-match",
+
+    /// A leader counts its own entries before its disk has them. etcd#10508.
+    LeaderCountsUnflushed = "leader-counts-unflushed",
+
+    // Commitment and the log.
+
+    /// A follower moves its commit index by number: whatever it holds there counts as committed, also what no
+    /// leader of this term has proved. openraft's docs/protocol/commit.md.
+    CommitWithoutChain = "commit-without-chain",
+
+    /// A follower whose log is short takes all of it for committed when the leader's commit index lies beyond,
+    /// not just what was proved (Raft figure 2: the index of the last *new* entry). openraft 3a43c80c is of
+    /// this family.
+    CommitNotClamped = "commit-not-clamped",
+
+    /// Entries of earlier terms commit by counting: Raft figure 8 takes them back.
+    CommitOlderTerm = "commit-older-term",
+
+    /// The quorum's index is taken from unsorted progress: of three, that of the second replica. openraft#1802.
+    QuorumUnsorted = "quorum-unsorted",
+
+    /// Half of an even number of voters elects a leader, and so does the other half. Two quorums that do not
+    /// meet: openraft#2002.
+    HalfElects = "half-elects",
+
+    /// What an append brings is written again though the log has it, which cuts what lies beyond: a late
+    /// append takes back what was acknowledged since. Of this family: braft#218, sofa-jraft#1188.
+    AppendTruncates = "append-truncates",
+
+    /// A leader that contradicts what is committed here is followed instead of halting the group. Needs a
+    /// leader that has lost something, and so disks beyond what a cluster survives. braft#218, openraft#1892.
+    TruncateCommitted = "truncate-committed",
+
+    /// A leader begins without a no-op: what earlier leaders left waits for the next proposal, which may never
+    /// come. The barrier that openraft#2051 added.
+    NoNoop = "no-noop",
+
+    // Elections and liveness.
+
+    /// Votes and pre-votes are given although a leader is heard: whoever lost only its own link to the leader
+    /// deposes it, again and again. etcd#8498, raft-rs#84.
+    StickinessIgnored = "stickiness-ignored",
+
+    /// A leader that no quorum answers leads on: with links that carry one way only the others hear it and
+    /// never elect, and nothing commits. Ranges of CockroachDB were lost to partial partitions like that.
+    CheckQuorumOff = "check-quorum-off",
+
+    /// Every election timeout is the shortest one, so that candidates collide again and again. openraft
+    /// 5e15946d.
+    TimeoutsNotRandom = "timeouts-not-random",
+
+    /// A leader whose disk stands still leads on, until it may hold no more and refuses every proposal.
+    /// hashicorp/raft#503.
+    SlowDiskLeads = "slow-disk-leads",
+
+    /// Heartbeats carry no commit index: followers of an idle group never apply its last entries.
+    /// cockroach#27983 is of this family.
+    HeartbeatWithoutCommit = "heartbeat-without-commit",
+
+    /// What was on its way when a connection broke keeps its room in the window for ever, so that a full one
+    /// never moves again. cockroach#133202, etcd's empty probe.
+    WindowLeak = "window-leak",
+
+    /// A probe or an answer that was lost is not asked for again, and the follower is stuck until something
+    /// else happens. etcd#7037, etcd-io/raft#52.
+    LostNotAskedAgain = "lost-not-asked-again",
+
+    /// A lane that was full once stays so: a follower gets heartbeats and never an entry. hashicorp/raft#612.
+    LaneStaysFull = "lane-stays-full",
+
+    /// A leader takes proposals without a bound while nothing commits. RATIS-2632, scylladb#31402.
+    UncommittedUnbounded = "uncommitted-unbounded",
+
+    // From the log to the client.
+
+    /// Entries are applied, and clients answered, when they are appended. etcd#10508, aeron#1739.
+    ApplyBeyondCommit = "apply-beyond-commit",
+
+    /// Whoever waits for an entry that was replaced is answered with what is committed in its place. Lost
+    /// updates like these: Redis-Raft (Jepsen 2020).
+    AnswerReplaced = "answer-replaced",
+
+    /// Who waits long for an answer has the engine propose again, and both commit. fluree/db#1839.
+    RetriedByEngine = "retried-by-engine",
+
+    /// A client is told that its proposal is in no log, so that it may propose again, though the entry was
+    /// appended and may yet commit. openraft#2100.
+    SaysNeverAppended = "says-never-appended",
+
+    /// Who no longer leads goes on taking proposals, and answers them never. HomeStore#745.
+    DoorStaysOpen = "door-stays-open",
+
+    /// Committed entries are handed to an applier that has no room for them. RATIS-2632.
+    ApplyQueueUnbounded = "apply-queue-unbounded",
+
+    // The log on disk.
+
+    /// A recovery lets entries of a higher term stand against what was written later: figure 8 overwrites with
+    /// an *older* term, and what was acknowledged then is gone, or the log does not open any more. Logs that
+    /// are an index by term replay like that.
+    SupersedeByTerm = "supersede-by-term",
+
+    /// A recovery believes what an earlier process wrote and did not flush; a power cut after it takes back
+    /// what was acknowledged on that. LazyFS (VLDB'24) found it in etcd, ZooKeeper and Redis.
+    RecoveryReadsUnflushed = "recovery-reads-unflushed",
+
+    /// A directory's identity is its node's number, so that an empty one, once it meets a peer with a genesis,
+    /// adopts it as the voter whose log it has lost, and votes against that. etcd#21178, nexus#3939,
+    /// cockroach#756.
+    WipedIsOldVoter = "wiped-is-old-voter",
+
+    /// A recovery cuts at the first bad checksum, also where something durable went bad. nats-server#7549,
+    /// pebble#453.
+    RotIsTorn = "rot-is-torn",
+
+    /// A flush that failed is made again, and the kernel has forgotten what it owed: the second one succeeds
+    /// without the data. cockroach#37102, raft-engine#131. Needs the drained flush mode.
+    FlushRetried = "flush-retried",
+
+    /// A write that ended early counts as whole. timeplus-io/proton#1229, cqlite#1390.
+    ShortWriteOk = "short-write-ok",
+
+    /// A completion counts for everything submitted before it. openraft 2af491fb (#1960).
+    CompletionOrder = "completion-order",
+
+    /// A flush counts for writes that ended while it was under way. cowsql/raft#22. Needs the drained flush
+    /// mode.
+    FlushCoversLater = "flush-covers-later",
+
+    /// Blocks that an earlier use of a slot left behind, and flush groups that do not follow the one before,
+    /// are taken for the log's own where they happen to lie. raft-engine before it signed its logs.
+    StaleFrame = "stale-frame",
+
+    /// A flush group states as durable what is still in flight before it. A power cut makes rot of what was
+    /// merely torn, and the node does not come back. redpanda#2937 is of this family.
+    MarkAhead = "mark-ahead",
+
+    /// A segment's first flush groups count before the segment's header is durable, and are lost with it.
+    /// raft-engine#219.
+    HeaderNotAwaited = "header-not-awaited",
+
+    /// A recovery that may read from the page cache does not write again what it found there: after a flush
+    /// that failed, only the cache has it. What fsync's failures do (ATC'20) to PostgreSQL and others.
+    PageCacheTrusted = "page-cache-trusted",
+}
+
+impl fmt::Display for Mutant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A name that no mutant of this build has.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this build holds no mutant called {0:?}")]
+pub struct UnknownMutant(pub String);
+
+impl FromStr for Mutant {
+    type Err = UnknownMutant;
+
+    fn from_str(name: &str) -> Result<Self, UnknownMutant> {
+        let named = Mutant::ALL.iter().find(|mutant| mutant.name() == name);
+        named.copied().ok_or_else(|| UnknownMutant(name.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(not(mutants))]
+    #[test]
+    fn without_the_cfg_there_are_none_and_they_take_no_room() {
+        assert_eq!(size_of::<Option<Mutant>>(), 0);
+        assert_eq!(Mutant::ALL, []);
+        assert!("ack-before-flush".parse::<Mutant>().is_err());
+    }
+
+    #[cfg(mutants)]
+    #[test]
+    fn every_name_is_of_one_mutant_and_reads_back() {
+        assert!(Mutant::ALL.len() >= 30);
+        for mutant in Mutant::ALL {
+            assert_eq!(mutant.name().parse(), Ok(*mutant));
+        }
+        assert!("kind".parse::<Mutant>().is_err());
+        assert!(mutated!(Some(Mutant::NoNoop), NoNoop));
+        assert!(!mutated!(None::<Mutant>, NoNoop));
+    }
+}

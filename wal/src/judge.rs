@@ -14,6 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use logdrive_raft::io::HardState;
+use logdrive_raft::mutant::Mutant;
 use logdrive_raft::{Boot, Chain, GroupId, Membership};
 
 use crate::configurations::Configurations;
@@ -135,6 +136,7 @@ pub(crate) struct Question {
     pub(crate) split_at_mark: bool,
     /// The last segment is being written to and is left alone.
     pub(crate) sealed_only: bool,
+    pub(crate) mutant: Option<Mutant>,
 }
 
 /// Judges what the disk holds.

@@ -1,6 +1,7 @@
 //! What a log is told when it is opened.
 
 use logdrive_raft::limits::FRAME_BYTES_MAX;
+use logdrive_raft::mutant::Mutant;
 use logdrive_raft::{ClusterId, Incarnation, NodeId};
 
 use crate::disk::{BLOCK_BYTES, FlushMode, WatchdogLimits};
@@ -103,6 +104,8 @@ pub struct Options {
     pub idle_mark_us: u64,
     /// Used if the directory is new.
     pub fresh: FreshIds,
+    /// The bug that is switched on, in builds that hold some.
+    pub mutant: Option<Mutant>,
 }
 
 impl Options {
@@ -120,6 +123,7 @@ impl Options {
             watchdog: WatchdogLimits::default(),
             idle_mark_us: 1500,
             fresh,
+            mutant: None,
         }
     }
 

@@ -7,6 +7,9 @@
 
 use std::collections::VecDeque;
 
+use logdrive_raft::mutant::Mutant;
+use logdrive_raft::mutated;
+
 use crate::Position;
 use crate::disk::{FlushAdvice, FlushMode, FlushWatchdog, OpId, SlotId};
 use crate::format::Place;
@@ -67,6 +70,7 @@ pub(crate) struct Pipeline {
     pub(crate) echoed: Position,
     /// Everything before this place is durable.
     pub(crate) durable_place: Place,
+    mutant: Option<Mutant>,
 }
 
 impl Pipeline {
@@ -74,6 +78,7 @@ impl Pipeline {
         mode: FlushMode,
         watchdog: Option<FlushWatchdog>,
         durable_place: Place,
+        mutant: Option<Mutant>,
     ) -> Self {
         Self {
             flights: VecDeque::new(),
@@ -84,6 +89,7 @@ impl Pipeline {
             durable: Position(0),
             echoed: Position(0),
             durable_place,
+            mutant,
         }
     }
 
@@ -154,7 +160,9 @@ impl Pipeline {
     pub(crate) fn on_flushed(&mut self, now_ns: u64) {
         self.flush = None;
         for flight in &mut self.flights {
-            if flight.state == State::Flushing {
+            let covered = flight.state == State::Flushing
+                || flight.state == State::Written && mutated!(self.mutant, FlushCoversLater);
+            if covered {
                 flight.state = State::Durable;
             }
         }
@@ -190,10 +198,14 @@ impl Pipeline {
     }
 
     fn advance(&mut self, now_ns: u64) {
-        while let Some(first) = self
-            .flights
-            .pop_front_if(|flight| flight.state == State::Durable)
+        let durable = |flight: &Flight| flight.state == State::Durable;
+        if mutated!(self.mutant, CompletionOrder)
+            && let Some(last) = self.flights.iter().rposition(durable)
         {
+            let before = self.flights.range_mut(..last);
+            before.for_each(|flight| flight.state = State::Durable);
+        }
+        while let Some(first) = self.flights.pop_front_if(|flight| durable(flight)) {
             if let Some(group) = first.group {
                 assert!(self.durable_place < group.place);
                 assert!(self.durable <= group.position);
@@ -244,7 +256,7 @@ mod tests {
 
     #[test]
     fn the_durable_mark_is_the_end_of_the_longest_prefix() {
-        let mut pipeline = Pipeline::new(FlushMode::Dsync, None, Place::default());
+        let mut pipeline = Pipeline::new(FlushMode::Dsync, None, Place::default(), None);
         for op in 1..=3 {
             begin(&mut pipeline, op, 0, op * 10);
         }
@@ -265,7 +277,7 @@ mod tests {
 
     #[test]
     fn a_flush_waits_until_writes_have_drained_and_covers_no_later_one() {
-        let mut pipeline = Pipeline::new(FlushMode::DrainedFsync, None, Place::default());
+        let mut pipeline = Pipeline::new(FlushMode::DrainedFsync, None, Place::default(), None);
         begin(&mut pipeline, 1, 0, 10);
         begin(&mut pipeline, 2, 0, 20);
         pipeline.on_written(OpId(1), 0);
@@ -283,7 +295,7 @@ mod tests {
 
     #[test]
     fn a_flush_counts_for_no_other_slot() {
-        let mut pipeline = Pipeline::new(FlushMode::DrainedFsync, None, Place::default());
+        let mut pipeline = Pipeline::new(FlushMode::DrainedFsync, None, Place::default(), None);
         begin(&mut pipeline, 1, 0, 10);
         begin(&mut pipeline, 2, 1, 20);
         pipeline.on_written(OpId(1), 0);
@@ -296,7 +308,7 @@ mod tests {
 
     #[test]
     fn writes_become_durable_in_the_mode_that_they_were_begun_in() {
-        let mut pipeline = Pipeline::new(FlushMode::Dsync, None, Place::default());
+        let mut pipeline = Pipeline::new(FlushMode::Dsync, None, Place::default(), None);
         begin(&mut pipeline, 1, 0, 10);
         pipeline.mode = FlushMode::DrainedFsync;
         begin(&mut pipeline, 2, 0, 20);

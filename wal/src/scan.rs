@@ -3,6 +3,7 @@
 //! Nothing is decided here. A flush group is good, or bad in a way that tells whether its write can have
 //! been complete.
 
+use logdrive_raft::mutant::Mutant;
 use logdrive_raft::wire::{Decode, DecodeError, Reader};
 use logdrive_raft::{Chain, EntryHeader, EntryKind, Index, LogPosition, Membership, Term};
 use logdrive_raft::{ClusterId, Entry, Incarnation};
@@ -199,6 +200,7 @@ pub(crate) fn scan_segment(
     header: &SlotHeader,
     end: u32,
     blocks: &mut Vec<Block>,
+    mutant: Option<Mutant>,
 ) -> Result<SegmentScan, ScanError> {
     let end = end.min(header.slot_blocks);
     read_blocks(disk, slot, end, blocks)?;
@@ -206,7 +208,8 @@ pub(crate) fn scan_segment(
         cluster: header.cluster,
         incarnation: header.incarnation,
     };
-    let pieces = scan_blocks(blocks, header.segment, &header.stamper(), &expected);
+    let stamper = header.stamper().with_mutant(mutant);
+    let pieces = scan_blocks(blocks, header.segment, &stamper, &expected);
     let pieces = pieces.map_err(|source| ScanError::Future(FromTheFuture { slot, source }))?;
     Ok(SegmentScan {
         slot,

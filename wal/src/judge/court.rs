@@ -82,6 +82,7 @@ impl<'a, D: Disk> Court<'a, D> {
                 &segment.header,
                 end,
                 &mut self.blocks,
+                self.question.mutant,
             );
             segments.push(scan.map_err(|error| open_error(self.disk, error))?);
             if self.was_taken(&segment.header) {

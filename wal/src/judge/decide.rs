@@ -13,12 +13,12 @@ use super::{Beyond, Live, Verdict};
 impl<D: Disk> Court<'_, D> {
     /// Applies everything up to the end, and settles terms and votes.
     pub(super) fn decide(&mut self, segments: Vec<SegmentScan>, mut walk: Walk) {
-        let mut logs = Logs::default();
+        let mut logs = Logs::new(self.question.mutant);
         let mark = self.judgement.mark;
         // A mark that stands alone beyond what it states is written again, and that is all.
         self.judgement.rewrite_last = self.question.split_at_mark && walk.quiet && !walk.dropped;
         let split = self.question.split_at_mark && !self.judgement.rewrite_last;
-        let mut applied = Walk::begin(&segments);
+        let mut applied = Walk::begin(&segments, self.question.mutant);
         let mut table: &[Record] = &[];
         for (number, segment) in segments.iter().enumerate() {
             for piece in &segment.pieces {

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use logdrive_raft::io::HardState;
-use logdrive_raft::{GroupId, Membership, NodeId, Replica, Term};
+use logdrive_raft::mutant::Mutant;
+use logdrive_raft::{GroupId, Membership, NodeId, Replica, Term, mutated};
 
 use crate::configurations::Configurations;
-use crate::format::Record;
+use crate::format::{EntryRun, Record};
 use crate::path::{GroupLog, OffPath, Row};
-use crate::scan::GroupScan;
+use crate::scan::{FrameScan, GroupScan};
 
 /// Why a flush group cannot be applied to the logs before it.
 #[derive(Debug, thiserror::Error)]
@@ -46,9 +47,17 @@ pub(super) struct Logs {
     terms: BTreeMap<GroupId, Term>,
     /// The membership that the newest anchor states.
     pub(super) anchored: BTreeMap<GroupId, Membership>,
+    mutant: Option<Mutant>,
 }
 
 impl Logs {
+    pub(super) fn new(mutant: Option<Mutant>) -> Self {
+        Self {
+            mutant,
+            ..Self::default()
+        }
+    }
+
     /// Takes note of what holds wherever it stands: a vote that may have been cast was cast.
     pub(super) fn note(&mut self, group: &GroupScan) {
         for record in group.table.iter().chain(&group.echo) {
@@ -83,6 +92,16 @@ impl Logs {
         Ok(())
     }
 
+    /// Whether the log has an entry of a higher term where the run begins, or took no run before it for that
+    /// reason.
+    fn outranks(&self, run: &EntryRun, first: Option<&FrameScan>) -> bool {
+        let Some(log) = self.groups.get(&run.group) else {
+            return false;
+        };
+        let held = log.row(run.prev.index.next()).map(|row| row.term);
+        held > first.map(|frame| frame.position.term) || log.check_on_path(&run.prev).is_err()
+    }
+
     pub(super) fn apply(&mut self, group: &GroupScan) -> Result<(), Misfit> {
         let mut frames = group.frames.iter();
         for record in &group.table {
@@ -95,6 +114,13 @@ impl Logs {
                     if log.genesis != *genesis {
                         return Err(Misfit::Genesis(id));
                     }
+                }
+                Record::Entries(run)
+                    if mutated!(self.mutant, SupersedeByTerm)
+                        && self.outranks(run, frames.as_slice().first()) =>
+                {
+                    let count = usize::try_from(run.count()).expect("frames were counted");
+                    frames.by_ref().take(count).for_each(drop);
                 }
                 Record::Entries(run) => {
                     let cut = self.log(run.group)?.truncate(&run.prev);

@@ -1,6 +1,7 @@
 //! Follows the flush groups of a chain of segments to the end of the log.
 
-use logdrive_raft::Chain;
+use logdrive_raft::mutant::Mutant;
+use logdrive_raft::{Chain, mutated};
 
 use crate::disk::Disk;
 use crate::error::FindingVerdict;
@@ -12,7 +13,8 @@ use super::court::Court;
 impl<D: Disk> Court<'_, D> {
     /// Follows the flush groups to the end of the log.
     pub(super) fn walk(&mut self, segments: &[SegmentScan]) -> Walk {
-        let mut walk = Walk::begin(segments);
+        let mut walk = Walk::begin(segments, self.question.mutant);
+        let cuts_at_once = mutated!(self.question.mutant, RotIsTorn);
         for (number, segment) in segments.iter().enumerate() {
             walk.resume |= number == 0;
             for piece in &segment.pieces {
@@ -30,12 +32,12 @@ impl<D: Disk> Court<'_, D> {
                     },
                     Piece::Bad(bad) => bad.clone(),
                 };
-                if bad.at < self.judgement.mark {
+                if bad.at < self.judgement.mark && !cuts_at_once {
                     self.find_bad(FindingVerdict::Rot, segments, segment, &bad);
                     walk.resume(piece);
                     continue;
                 }
-                if !bad.not_landed {
+                if !bad.not_landed && !cuts_at_once {
                     self.find_bad(FindingVerdict::Suspect, segments, segment, &bad);
                 }
                 walk.dropped |= bad.whole_blocks > 0 || number + 1 < segments.len();
@@ -65,10 +67,11 @@ pub(super) struct Walk {
     pub(super) dropped: bool,
     /// After rot: the next group's chain is taken as it is.
     pub(super) resume: bool,
+    mutant: Option<Mutant>,
 }
 
 impl Walk {
-    pub(super) fn begin(segments: &[SegmentScan]) -> Self {
+    pub(super) fn begin(segments: &[SegmentScan], mutant: Option<Mutant>) -> Self {
         let first = segments.first();
         Self {
             end: first.map_or(Place::default(), |segment| segment.header.predecessor_end),
@@ -79,12 +82,13 @@ impl Walk {
             unused: false,
             dropped: false,
             resume: false,
+            mutant,
         }
     }
 
     pub(super) fn take(&mut self, group: &GroupScan, segment: usize) -> Result<(), &'static str> {
         let header = &group.header;
-        if !self.resume {
+        if !self.resume && !mutated!(self.mutant, StaleFrame) {
             if header.previous != self.chain {
                 return Err("a flush group does not follow the one before");
             }

@@ -2,11 +2,11 @@
 
 use bytes::BytesMut;
 use logdrive_raft::wire::{Encode, Writer};
-use logdrive_raft::{LogPosition, Micros};
+use logdrive_raft::{LogPosition, Micros, mutated};
 
 use super::{Held, Position, Segment, Wal, place, seal_blocks};
 use crate::build::{BlockWriter, blocks_for};
-use crate::disk::{BLOCK_BYTES, Disk, Op};
+use crate::disk::{BLOCK_BYTES, Disk, FlushMode, Op};
 use crate::format::{
     BLOCK_DATA_BYTES, EntryRun, FooterRow, GROUP_HEADER_BYTES, GroupHeader, GroupKind, Record,
     SLOT_HEADER_BLOCKS, SlotHeader, digest_of,
@@ -142,7 +142,11 @@ impl<D: Disk> Wal<D> {
         let op = self.next_op();
         let bytes = size_of_val(&blocks) as u64;
         let now_ns = self.disk.now_ns();
-        let dsync = self.pipeline.begin(op, slot, 0, bytes, None, now_ns);
+        let dsync = if mutated!(self.options.mutant, HeaderNotAwaited) {
+            self.pipeline.mode().0 == FlushMode::Dsync
+        } else {
+            self.pipeline.begin(op, slot, 0, bytes, None, now_ns)
+        };
         self.counters.bytes_written += bytes;
         let block = 0;
         let op_write = Op::Write {
@@ -219,6 +223,9 @@ impl<D: Disk> Wal<D> {
             digest: digest_of(&table, &self.tail.echo),
             previous: self.tail.chain,
         };
+        if mutated!(self.options.mutant, MarkAhead) {
+            header.mark = at;
+        }
         header.blocks = blocks_for(header.data_bytes());
         let (header_bytes, chain) = header.seal();
         assert!(header.end().block <= self.active.header.slot_blocks);

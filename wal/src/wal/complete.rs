@@ -1,6 +1,6 @@
 //! From the disk back: completions move the durable mark on, or poison the log.
 
-use logdrive_raft::Micros;
+use logdrive_raft::{Micros, mutated};
 
 use super::Wal;
 use crate::disk::{BLOCK_BYTES, Completion, Disk, FlushMode, Op, SlotId};
@@ -89,6 +89,9 @@ impl<D: Disk> Wal<D> {
                     self.count_flush(FlushMode::DrainedFsync, now_ns.saturating_sub(began_ns));
                     self.pipeline.on_flushed(now_ns);
                 }
+                Err(_) if mutated!(self.options.mutant, FlushRetried) => {
+                    self.disk.submit(id, Op::Flush { slot });
+                }
                 Err(error) => self.poison("flush", slot, 0, error.to_string()),
             }
             return;
@@ -99,7 +102,7 @@ impl<D: Disk> Wal<D> {
         let (slot, block, bytes) = (flight.slot, flight.block, flight.bytes);
         let (mode, began_ns) = (flight.mode, flight.began_ns);
         match result {
-            Ok(written) if written == bytes => {
+            Ok(written) if written == bytes || mutated!(self.options.mutant, ShortWriteOk) => {
                 let now_ns = self.disk.now_ns();
                 if mode == FlushMode::Dsync {
                     self.count_flush(mode, now_ns.saturating_sub(began_ns));

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::BytesMut;
 use logdrive_raft::io::Restored;
 use logdrive_raft::wire::{Encode, Writer};
-use logdrive_raft::{Boot, Chain, Entry, Genesis, GroupId, Incarnation, Membership, Micros};
+use logdrive_raft::{
+    Boot, Chain, Entry, Genesis, GroupId, Incarnation, Membership, Micros, mutated,
+};
 
 use super::{Held, Position, Segment, Tail, VOTE_BYTES, Wal, check_slot};
 use crate::build::gather;
@@ -68,11 +70,15 @@ impl<D: Disk> Wal<D> {
         disk.lock()?;
         let slots = disk.slots()?;
         // What an earlier process left unflushed must not be believed and then lost.
-        disk.sync_all()?;
+        if !mutated!(options.mutant, RecoveryReadsUnflushed) {
+            disk.sync_all()?;
+        }
+        let trusts_cache = mutated!(options.mutant, PageCacheTrusted);
         let question = Question {
             identity: Some(options.identity),
-            split_at_mark: !disk.facts().direct,
+            split_at_mark: !disk.facts().direct && !trusts_cache,
             sealed_only: false,
+            mutant: options.mutant,
         };
         let mut judgement = judge(&mut disk, &slots, &question)?.into_result()?;
         heal(&mut disk, &judgement)?;
@@ -153,7 +159,7 @@ impl<D: Disk> Wal<D> {
                 echoable: Position(0),
                 quiet: false,
             },
-            pipeline: Pipeline::new(mode, watchdog, durable),
+            pipeline: Pipeline::new(mode, watchdog, durable, options.mutant),
             pool,
             reads: Reads::default(),
             segments,
@@ -450,13 +456,17 @@ impl Opening {
             }
         };
         let known = judgement.known;
+        let mut fresh = options.fresh;
+        if mutated!(options.mutant, WipedIsOldVoter) {
+            fresh.incarnation = Incarnation(options.identity.node.0.into());
+        }
         let header = SlotHeader {
             by_recovery: true,
             compatible: 0,
-            log_uuid: known.map_or(options.fresh.log_uuid, |known| known.log_uuid),
+            log_uuid: known.map_or(fresh.log_uuid, |known| known.log_uuid),
             cluster: options.identity.cluster,
             node: options.identity.node,
-            incarnation: known.map_or(options.fresh.incarnation, |known| known.incarnation),
+            incarnation: known.map_or(fresh.incarnation, |known| known.incarnation),
             slot: slot.0,
             slot_blocks: pool.length(slot),
             segment: end.segment + 1,

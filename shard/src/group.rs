@@ -5,11 +5,14 @@ use std::collections::VecDeque;
 use logdrive_raft::bootstrap::Bootstrap;
 use logdrive_raft::io::{HaltReason, Input, PersistId, Role};
 use logdrive_raft::message::Body;
-use logdrive_raft::{Entry, Genesis, GroupId, Index, LogPosition, Message, Micros, Raft, Term};
+use logdrive_raft::mutant::Mutant;
+use logdrive_raft::{
+    Entry, Genesis, GroupId, Index, LogPosition, Message, Micros, Raft, Term, mutated,
+};
 use logdrive_wal::{AppendError, Position, Room};
 
 use crate::inbox::{Door, Inbox};
-use crate::ticket::{Failure, Runs};
+use crate::ticket::{Failure, Run, Runs};
 
 /// How long after a failed read for the applier the next one is made; twice as long each time.
 const READ_PAUSE_US_MIN: u64 = 10_000;
@@ -46,6 +49,7 @@ pub(crate) struct Group<O> {
     pub(crate) read_back: VecDeque<Entry>,
     /// A leader's entry at this place is larger than this log takes, and that has been said.
     pub(crate) too_large: Option<Index>,
+    pub(crate) mutant: Option<Mutant>,
 }
 
 /// When a read that failed is tried again.
@@ -121,6 +125,7 @@ impl<O> Group<O> {
         phase: Phase,
         genesis: Option<Genesis>,
         machine: LogPosition,
+        mutant: Option<Mutant>,
     ) -> Self {
         Self {
             id,
@@ -137,6 +142,7 @@ impl<O> Group<O> {
             feed_trouble: None,
             read_back: VecDeque::new(),
             too_large: None,
+            mutant,
         }
     }
 
@@ -200,6 +206,9 @@ impl<O> Group<O> {
         };
         self.step(now, Input::Durable(through));
         // An ack of a term that has passed may speak of entries that are no longer this log.
+        if mutated!(self.mutant, LateAck) {
+            return leaving;
+        }
         let term = self.raft().map(Raft::term);
         leaving.retain(|message| Some(message.term) == term);
         leaving
@@ -237,10 +246,15 @@ impl<O> Group<O> {
     pub(crate) fn ticket_of(&mut self, entry: &Entry) -> Option<Ticket<O>> {
         let front = self.tickets.front()?;
         if front.index != entry.index() {
-            assert!(entry.index() < front.index);
+            assert!(entry.index() < front.index || mutated!(self.mutant, AnswerReplaced));
             return None;
         }
         // A ticket whose entry was replaced has been answered when the log was cut.
+        if mutated!(self.mutant, AnswerReplaced) {
+            let proposals = |ticket: &Ticket<O>| ticket.runs.iter().map(Run::count).sum::<u32>();
+            let fits = |ticket: &Ticket<O>| proposals(ticket) <= entry.header().count;
+            return self.tickets.pop_front().filter(fits);
+        }
         assert!(front.term == entry.term());
         self.tickets.pop_front()
     }
@@ -253,9 +267,19 @@ impl<O> Group<O> {
             }
             let ticket = self.tickets.pop_back().expect("looked at above");
             for run in ticket.runs {
-                run.fail(why(ticket.index));
+                if mutated!(self.mutant, SaysNeverAppended) {
+                    run.fail(Failure::NotLeader { leader: None });
+                } else {
+                    run.fail(why(ticket.index));
+                }
             }
         }
+    }
+
+    /// Whether somebody has waited longer than that for an entry to be committed.
+    pub(crate) fn waits_longer(&self, now: Micros, us: u64) -> bool {
+        let first = self.tickets.front();
+        first.is_some_and(|ticket| us < now.since(ticket.appended))
     }
 
     /// Stops the group for good.

@@ -8,7 +8,7 @@ use logdrive_raft::limits::ENTRY_HEADER_BYTES;
 use logdrive_raft::message::Body;
 use logdrive_raft::{
     Boot, Entry, EntryKind, Genesis, GroupId, Index, Message, Micros, NodeId, Raft, Replica,
-    ReplicationSession,
+    ReplicationSession, mutated,
 };
 use logdrive_wal::disk::Disk;
 use logdrive_wal::{Admitted, AppendError, ENTRY_ROOM_BYTES, Room, Wal};
@@ -299,6 +299,12 @@ impl<D: Disk, P: Ports> Shard<D, P> {
                     Proposal::Entry { entry, runs } => {
                         self.taken.bytes += entry.frame_bytes() + ENTRY_ROOM_BYTES;
                         self.taken.entries += 1;
+                        if mutated!(self.core.mutant, RetriedByEngine)
+                            && group.waits_longer(now, self.core.heartbeat_interval_us)
+                        {
+                            group.proposing.push_back(Runs::new());
+                            group.step(now, Input::Propose(entry.clone()));
+                        }
                         group.proposing.push_back(runs);
                         group.step(now, Input::Propose(entry));
                     }
@@ -344,7 +350,9 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             role,
             halted,
         } = ready;
-        if let Some(from) = truncated_from {
+        if let Some(from) = truncated_from
+            && !mutated!(self.core.mutant, AnswerReplaced)
+        {
             group.fail_tickets_from(from, |index| Failure::LeadershipLost { index });
         }
         for answer in proposals {
@@ -377,6 +385,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             let door = match change.role {
                 Role::Leader if self.full_for_bytes.is_some() => Door::StorageFull,
                 Role::Leader => Door::Open,
+                _ if mutated!(self.core.mutant, DoorStaysOpen) => Door::Open,
                 Role::Follower | Role::PreCandidate | Role::Candidate => {
                     Door::NotLeader(change.leader)
                 }
@@ -441,13 +450,14 @@ impl<D: Disk, P: Ports> Shard<D, P> {
                 return false;
             }
         };
-        if persist.echoed {
+        let echoed = persist.echoed && !mutated!(self.core.mutant, VoteBeforeEcho);
+        if echoed {
             self.wal.want_echo(position);
         }
         group.persisting.push_back(Persisting {
             id: persist.id,
             position,
-            echoed: persist.echoed,
+            echoed,
             then: persist.then,
         });
         true

@@ -1,7 +1,7 @@
 //! Entries for the applier and for followers that lag: from memory, or read back from the log.
 
 use logdrive_raft::io::{Input, ReadLog};
-use logdrive_raft::{GroupId, Index, Micros, NodeId};
+use logdrive_raft::{GroupId, Index, Micros, NodeId, mutated};
 use logdrive_wal::disk::Disk;
 use logdrive_wal::{ReadDone, ReadError, ReadRequest};
 
@@ -153,15 +153,22 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             let Phase::Running(raft) = &group.phase else {
                 continue;
             };
-            let commit = raft.commit();
-            while group.handed < commit.index && self.ports.apply_room_bytes() > 0 {
+            let commit = if mutated!(self.core.mutant, ApplyBeyondCommit) {
+                raft.last()
+            } else {
+                raft.commit()
+            };
+            let has_room = |ports: &P| {
+                ports.apply_room_bytes() > 0 || mutated!(self.core.mutant, ApplyQueueUnbounded)
+            };
+            while group.handed < commit.index && has_room(&self.ports) {
                 let batch = next_batch(group, commit.index);
                 if batch.entries.is_empty() {
                     break;
                 }
                 self.ports.apply(batch);
             }
-            let behind = group.handed < commit.index && self.ports.apply_room_bytes() > 0;
+            let behind = group.handed < commit.index && has_room(&self.ports);
             if group.handed == commit.index && group.reading_works() {
                 self.ports.notice(Notice::ReadWorks { group: group.id });
             }

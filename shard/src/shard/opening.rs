@@ -165,7 +165,14 @@ impl<D: Disk> Opened<D> {
                     (Phase::Forming(Box::new(bootstrap)), None, None)
                 }
             };
-            let mut group = Group::new(setup.group, setup.inbox, phase, genesis, setup.applied);
+            let mut group = Group::new(
+                setup.group,
+                setup.inbox,
+                phase,
+                genesis,
+                setup.applied,
+                core.mutant,
+            );
             group.machine_ahead = ahead;
             groups.insert(setup.group, group);
         }

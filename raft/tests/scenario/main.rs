@@ -14,11 +14,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed test says where")]
 
+#[cfg(mutants)]
+mod mutants;
 mod words;
 mod world;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use logdrive_raft::mutant::Mutant;
 
 fn files(directory: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
@@ -35,8 +39,8 @@ fn files(directory: &Path) -> Vec<PathBuf> {
 }
 
 /// The text with every answer replaced by what the core says now.
-fn play(text: &str) -> String {
-    let mut world = world::World::default();
+fn play(text: &str, mutant: Option<Mutant>) -> String {
+    let mut world = world::World::new(mutant);
     let mut played = String::new();
     for block in text.split("\n\n") {
         let (commands, answers) = match block.split_once("\n----") {
@@ -82,7 +86,7 @@ fn every_scenario_holds() {
         let text = fs::read_to_string(file).unwrap();
         assert!(text.starts_with("# "), "{} has no claim", file.display());
         println!("{}", file.display());
-        let played = play(&text);
+        let played = play(&text, None);
         if played == text {
             continue;
         }

@@ -12,6 +12,7 @@ use logdrive_raft::message::{
     Ack, Append, CommitPoint, GenesisReply, Heartbeat, HeartbeatReply, Reject, VoteReply,
     VoteRequest,
 };
+use logdrive_raft::mutant::Mutant;
 use logdrive_raft::wire::{Decode, Encode};
 use logdrive_raft::{
     Body, Boot, Bootstrap, ClusterId, Entry, EntryBuilder, EntryKind, Genesis, GroupId,
@@ -26,6 +27,8 @@ const GROUP: GroupId = GroupId(1);
 #[derive(Default)]
 pub(crate) struct World {
     pub(crate) said: Vec<String>,
+    /// The bug that every replica has.
+    mutant: Option<Mutant>,
     now: Micros,
     nodes: BTreeMap<u64, Node>,
     mail: Vec<Message>,
@@ -131,6 +134,13 @@ fn duration_us(text: &str) -> u64 {
 }
 
 impl World {
+    pub(crate) fn new(mutant: Option<Mutant>) -> Self {
+        Self {
+            mutant,
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn command(&mut self, line: &str) {
         let mut words = line.split_whitespace();
         let command = words.next().unwrap();
@@ -280,6 +290,7 @@ impl World {
             disk_lag_bytes_max: words
                 .number("disk-lag-bytes")
                 .unwrap_or(default.disk_lag_bytes_max),
+            mutant: self.mutant,
             ..default
         };
         let raft = Raft::new(config, restored, self.now);

@@ -6,7 +6,7 @@
 //! `None`, and [`mutated!`](crate::mutated) is the constant `false`.
 //!
 //! Where an assertion of ours would end a run before anybody could see what the bug does to the world, the
-//! mutant goes round it.
+//! mutant goes round it: beside the assertion, never within, for its text is in every binary.
 
 use std::fmt;
 use std::str::FromStr;

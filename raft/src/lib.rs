@@ -27,7 +27,8 @@
 //! # What the tests show
 //!
 //! `tests/paper.rs` has the rules of the paper, `tests/scenarios` claims as text, `tests/cluster` random
-//! clusters from seeds. A seed that finds a bug becomes a scenario named after what went wrong.
+//! clusters from seeds. A seed that finds a bug becomes a scenario named after what went wrong. That a bug
+//! would be seen is shown by planting some: [`mutant`].
 
 #![deny(missing_docs)]
 

@@ -46,6 +46,11 @@ macro_rules! mutants {
             $($(#[$doc])* $variant,)*
         }
 
+        /// Lies in every program that holds mutants, so that they can be found there.
+        #[cfg(mutants)]
+        #[used]
+        static NAMES: &[&str] = &[$($name,)*];
+
         impl Mutant {
             /// Every mutant that this build holds.
             pub const ALL: &[Mutant] = &[$(Mutant::$variant,)*];

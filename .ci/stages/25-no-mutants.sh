@@ -18,7 +18,7 @@ for program in logdrive loadgen; do
   grep -qaF 'the configuration contradicts itself' "$bin/$program" ||
     { echo "$program holds no text of the core" >&2; exit 1; }
   if found=$(grep -aoFf - "$bin/$program" <<<"$names" | sort -u); then
-    echo "$program holds mutants:" $found >&2
+    echo "$program holds mutants: ${found//$'\n'/ }" >&2
     exit 1
   fi
   echo "$program holds none of $((count / 2)) mutants"

@@ -166,8 +166,8 @@ mutants! {
     /// never elect, and nothing commits. Ranges of CockroachDB were lost to partial partitions like that.
     CheckQuorumOff = "check-quorum-off",
 
-    /// Every election timeout is the shortest one, so that candidates collide again and again. openraft
-    /// 5e15946d.
+    /// Every election timeout ends at a whole multiple of the shortest one, so that candidates collide again and
+    /// again. openraft 5e15946d.
     TimeoutsNotRandom = "timeouts-not-random",
 
     /// A leader whose disk stands still leads on, until it may hold no more and refuses every proposal.

@@ -390,12 +390,10 @@ impl Raft {
             self.config.election_timeout_min_us,
             self.config.election_timeout_max_us,
         );
-        let max = if mutated!(self.config.mutant, TimeoutsNotRandom) {
-            min
-        } else {
-            max
-        };
         self.election_deadline = self.now.after(self.random.u64(min..=max));
+        if mutated!(self.config.mutant, TimeoutsNotRandom) {
+            self.election_deadline = Micros((self.now.0 / min + 2) * min);
+        }
     }
 
     fn message(&self, to: NodeId, term: Term, body: Body) -> Message {

@@ -18,6 +18,7 @@ use logdrive_raft::mutant::Mutant;
 use logdrive_raft::{Boot, Chain, GroupId, Membership};
 
 use crate::configurations::Configurations;
+use crate::debris::Debris;
 use crate::disk::{Block, Disk, SlotFile, SlotId};
 use crate::error::{Finding, OpenError};
 use crate::format::{FooterRow, Place, Record, SLOT_HEADER_BLOCKS, SlotHeader};
@@ -102,6 +103,8 @@ pub(crate) struct Judgement {
     pub(crate) boot: Boot,
     /// The last flush group says that everything before it is durable, and nothing lies beyond it.
     pub(crate) stopped_cleanly: bool,
+    /// A block that was torn inside lies beyond the end in the last segment.
+    pub(crate) garbage_beyond: bool,
     /// Nothing can have been acknowledged in the last segment: it was opened, and that was all.
     pub(crate) last_unused: bool,
     /// The runs of the last segment.
@@ -124,6 +127,8 @@ pub(crate) struct Judgement {
     /// Slots, in use or not, of whose header the first copy counts and the second is bad, older or missing.
     pub(crate) first_counts: BTreeSet<SlotId>,
     pub(crate) entries: u64,
+    /// What has to be cleared in slots that are not in use before they are taken, as far as they were read whole.
+    pub(crate) debris: BTreeMap<SlotId, Debris>,
 }
 
 /// What the caller wants to know.
@@ -280,6 +285,7 @@ impl Judgement {
             mark: Place::default(),
             boot: Boot(0),
             stopped_cleanly: false,
+            garbage_beyond: false,
             last_unused: false,
             footer: Vec::new(),
             last_table: Vec::new(),
@@ -291,6 +297,7 @@ impl Judgement {
             bad_copies: Vec::new(),
             first_counts: BTreeSet::new(),
             entries: 0,
+            debris: BTreeMap::new(),
         }
     }
 

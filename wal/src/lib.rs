@@ -6,6 +6,7 @@ pub mod format;
 
 mod build;
 mod configurations;
+mod debris;
 mod error;
 mod judge;
 mod options;

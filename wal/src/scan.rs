@@ -16,7 +16,7 @@ use crate::format::{
 };
 
 /// How many blocks are read at once.
-const READ_BLOCKS: usize = 256;
+pub(crate) const READ_BLOCKS: usize = 256;
 
 /// A slot as its header describes it.
 #[derive(Clone, Debug)]
@@ -88,6 +88,8 @@ pub(crate) struct Bad {
     pub(crate) mark: Option<Place>,
     /// Blocks of this segment from here to the next good group, or to the end.
     pub(crate) whole_blocks: u32,
+    /// And blocks after the first one that are garbage.
+    pub(crate) garbage_blocks: u32,
 }
 
 /// A part of a segment.
@@ -245,6 +247,7 @@ pub(crate) fn scan_blocks(
         if !expected_here && state != (BlockState::Whole { first: true }) {
             if let Some(Piece::Bad(bad)) = pieces.last_mut() {
                 bad.whole_blocks += u32::from(matches!(state, BlockState::Whole { .. }));
+                bad.garbage_blocks += u32::from(state == BlockState::Garbage);
             }
             at += 1;
             continue;
@@ -260,6 +263,7 @@ pub(crate) fn scan_blocks(
                 match pieces.last_mut() {
                     Some(Piece::Bad(first)) => {
                         first.whole_blocks += bad.whole_blocks;
+                        first.garbage_blocks += bad.garbage_blocks;
                         first.mark = first.mark.max(bad.mark);
                     }
                     _ => pieces.push(Piece::Bad(bad)),
@@ -292,6 +296,7 @@ impl GroupReader<'_> {
             meaning: meaning.into(),
             mark: None,
             whole_blocks: 0,
+            garbage_blocks: 0,
         }
     }
 

@@ -115,7 +115,7 @@ impl Stamper {
             return BlockState::Whole { first: stamp.first };
         }
         // A write that tore inside the block leaves the old end, and so the old stamp.
-        if block.0[BLOCK_DATA_BYTES..] == [0; BLOCK_BYTES - BLOCK_DATA_BYTES] {
+        if ends_in_zeros(block) {
             return BlockState::NotLanded;
         }
         if whole {
@@ -138,6 +138,19 @@ impl Stamper {
         let seed = crc32c::crc32c(&log_uuid.to_le_bytes());
         let whole = crc_stored(block) == crc32c::crc32c_append(seed, &block.0[..CRC_AT]);
         whole.then(|| Stamp::of(block))
+    }
+
+    /// The same if the block also lies where its stamp says.
+    #[must_use]
+    pub fn whole_stamp_at(log_uuid: u128, block: &Block, number: u32) -> Option<Stamp> {
+        Self::whole_stamp(log_uuid, block).filter(|stamp| stamp.block == number)
+    }
+
+    /// Whether a segment that is opened later in this slot might take the block for one of its own that went
+    /// bad. Where it ends in zeros, or is whole and of an earlier boot, every later segment sees that none of
+    /// its writes reached it. What is left was torn inside, or has no business here.
+    pub(crate) fn is_debris(log_uuid: u128, block: &Block, number: u32) -> bool {
+        !ends_in_zeros(block) && Self::whole_stamp_at(log_uuid, block, number).is_none()
     }
 
     /// Whether the checksum fits once the stamp says what it should: then the block was ours, and what went
@@ -165,6 +178,10 @@ impl Stamper {
             epoch: self.epoch as u32,
         }
     }
+}
+
+fn ends_in_zeros(block: &Block) -> bool {
+    block.0[BLOCK_DATA_BYTES..] == [0; BLOCK_BYTES - BLOCK_DATA_BYTES]
 }
 
 fn crc_stored(block: &Block) -> u32 {
@@ -224,6 +241,28 @@ mod tests {
         assert_eq!(stamper.check(&foreign, 7), BlockState::Garbage);
         let later = stamped(&Stamper::new(9, 6, 4), 7, NEW);
         assert_eq!(stamper.check(&later, 7), BlockState::Garbage);
+    }
+
+    #[test]
+    fn what_is_no_debris_has_not_landed_for_any_later_boot() {
+        let older = Stamper::new(9, 7, 4);
+        let new = stamped(&older, 7, NEW);
+        let mut torn = new;
+        torn.0[BLOCK_DATA_BYTES..].fill(0);
+        for block in [Block::ZERO, new, torn] {
+            assert!(!Stamper::is_debris(9, &block, 7));
+            for segment in [1, 6, 7, 8] {
+                let later = Stamper::new(9, segment, 5);
+                assert_eq!(later.check(&block, 7), BlockState::NotLanded);
+            }
+        }
+        let mut mixed = new;
+        mixed.0[..512].fill(0);
+        let misdirected = stamped(&older, 8, NEW);
+        let foreign = stamped(&Stamper::new(10, 7, 4), 7, NEW);
+        for block in [mixed, misdirected, foreign] {
+            assert!(Stamper::is_debris(9, &block, 7));
+        }
     }
 
     #[test]

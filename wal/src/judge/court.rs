@@ -48,6 +48,8 @@ pub(super) struct Court<'a, D> {
     pub(super) question: &'a Question,
     pub(super) judgement: Judgement,
     pub(super) blocks: Vec<Block>,
+    /// The highest boot in the stamps of slots that are not in the chain.
+    pub(super) orphans_boot: Boot,
 }
 
 impl<'a, D: Disk> Court<'a, D> {
@@ -58,6 +60,7 @@ impl<'a, D: Disk> Court<'a, D> {
             question,
             judgement: Judgement::empty(),
             blocks: Vec::new(),
+            orphans_boot: Boot(0),
         }
     }
 
@@ -114,7 +117,8 @@ impl<'a, D: Disk> Court<'a, D> {
                 Piece::Bad(_) => None,
             })
             .max()
-            .unwrap_or_default();
+            .unwrap_or_default()
+            .max(self.orphans_boot);
         let open_end = self.judgement.findings.is_empty() && !self.question.sealed_only;
         let unfinished = if open_end {
             unfinished(&segments, &walk)
@@ -156,14 +160,13 @@ impl<'a, D: Disk> Court<'a, D> {
             segment: header.segment,
             block: SLOT_HEADER_BLOCKS,
         };
-        let newer = |block: &Block| {
-            let stamp = Stamper::whole_stamp(header.log_uuid, block);
+        let newer = |(number, block): (u32, &Block)| {
+            let stamp = Stamper::whole_stamp_at(header.log_uuid, block, number);
             stamp.is_some_and(|stamp| u64::from(stamp.epoch) > header.epoch.0)
         };
         self.was_discounted(first, header.epoch)
-            && self
-                .blocks
-                .iter()
+            && (0..)
+                .zip(&self.blocks)
                 .skip(SLOT_HEADER_BLOCKS as usize)
                 .any(newer)
     }

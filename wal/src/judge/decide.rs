@@ -61,6 +61,7 @@ impl<D: Disk> Court<'_, D> {
         self.judgement.last_table = table.to_vec();
         if split {
             applied.dropped = walk.dropped;
+            applied.garbage_beyond = walk.garbage_beyond;
             applied.quiet = false;
             walk = applied;
         }
@@ -81,6 +82,7 @@ impl<D: Disk> Court<'_, D> {
         judgement.chain = walk.chain;
         judgement.number = walk.number;
         judgement.stopped_cleanly = walk.quiet && !walk.dropped;
+        judgement.garbage_beyond = walk.garbage_beyond;
         judgement.last_unused = walk.unused;
         let worst = judgement.findings.iter().map(|finding| finding.verdict);
         judgement.verdict = match worst

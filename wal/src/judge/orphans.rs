@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use logdrive_raft::Boot;
 
+use crate::debris::Debris;
 use crate::disk::{Disk, SlotId};
 use crate::error::{FindingVerdict, OpenError};
 use crate::format::{Place, SLOT_HEADER_BLOCKS, SlotHeader, Stamper};
@@ -32,17 +33,22 @@ impl<D: Disk> Court<'_, D> {
             }
             let mut blocks = std::mem::take(&mut self.blocks);
             read_blocks(self.disk, scan.slot, scan.blocks, &mut blocks)?;
-            let newer = blocks
-                .iter()
+            let stamps = (0..)
+                .zip(&blocks)
                 .skip(SLOT_HEADER_BLOCKS as usize)
-                .filter_map(|block| {
-                    let stamp = Stamper::whole_stamp(newest.log_uuid, block)?;
-                    let (epoch, segment) = (u64::from(stamp.epoch), u64::from(stamp.segment));
-                    ((epoch, segment) > (newest.epoch.0, newest.segment))
-                        .then_some((epoch, segment))
+                .filter_map(|(number, block)| {
+                    let stamp = Stamper::whole_stamp_at(newest.log_uuid, block, number)?;
+                    Some((u64::from(stamp.epoch), u64::from(stamp.segment)))
                 });
+            let highest = stamps.max();
+            if let Some((epoch, _)) = highest {
+                self.orphans_boot = self.orphans_boot.max(Boot(epoch));
+            }
+            let debris = Debris::find(newest.log_uuid, &blocks);
+            self.judgement.debris.insert(scan.slot, debris);
+            let newer = highest.filter(|highest| *highest > (newest.epoch.0, newest.segment));
             let header = scan.header.map(|header| (header.epoch.0, header.segment));
-            if let Some((epoch, segment)) = newer.max().filter(|newer| header < Some(*newer)) {
+            if let Some((epoch, segment)) = newer.filter(|newer| header < Some(*newer)) {
                 let stamper = Stamper::new(newest.log_uuid, segment, epoch);
                 let expected = Expected {
                     cluster: newest.cluster,

@@ -28,6 +28,7 @@ impl<D: Disk> Court<'_, D> {
                             meaning: meaning.to_owned(),
                             mark: None,
                             whole_blocks: group.header.blocks,
+                            garbage_blocks: 0,
                         },
                     },
                     Piece::Bad(bad) => bad.clone(),
@@ -45,6 +46,7 @@ impl<D: Disk> Court<'_, D> {
                     .pieces
                     .iter()
                     .any(|piece| matches!(piece, Piece::Group(group) if group.place() > bad.at));
+                walk.garbage_beyond = bad.garbage_blocks > 0;
                 return walk;
             }
         }
@@ -65,6 +67,8 @@ pub(super) struct Walk {
     pub(super) unused: bool,
     /// Something of this log lies beyond the end.
     pub(super) dropped: bool,
+    /// So does what may be taken for a part of it once the log goes on there.
+    pub(super) garbage_beyond: bool,
     /// After rot: the next group's chain is taken as it is.
     pub(super) resume: bool,
     mutant: Option<Mutant>,
@@ -81,6 +85,7 @@ impl Walk {
             quiet: false,
             unused: false,
             dropped: false,
+            garbage_beyond: false,
             resume: false,
             mutant,
         }

@@ -11,6 +11,7 @@ use logdrive_raft::{
 
 use super::{Held, Position, Segment, Tail, VOTE_BYTES, Wal, check_slot};
 use crate::build::gather;
+use crate::debris::Debris;
 use crate::disk::{Block, Disk, FlushMode, FlushWatchdog, SlotFile, SlotId};
 use crate::error::{Finding, FindingVerdict, OpenError};
 use crate::format::{self, Place, Record, SLOT_HEADER_BLOCKS, SlotHeader, VerdictKind};
@@ -225,8 +226,10 @@ impl<D: Disk> Wal<D> {
             // Now it is durable as far as any process can know, once a mark says so.
             self.mark_opening(now)?;
         }
-        for slot in std::mem::take(&mut self.pool.held_back) {
-            self.pool.add(slot.slot, slot.blocks, true);
+        for file in std::mem::take(&mut self.pool.held_back) {
+            let log_uuid = self.active.header.log_uuid;
+            clear(&mut self.disk, &file, judgement, log_uuid)?;
+            self.pool.add(file.slot, file.blocks, true);
         }
         self.counters = Counters::default();
         self.flush_histogram = FlushHistogram::default();
@@ -398,10 +401,11 @@ impl Opening {
             end.block + header.slot_blocks / 8 + 4 <= header.slot_blocks
         };
         // A header of an opening that died would stand beyond what is written here, and nothing would say
-        // later that it does not count.
+        // later that it does not count. And a block that was torn inside beyond the end would be garbage in what
+        // the next opening finds, if the log then ends just before it: nothing is cleared in a segment that counts.
         let newest = judgement.known.map(|known| known.epoch);
-        let continued = last
-            .filter(|last| judgement.stopped_cleanly && roomy(last) && newest == Some(last.epoch));
+        let continues = judgement.stopped_cleanly && !judgement.garbage_beyond;
+        let continued = last.filter(|last| continues && roomy(last) && newest == Some(last.epoch));
         // The segment of a boot in which nothing was acknowledged is taken again, not added to.
         let unused = last.filter(|last| judgement.last_unused && last.by_recovery);
         let mut needed: BTreeSet<SlotId> =
@@ -416,6 +420,8 @@ impl Opening {
             (echo, number) = judgement.before_last.clone();
         }
 
+        let known = judgement.known;
+        let log_uuid = known.map_or(options.fresh.log_uuid, |known| known.log_uuid);
         let kept: BTreeSet<SlotId> = live.iter().map(|header| SlotId(header.slot)).collect();
         for file in slots {
             if kept.contains(&file.slot) {
@@ -423,6 +429,7 @@ impl Opening {
             } else if needed.contains(&file.slot) {
                 pool.held_back.push(*file);
             } else {
+                clear(disk, file, judgement, log_uuid)?;
                 pool.add(file.slot, file.blocks, true);
             }
         }
@@ -455,7 +462,6 @@ impl Opening {
                 slot
             }
         };
-        let known = judgement.known;
         let mut fresh = options.fresh;
         if mutated!(options.mutant, WipedIsOldVoter) {
             fresh.incarnation = Incarnation(options.identity.node.0.into());
@@ -463,7 +469,7 @@ impl Opening {
         let header = SlotHeader {
             by_recovery: true,
             compatible: 0,
-            log_uuid: known.map_or(fresh.log_uuid, |known| known.log_uuid),
+            log_uuid,
             cluster: options.identity.cluster,
             node: options.identity.node,
             incarnation: known.map_or(fresh.incarnation, |known| known.incarnation),
@@ -501,6 +507,22 @@ impl Opening {
             durable,
         })
     }
+}
+
+/// Clears what may be taken for a part of a later segment in a slot that is going to be free. Every free slot
+/// is cleared, also those that only a roll will take.
+fn clear(
+    disk: &mut impl Disk,
+    file: &SlotFile,
+    judgement: &Judgement,
+    log_uuid: u128,
+) -> Result<(), OpenError> {
+    match judgement.debris.get(&file.slot) {
+        Some(debris) => debris.clear(disk, file.slot)?,
+        // It belonged to the log until its segment turned out not to count.
+        None => Debris::read(disk, file, log_uuid)?.clear(disk, file.slot)?,
+    }
+    Ok(())
 }
 
 /// How many bytes a checkpoint of all groups takes; or why slots of the configured size do not hold that and

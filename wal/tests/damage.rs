@@ -334,6 +334,10 @@ fn a_copy_of_a_header_that_never_landed_is_written_by_the_next_opening() {
         let older = SlotHeader {
             segment: header.segment - 1,
             epoch: Boot(header.epoch.0 - 1),
+            predecessor_end: Place {
+                segment: header.segment - 2,
+                ..header.predecessor_end
+            },
             ..header
         };
         let absent = [Block::ZERO; 2];

@@ -122,9 +122,16 @@ impl SlotHeader {
         let incarnation = Decode::decode(input)?;
         let slot = Decode::decode(input)?;
         let slot_blocks = Decode::decode(input)?;
-        let segment = Decode::decode(input)?;
+        let segment = u64::decode(input)?;
         let epoch = Decode::decode(input)?;
-        let predecessor = Decode::decode(input)?;
+        let predecessor = u64::decode(input)?;
+        // Whoever follows headers back to the oldest arrives.
+        if predecessor >= segment {
+            return Err(DecodeError::Invalid {
+                what: "predecessor of a segment",
+                value: predecessor,
+            });
+        }
         let predecessor_epoch = Decode::decode(input)?;
         let predecessor_block = Decode::decode(input)?;
         let _zero = u32::decode(input)?;
@@ -177,5 +184,49 @@ impl Encode for SlotHeader {
         0_u32.encode(out);
         self.predecessor_chain.encode(out);
         self.oldest.encode(out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(segment: u64, predecessor: u64) -> SlotHeader {
+        SlotHeader {
+            by_recovery: false,
+            compatible: 0,
+            log_uuid: 9,
+            cluster: ClusterId(1),
+            node: NodeId(1),
+            incarnation: Incarnation(1),
+            slot: 0,
+            slot_blocks: 16,
+            segment,
+            epoch: Boot(3),
+            predecessor_epoch: Boot(3),
+            predecessor_end: Place {
+                segment: predecessor,
+                block: 9,
+            },
+            predecessor_chain: Chain(1),
+            oldest: 1,
+        }
+    }
+
+    #[test]
+    fn a_segment_follows_an_earlier_one() {
+        for (segment, predecessor) in [(1, 0), (5, 4), (5, 2)] {
+            let header = header(segment, predecessor);
+            for (number, copy) in (0..).zip(&header.to_blocks()) {
+                assert_eq!(SlotHeader::from_block(copy, number), Ok(Some(header)));
+            }
+        }
+        // A header that was read as its own predecessor kept the opening busy, and its memory growing, for ever.
+        for (segment, predecessor) in [(0, 0), (5, 5), (5, 6)] {
+            let copies = header(segment, predecessor).to_blocks();
+            let error = SlotHeader::from_block(&copies[0], 0).unwrap_err();
+            let text = format!("predecessor of a segment cannot be {predecessor:#x}");
+            assert_eq!(error.to_string(), text);
+        }
     }
 }

@@ -49,6 +49,7 @@ fn linux_parts_can_be_taken_out() {
 fn the_shard_takes_locks_atomics_and_wakers_from_its_sync_module() {
     let lines = lines_where(|line| {
         let ours = line.file.starts_with("shard/src/") && line.file != "shard/src/sync.rs";
+        let ours = ours && !line.file.ends_with("/models.rs");
         // Counting references is the same under a model checker.
         let direct = line
             .code

@@ -356,6 +356,9 @@ impl<O> Building<O> {
     }
 }
 
+#[cfg(all(test, models))]
+mod models;
+
 #[cfg(test)]
 mod tests {
     use std::vec::Drain;

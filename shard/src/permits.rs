@@ -155,6 +155,9 @@ impl Drop for Permit {
     }
 }
 
+#[cfg(all(test, models))]
+mod models;
+
 #[cfg(test)]
 mod tests {
     use super::*;

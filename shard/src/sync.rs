@@ -1,11 +1,18 @@
 //! Everything that threads share goes through here, so that a model checker can take its place.
 
+pub(crate) use std::sync::{Arc, atomic::Ordering};
+#[cfg(not(all(test, models)))]
 pub(crate) use std::sync::{
-    Arc, Mutex, MutexGuard,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+    Mutex, MutexGuard,
+    atomic::{AtomicBool, AtomicUsize},
 };
 /// Waking is how one thread tells another that there is something to see.
 pub(crate) use std::task::Waker;
+
+#[cfg(all(test, models))]
+pub(crate) mod models;
+#[cfg(all(test, models))]
+pub(crate) use models::{AtomicBool, AtomicUsize, Mutex, MutexGuard};
 
 /// Locks a mutex whose holders do not panic while they change what it guards.
 ///

@@ -189,3 +189,6 @@ impl<O> Drop for Run<O> {
 
 /// Everybody who waits for the proposals of one entry, in slot order.
 pub type Runs<O> = Vec<Run<O>>;
+
+#[cfg(all(test, models))]
+mod models;

@@ -1,0 +1,90 @@
+//! Bytes for the key-value machine, and from it.
+
+use bytes::Bytes;
+use logdrive_raft::Index;
+use logdrive_raft::wire::Encode;
+use logdrive_shard::kv::{ClientLedger, Command, Kv, KvOutput, Op, Origin, Reply};
+
+use crate::check::{bounded, canonical, faithful};
+
+/// A command that is read is one that would be written, and a machine survives all of them.
+pub(crate) fn command(data: &[u8]) {
+    let read = bounded(data.len(), || Command::parse(data));
+    if let Ok(command) = &read {
+        assert_eq!(command.to_bytes(), data, "it would be written differently");
+    }
+    let mut kv = Kv::default();
+    let mut outputs = Vec::new();
+    let fits = data.len() <= 1 << 16;
+    if fits {
+        kv.apply_entry(Index(1), [(0, data), (1, data)], &mut outputs);
+        assert_eq!(outputs.len(), 2);
+        for output in outputs {
+            let malformed = matches!(output.reply(), Reply::Malformed(_));
+            assert_eq!(malformed, read.is_err());
+        }
+    }
+}
+
+pub(crate) fn command_seeds() -> Vec<Vec<u8>> {
+    let origin = Some(Origin {
+        client: 3,
+        sequence: 4,
+    });
+    let swap = |expected| Op::CompareAndSwap {
+        expected,
+        new: b"new",
+    };
+    let ops = [
+        Op::Get,
+        Op::Put(b"value"),
+        Op::Delete,
+        Op::Append(b"tail"),
+        swap(None),
+        swap(Some(&b"old"[..])),
+    ];
+    let commands = ops.iter().flat_map(|op| {
+        [None, origin].map(|origin| {
+            let (key, op) = (&b"key"[..], *op);
+            Command { origin, key, op }.to_bytes().to_vec()
+        })
+    });
+    commands.collect()
+}
+
+pub(crate) fn output(data: &[u8]) {
+    let shared = Bytes::copy_from_slice(data);
+    if let Ok(output) = bounded(data.len(), || KvOutput::from_bytes(shared)) {
+        let _ = format!("{output:?}");
+        assert_eq!(Bytes::from(output), data);
+    }
+}
+
+pub(crate) fn output_seeds() -> Vec<Vec<u8>> {
+    (0_u8..8).map(|status| vec![status, b'a', b'b']).collect()
+}
+
+/// Its chunks come in any order and are written in one.
+pub(crate) fn ledger(data: &[u8]) {
+    if let Some(ledger) = faithful::<ClientLedger>(data) {
+        canonical::<ClientLedger>(&ledger.to_bytes());
+    }
+}
+
+pub(crate) fn ledger_seeds() -> Vec<Vec<u8>> {
+    let mut kv = Kv::default();
+    let reader = kv.reader();
+    let command = |sequence| {
+        let origin = Some(Origin {
+            client: 7,
+            sequence,
+        });
+        let (key, op) = (&b"key"[..], Op::Put(b"value"));
+        Command { origin, key, op }.to_bytes()
+    };
+    let commands = [0, 5, 5, 2000].map(command);
+    let commands = commands.iter().map(|command| (0, &command[..]));
+    kv.apply_entry(Index(1), commands, &mut Vec::new());
+    let ledgers = reader.client(7).into_iter();
+    ledgers.map(|ledger| ledger.to_bytes().to_vec()).collect()
+}

@@ -6,6 +6,7 @@
 
 #![deny(missing_docs)]
 
+pub mod check;
 pub mod cluster;
 pub mod dice;
 pub mod disk;

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use logdrive_raft::{GroupId, Index};
 use logdrive_shard::kv::{Op, Origin, Reply};
 use logdrive_sim::check::{
-    Answer, Call, Committed, History, Logs, OperationId, Place, Rule, Value, check_phantoms,
-    check_witness, piece_bytes,
+    Answer, Call, Committed, History, Limits, Logs, OperationId, Place, Rule, Value,
+    check_phantoms, check_search, check_witness, piece_bytes,
 };
 
 /// A history that is written down call by call. Each call and each answer is 10 us after the last.
@@ -105,6 +105,12 @@ impl Script {
         println!("{violation}");
         Some(violation.rule)
     }
+
+    fn search(&self) -> Option<Rule> {
+        let violation = check_search(&self.history, &Limits::default()).err()?;
+        println!("{violation}");
+        Some(violation.rule)
+    }
 }
 
 const GROUP: GroupId = GroupId(1);
@@ -120,9 +126,10 @@ fn place(index: u64) -> Place {
 
 /// What each check finds.
 #[track_caller]
-fn expect(script: &Script, phantoms: Option<Rule>, witness: Option<Rule>) {
+fn expect(script: &Script, phantoms: Option<Rule>, witness: Option<Rule>, search: Option<Rule>) {
     assert_eq!(script.phantoms(), phantoms, "where values come from");
     assert_eq!(script.witness(), witness, "the log as witness");
+    assert_eq!(script.search(), search, "the search");
 }
 
 #[test]
@@ -152,7 +159,7 @@ fn what_happens_one_after_the_other_passes() {
     script.step(1, Call::Get, Answer::Value(swapped), 8);
     script.step(1, Call::Delete, Answer::Done, 9);
     script.step(1, Call::Get, Answer::Absent, 10);
-    expect(&script, None, None);
+    expect(&script, None, None, None);
 }
 
 #[test]
@@ -163,7 +170,7 @@ fn a_lost_update_is_rejected() {
     let (one, both) = (script.value(&[first]), script.value(&[first, second]));
     assert_ne!(one, both);
     script.step(3, Call::Get, Answer::Value(one), 3);
-    expect(&script, None, Some(Rule::Answer));
+    expect(&script, None, Some(Rule::Answer), Some(Rule::Linearizable));
 }
 
 #[test]
@@ -178,7 +185,12 @@ fn a_stale_read_is_rejected() {
     let read = script.call(2, Call::Get);
     script.answered(read, Answer::Value(old), place_of_read);
     script.logged(new, 3);
-    expect(&script, None, Some(Rule::RealTime));
+    expect(
+        &script,
+        None,
+        Some(Rule::RealTime),
+        Some(Rule::Linearizable),
+    );
 }
 
 #[test]
@@ -191,7 +203,7 @@ fn a_read_that_goes_backwards_is_rejected() {
     script.step(2, Call::Get, Answer::Value(new), 3);
     script.step(3, Call::Get, Answer::Value(old), 4);
     script.told(put, Answer::Done, 2);
-    expect(&script, None, Some(Rule::Answer));
+    expect(&script, None, Some(Rule::Answer), Some(Rule::Linearizable));
 }
 
 #[test]
@@ -203,7 +215,12 @@ fn a_value_of_nobody_is_rejected() {
     };
     let value = script.history.value(&[(stranger, BYTES)]);
     script.step(1, Call::Get, Answer::Value(value), 1);
-    expect(&script, Some(Rule::Phantom), Some(Rule::Answer));
+    expect(
+        &script,
+        Some(Rule::Phantom),
+        Some(Rule::Answer),
+        Some(Rule::Linearizable),
+    );
 }
 
 #[test]
@@ -229,7 +246,12 @@ fn a_value_of_another_key_is_rejected() {
     script.answered(other, Answer::Done, 1);
     let value = script.value(&[other]);
     script.step(1, Call::Get, Answer::Value(value), 2);
-    expect(&script, Some(Rule::Phantom), Some(Rule::Answer));
+    expect(
+        &script,
+        Some(Rule::Phantom),
+        Some(Rule::Answer),
+        Some(Rule::Linearizable),
+    );
 }
 
 #[test]
@@ -239,7 +261,12 @@ fn a_value_that_was_never_appended_is_rejected() {
     let value = script.value(&[put]);
     script.never(put);
     script.step(2, Call::Get, Answer::Value(value), 1);
-    expect(&script, Some(Rule::NeverObserved), Some(Rule::Answer));
+    expect(
+        &script,
+        Some(Rule::NeverObserved),
+        Some(Rule::Answer),
+        Some(Rule::Linearizable),
+    );
 }
 
 #[test]
@@ -248,7 +275,7 @@ fn what_was_never_appended_does_not_lie_in_the_log() {
     let put = script.call(1, Call::Put);
     script.logged(put, 1);
     script.never(put);
-    expect(&script, None, Some(Rule::NeverInLog));
+    expect(&script, None, Some(Rule::NeverInLog), None);
 }
 
 #[test]
@@ -260,7 +287,12 @@ fn the_value_of_a_swap_that_failed_is_rejected() {
     let swap = script.step(2, cas, Answer::Mismatch(Some(put)), 2);
     let swapped = script.value(&[swap]);
     script.step(1, Call::Get, Answer::Value(swapped), 3);
-    expect(&script, Some(Rule::Ineffective), Some(Rule::Answer));
+    expect(
+        &script,
+        Some(Rule::Ineffective),
+        Some(Rule::Answer),
+        Some(Rule::Linearizable),
+    );
 }
 
 #[test]
@@ -269,7 +301,12 @@ fn an_append_that_shows_twice_is_rejected() {
     let append = script.step(1, Call::Append, Answer::Done, 1);
     let twice = script.value(&[append, append]);
     script.step(2, Call::Get, Answer::Value(twice), 2);
-    expect(&script, Some(Rule::Once), Some(Rule::Answer));
+    expect(
+        &script,
+        Some(Rule::Once),
+        Some(Rule::Answer),
+        Some(Rule::Linearizable),
+    );
 }
 
 #[test]
@@ -277,7 +314,7 @@ fn a_proposal_in_two_places_of_the_log_is_rejected() {
     let mut script = Script::new();
     let put = script.step(1, Call::Put, Answer::Done, 1);
     script.logged(put, 2);
-    expect(&script, None, Some(Rule::Once));
+    expect(&script, None, Some(Rule::Once), None);
 }
 
 #[test]
@@ -288,7 +325,7 @@ fn answers_in_another_order_than_the_log_are_rejected() {
     script.told(second, Answer::Done, 1);
     script.logged(first, 1);
     script.logged(second, 2);
-    expect(&script, None, Some(Rule::Moved));
+    expect(&script, None, Some(Rule::Moved), None);
 }
 
 #[test]
@@ -300,7 +337,7 @@ fn an_answer_that_overtakes_an_earlier_one_is_rejected() {
     script.told(second, Answer::Done, 4);
     script.logged(second, 4);
     script.logged(first, 5);
-    expect(&script, None, Some(Rule::RealTime));
+    expect(&script, None, Some(Rule::RealTime), None);
 }
 
 #[test]
@@ -311,7 +348,7 @@ fn what_nobody_was_told_must_not_lie_before_what_had_been_answered() {
     let late = script.call(2, Call::Put);
     script.logged(late, 4);
     script.logged(first, 5);
-    expect(&script, None, Some(Rule::RealTime));
+    expect(&script, None, Some(Rule::RealTime), None);
 }
 
 #[test]
@@ -320,7 +357,7 @@ fn a_swap_that_succeeds_twice_is_rejected() {
     let cas = Call::Cas { expected: None };
     script.step(1, cas, Answer::Done, 1);
     script.step(2, cas, Answer::Done, 2);
-    expect(&script, None, Some(Rule::Answer));
+    expect(&script, None, Some(Rule::Answer), Some(Rule::Linearizable));
 }
 
 #[test]
@@ -330,7 +367,7 @@ fn a_read_of_a_deleted_value_is_rejected() {
     let value = script.value(&[put]);
     script.step(1, Call::Delete, Answer::Done, 2);
     script.step(2, Call::Get, Answer::Value(value), 3);
-    expect(&script, None, Some(Rule::Answer));
+    expect(&script, None, Some(Rule::Answer), Some(Rule::Linearizable));
 }
 
 #[test]
@@ -339,9 +376,9 @@ fn an_acknowledged_write_that_the_log_lacks_is_rejected() {
     script.step(1, Call::Put, Answer::Done, 1);
     let lost = script.call(1, Call::Put);
     script.told(lost, Answer::Done, 2);
-    expect(&script, None, Some(Rule::Missing));
+    expect(&script, None, Some(Rule::Missing), None);
     script.logs.clear();
-    expect(&script, None, Some(Rule::Missing));
+    expect(&script, None, Some(Rule::Missing), None);
 }
 
 #[test]
@@ -350,7 +387,7 @@ fn two_that_were_told_one_place_are_rejected() {
     let (first, second) = (script.call(1, Call::Put), script.call(2, Call::Put));
     script.answered(first, Answer::Done, 1);
     script.told(second, Answer::Done, 1);
-    expect(&script, None, Some(Rule::OnePlace));
+    expect(&script, None, Some(Rule::OnePlace), None);
 }
 
 #[test]
@@ -359,11 +396,11 @@ fn a_log_is_in_order() {
     let ids = [1, 2, 3].map(|client| script.call(client, Call::Put));
     script.logged(ids[0], 1);
     script.logged(ids[1], 1);
-    expect(&script, None, Some(Rule::OnePlace));
+    expect(&script, None, Some(Rule::OnePlace), None);
     script.logs.clear();
     script.logged(ids[1], 2);
     script.logged(ids[2], 1);
-    expect(&script, None, Some(Rule::LogOrder));
+    expect(&script, None, Some(Rule::LogOrder), None);
 }
 
 #[test]
@@ -373,10 +410,10 @@ fn a_log_holds_no_strangers() {
     script.logged(put, 1);
     let log = script.logs.remove(&GROUP).unwrap();
     script.logs.insert(GroupId(2), log);
-    expect(&script, None, Some(Rule::Stranger));
+    expect(&script, None, Some(Rule::Stranger), None);
     let mut empty = Script::new();
     std::mem::swap(&mut empty.logs, &mut script.logs);
-    expect(&empty, None, Some(Rule::Stranger));
+    expect(&empty, None, Some(Rule::Stranger), None);
 }
 
 #[test]
@@ -393,7 +430,12 @@ fn a_read_before_the_call_of_what_it_shows_is_rejected() {
     script.logged(put, 1);
     script.logged(read, 2);
     script.told(put, Answer::Done, 1);
-    expect(&script, Some(Rule::BeforeItsCall), Some(Rule::RealTime));
+    expect(
+        &script,
+        Some(Rule::BeforeItsCall),
+        Some(Rule::RealTime),
+        Some(Rule::Linearizable),
+    );
 }
 
 #[test]
@@ -415,12 +457,13 @@ fn what_is_unknown_may_be_in_the_log_and_may_not() {
             Answer::Value(value)
         };
         script.step(4, Call::Get, answer, 20);
-        expect(&script, None, None);
+        expect(&script, None, None, None);
         // What took effect cannot have had none.
         let last = *pieces.last().unwrap_or(&writes[0]);
         let wrong = script.value(&[last, last]);
         script.step(5, Call::Get, Answer::Value(wrong), 21);
         assert_eq!(script.witness(), Some(Rule::Answer));
+        assert_eq!(script.search(), Some(Rule::Linearizable));
     }
 }
 

@@ -3,13 +3,12 @@
 //! A run happens in one thread, so calls and answers have a total order that no clock is needed for: it is
 //! the order in which they are recorded. The times are for people.
 
-use std::fmt::Write as _;
-
 use logdrive_raft::{GroupId, Index};
 use logdrive_shard::kv::{Op, Origin, Reply};
 
 use super::table::{Fingerprint, Table, mix};
-use super::value::{Node, Value, Values};
+use super::value::{Value, Values};
+use super::words::name;
 
 /// An operation of a history, in the order of the calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -166,7 +165,7 @@ impl History {
     ///
     /// # Panics
     ///
-    /// If time runs backwards or the origin is taken.
+    /// If time runs backwards, the origin is taken, or the expected value is of another history.
     pub fn invoke_call(
         &mut self,
         now_us: u64,
@@ -177,6 +176,12 @@ impl History {
         bytes: u32,
     ) -> OperationId {
         self.pass(now_us);
+        if let Call::Cas {
+            expected: Some(value),
+        } = call
+        {
+            self.check_known(value);
+        }
         let id = OperationId(self.operations.len() as u32);
         let is_new = self.by_origin.insert(fingerprint(origin), id.0);
         assert!(is_new, "{} is called twice", name(origin));
@@ -215,10 +220,11 @@ impl History {
     ///
     /// # Panics
     ///
-    /// If time runs backwards or the operation has ended.
+    /// If time runs backwards, the operation has ended, or the value is of another history.
     pub fn answered(&mut self, now_us: u64, id: OperationId, answer: Answer, place: Place) {
         self.end(now_us, id, Outcome::Ok { answer, place });
         if let Some(value) = self.operation(id).observed() {
+            self.check_known(value);
             self.values.observe(value, id);
         }
     }
@@ -277,81 +283,6 @@ impl History {
         self.value_bytes_max
     }
 
-    /// An operation in words.
-    #[must_use]
-    pub fn describe(&self, id: OperationId) -> String {
-        let operation = self.operation(id);
-        let mut text = format!(
-            "{} {}",
-            name(operation.origin),
-            self.call_in_words(operation)
-        );
-        // Nothing is lost where a text grows, so there is nothing to be done about an error.
-        let _ = match operation.outcome {
-            Outcome::Ok { answer, place } => write!(
-                text,
-                " = {} at {}.{}",
-                self.answer_in_words(answer),
-                place.index,
-                place.slot
-            ),
-            Outcome::Never => write!(text, " = never appended"),
-            Outcome::Unknown => write!(text, " = unknown"),
-        };
-        let _ = write!(text, " [{}..", operation.invoked_us);
-        let _ = match operation.returned_us {
-            Some(returned_us) => write!(text, "{returned_us} us]"),
-            None => write!(text, " us]"),
-        };
-        text
-    }
-
-    fn call_in_words(&self, operation: &Operation) -> String {
-        let key = operation.key;
-        let empty = if operation.bytes == 0 { " nothing" } else { "" };
-        match operation.call {
-            Call::Get => format!("get key {key}"),
-            Call::Put => format!("put{empty} key {key}"),
-            Call::Delete => format!("delete key {key}"),
-            Call::Append => format!("append{empty} key {key}"),
-            Call::Cas { expected } => {
-                let expected = self.value_in_words(expected);
-                format!("cas{empty} key {key} if {expected}")
-            }
-        }
-    }
-
-    pub(super) fn answer_in_words(&self, answer: Answer) -> String {
-        match answer {
-            Answer::Done => "done".to_owned(),
-            Answer::Value(value) => self.value_in_words(Some(value)),
-            Answer::Absent => "absent".to_owned(),
-            Answer::Mismatch(found) => format!("mismatch, {}", self.value_in_words(found)),
-            Answer::TooLarge => "too large".to_owned(),
-            Answer::Malformed => "malformed".to_owned(),
-        }
-    }
-
-    /// A value in words: who wrote it, and who added the last piece to it.
-    pub(super) fn value_in_words(&self, value: Option<Value>) -> String {
-        let Some(value) = value else {
-            return "absent".to_owned();
-        };
-        if value.pieces == 0 {
-            return "the empty value".to_owned();
-        }
-        let writer = |node: Option<&Node>| match node.and_then(|node| node.writer) {
-            Some(origin) => name(origin),
-            None => "nobody".to_owned(),
-        };
-        let last = writer(self.values.grown_from(value).next());
-        if value.pieces == 1 {
-            return format!("the value of {last}");
-        }
-        let first = writer(self.values.grown_from(value).last());
-        format!("{} pieces from {first} to {last}", value.pieces)
-    }
-
     pub(super) fn events(&self) -> &[Event] {
         &self.events
     }
@@ -371,6 +302,11 @@ impl History {
         operation.returned_us = Some(now_us);
         operation.outcome = outcome;
         self.events.push(Event::Returned(id));
+    }
+
+    fn check_known(&self, value: Value) {
+        let is_known = value.pieces == 0 || self.values.find(value).is_some();
+        assert!(is_known, "a value comes from the history that it is put in");
     }
 
     fn pass(&mut self, now_us: u64) {
@@ -402,11 +338,6 @@ impl Operation {
             Outcome::Never | Outcome::Unknown => None,
         }
     }
-}
-
-/// How an operation is called in a text.
-pub(super) fn name(origin: Origin) -> String {
-    format!("client {} #{}", origin.client, origin.sequence)
 }
 
 fn fingerprint(origin: Origin) -> Fingerprint {

@@ -1,8 +1,9 @@
 //! Nothing comes from nowhere: every observed value was brought by an operation that could have done so.
 
-use super::history::{Answer, Call, Event, History, Operation, OperationId, Outcome, name};
+use super::history::{Answer, Call, Event, History, Operation, OperationId, Outcome};
 use super::value::Node;
 use super::violation::{Rule, Violation};
+use super::words::name;
 
 /// Looks at every piece of every value that an answer showed.
 ///

@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use logdrive_raft::{GroupId, Index};
 use logdrive_shard::kv::Origin;
 
-use super::history::{Event, History, OperationId, Outcome, Place, name};
+use super::history::{Event, History, OperationId, Outcome, Place};
 use super::model;
 use super::value::Value;
 use super::violation::{Rule, Violation};
+use super::words::name;
 
 /// A proposal in a committed log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,6 +12,8 @@ use std::{fmt, io};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::format::BLOCKS_MAX;
+
 pub use lock::LOCK_FILE;
 pub use watchdog::{FlushAdvice, FlushWatchdog, WatchdogLimits};
 
@@ -62,7 +64,8 @@ impl SlotId {
     pub fn from_file_name(name: &str) -> Option<Self> {
         let number = name.strip_prefix("wal-")?.strip_suffix(".slot")?;
         let slot = Self(number.parse().ok()?);
-        (slot.file_name() == name).then_some(slot)
+        // Nobody makes as many, and the one after the last has a number too.
+        (slot.0 <= BLOCKS_MAX && slot.file_name() == name).then_some(slot)
     }
 }
 
@@ -505,6 +508,12 @@ mod tests {
         assert_eq!(SlotId::from_file_name("wal-7.slot"), None);
         assert_eq!(SlotId::from_file_name("wal-00007.slot.bak"), None);
         assert_eq!(SlotId::from_file_name("LOCK"), None);
+        let last = SlotId(BLOCKS_MAX).file_name();
+        assert_eq!(SlotId::from_file_name(&last), Some(SlotId(BLOCKS_MAX)));
+        for beyond in [BLOCKS_MAX + 1, u32::MAX] {
+            let name = SlotId(beyond).file_name();
+            assert_eq!(SlotId::from_file_name(&name), None);
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Each has a file; the drawings and the reasons are in the crate's documentation.
 
+use logdrive_raft::Boot;
 use logdrive_raft::wire::{Decode, DecodeError, Encode, Reader, Writer};
 
 mod group;
@@ -19,6 +20,14 @@ pub use stamp::{BLOCK_DATA_BYTES, BlockState, Stamp, Stamper};
 
 /// The newest format version that this build writes and reads. Slot headers and flush groups share it.
 pub const WAL_VERSION: u16 = 1;
+
+/// The highest number of a boot, a segment, a flush group, a term or an entry that is believed. All of them are
+/// counted by ones, so that none ever gets here: a higher one was made up, and whoever counted on from it would
+/// come to the end of the integer. From here nobody does.
+pub(crate) const COUNT_MAX: u64 = u64::MAX >> 1;
+
+/// The same for blocks of a slot, and for slots: in a stamp the top bit of a block's number means something else.
+pub(crate) const BLOCKS_MAX: u32 = u32::MAX >> 1;
 
 /// A place in the log: what was written earlier compares lower.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,10 +54,32 @@ impl Encode for Place {
 impl Decode for Place {
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(Self {
-            segment: Decode::decode(input)?,
-            block: Decode::decode(input)?,
+            segment: counted("number of a segment", u64::decode(input)?)?,
+            block: counted_blocks("number of a block", u32::decode(input)?)?,
         })
     }
+}
+
+/// Refuses a number that counting does not get to.
+pub(crate) fn counted(what: &'static str, value: u64) -> Result<u64, DecodeError> {
+    if value > COUNT_MAX {
+        return Err(DecodeError::Invalid { what, value });
+    }
+    Ok(value)
+}
+
+/// The same for blocks and slots.
+fn counted_blocks(what: &'static str, value: u32) -> Result<u32, DecodeError> {
+    if value > BLOCKS_MAX {
+        let value = value.into();
+        return Err(DecodeError::Invalid { what, value });
+    }
+    Ok(value)
+}
+
+/// A boot, in the same manner.
+fn decode_boot(input: &mut Reader<'_>) -> Result<Boot, DecodeError> {
+    Ok(Boot(counted("number of a boot", u64::decode(input)?)?))
 }
 
 /// Refuses what this build cannot read: a later version, or a feature that may not be ignored.

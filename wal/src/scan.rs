@@ -12,7 +12,7 @@ use crate::build::gather;
 use crate::disk::{Block, Disk, DiskError, SlotFile, SlotId};
 use crate::format::{
     BLOCK_DATA_BYTES, BlockState, EntryRun, GROUP_HEADER_BYTES, GroupHeader, Place, Record,
-    SLOT_HEADER_BLOCKS, SlotHeader, Stamper, digest_of, is_from_the_future,
+    SLOT_HEADER_BLOCKS, SlotHeader, Stamper, counted, digest_of, is_from_the_future,
 };
 
 /// How many blocks are read at once.
@@ -456,6 +456,7 @@ impl GroupReader<'_> {
         let mut prev = run.prev;
         while prev.index < run.last.index {
             let header = EntryHeader::parse(&data[at..]).map_err(|error| self.wrong(error))?;
+            counted("term", header.term.0).map_err(|error| self.wrong(error))?;
             let end = at + header.frame_bytes();
             if end > data.len() {
                 let (needed, left) = (header.frame_bytes(), data.len() - at);

@@ -6,7 +6,7 @@ use logdrive_raft::wire::{Decode, DecodeError, Encode, Reader, Writer};
 use logdrive_raft::{Boot, Chain, ClusterId, Incarnation};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
-use super::{BLOCK_DATA_BYTES, Place, WAL_VERSION, check_version};
+use super::{BLOCK_DATA_BYTES, Place, WAL_VERSION, check_version, counted, decode_boot};
 
 /// Bytes of the header.
 pub const GROUP_HEADER_BYTES: usize = 160;
@@ -121,10 +121,10 @@ impl GroupHeader {
             compatible: Decode::decode(&mut input)?,
             cluster: Decode::decode(&mut input)?,
             incarnation: Decode::decode(&mut input)?,
-            boot: Decode::decode(&mut input)?,
+            boot: decode_boot(&mut input)?,
             place: Decode::decode(&mut input)?,
             blocks: Decode::decode(&mut input)?,
-            number: Decode::decode(&mut input)?,
+            number: counted("number of a flush group", u64::decode(&mut input)?)?,
             mark: Decode::decode(&mut input)?,
             table_bytes: Decode::decode(&mut input)?,
             echo_bytes: Decode::decode(&mut input)?,
@@ -140,6 +140,13 @@ impl GroupHeader {
             return Err(DecodeError::Invalid {
                 what: "length of a flush group",
                 value: header.blocks.into(),
+            });
+        }
+        // What is durable before a group is built lies before it.
+        if header.mark > header.place {
+            return Err(DecodeError::Invalid {
+                what: "segment of a durable mark",
+                value: header.mark.segment,
             });
         }
         Ok((header, chain))
@@ -196,4 +203,62 @@ pub fn digest_of(table: &[u8], echo: &[u8]) -> u128 {
     hash.update(table);
     hash.update(echo);
     hash.digest128()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::{BLOCKS_MAX, COUNT_MAX};
+
+    fn read(header: &GroupHeader) -> Result<GroupHeader, DecodeError> {
+        GroupHeader::parse(&header.seal().0).map(|(header, _)| header)
+    }
+
+    #[test]
+    fn a_number_that_counting_does_not_get_to_is_refused() {
+        let place = |segment, block| Place { segment, block };
+        let plain = GroupHeader {
+            kind: GroupKind::Data,
+            compatible: 0,
+            cluster: ClusterId(1),
+            incarnation: Incarnation(1),
+            boot: Boot(4),
+            place: place(9, 7),
+            blocks: 1,
+            number: 30,
+            mark: place(9, 7),
+            table_bytes: 20,
+            echo_bytes: 0,
+            body_bytes: 0,
+            records: 1,
+            echo_records: 0,
+            digest: 0,
+            previous: Chain(1),
+        };
+        let last = GroupHeader {
+            boot: Boot(COUNT_MAX),
+            place: place(COUNT_MAX, BLOCKS_MAX),
+            number: COUNT_MAX,
+            mark: place(COUNT_MAX, BLOCKS_MAX),
+            ..plain
+        };
+        assert_eq!(read(&last), Ok(last));
+        assert_eq!(last.end().block, BLOCKS_MAX + 1);
+        for beyond in [COUNT_MAX + 1, u64::MAX] {
+            let boot = Boot(beyond);
+            assert!(read(&GroupHeader { boot, ..plain }).is_err());
+            let number = beyond;
+            assert!(read(&GroupHeader { number, ..plain }).is_err());
+            let place = place(beyond, 7);
+            assert!(read(&GroupHeader { place, ..plain }).is_err());
+        }
+        for beyond in [BLOCKS_MAX + 1, u32::MAX] {
+            let place = place(9, beyond);
+            assert!(read(&GroupHeader { place, ..plain }).is_err());
+        }
+        // Nor was anything durable that came after it.
+        for mark in [place(9, 8), place(10, 2)] {
+            assert!(read(&GroupHeader { mark, ..plain }).is_err());
+        }
+    }
 }

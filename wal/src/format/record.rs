@@ -8,7 +8,7 @@ use logdrive_raft::limits::GROUPS_MAX;
 use logdrive_raft::wire::{Decode, DecodeError, Encode, Reader, Writer};
 use logdrive_raft::{Boot, Chain, Genesis, GroupId, Index, LogPosition, Membership, Term};
 
-use super::Place;
+use super::{Place, counted, decode_boot};
 
 /// The most holes or guards that are listed, and the most rows of a footer or of term starts.
 const LIST_MAX: usize = 1 << 22;
@@ -365,13 +365,13 @@ impl Decode for Record {
             3 => Ok(Record::Rewrite(Decode::decode(input)?)),
             4 => Ok(Record::Truncate {
                 group: Decode::decode(input)?,
-                to: Decode::decode(input)?,
+                to: decode_position(input)?,
             }),
             5 => Ok(Record::Base {
                 group: Decode::decode(input)?,
-                base: Decode::decode(input)?,
+                base: decode_position(input)?,
                 snapshot: Decode::decode(input)?,
-                tip: Decode::decode(input)?,
+                tip: decode_position(input)?,
             }),
             6 => Ok(Record::Anchor(Decode::decode(input)?)),
             7 => Ok(Record::HardState {
@@ -382,7 +382,7 @@ impl Decode for Record {
             9 => Ok(Record::Verdict(Decode::decode(input)?)),
             10 => Ok(Record::Configuration {
                 group: Decode::decode(input)?,
-                at: Decode::decode(input)?,
+                at: decode_position(input)?,
                 membership: Decode::decode(input)?,
             }),
             11 => Ok(Record::GroupRemoved(Decode::decode(input)?)),
@@ -407,9 +407,25 @@ fn encode_hard_state(hard_state: &HardState, out: &mut Writer<'_>) {
 
 fn decode_hard_state(input: &mut Reader<'_>) -> Result<HardState, DecodeError> {
     Ok(HardState {
-        term: Decode::decode(input)?,
+        term: Term(counted("term", u64::decode(input)?)?),
         vote: Decode::decode(input)?,
     })
+}
+
+/// A position whose numbers counting gets to.
+struct Checked(LogPosition);
+
+impl Decode for Checked {
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        decode_position(input).map(Self)
+    }
+}
+
+fn decode_position(input: &mut Reader<'_>) -> Result<LogPosition, DecodeError> {
+    let position = LogPosition::decode(input)?;
+    counted("index of an entry", position.index.0)?;
+    counted("term", position.term.0)?;
+    Ok(position)
 }
 
 impl Encode for EntryRun {
@@ -425,8 +441,8 @@ impl Decode for EntryRun {
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let run = Self {
             group: Decode::decode(input)?,
-            prev: Decode::decode(input)?,
-            last: Decode::decode(input)?,
+            prev: decode_position(input)?,
+            last: decode_position(input)?,
             bytes: Decode::decode(input)?,
         };
         if run.last.index <= run.prev.index {
@@ -489,7 +505,7 @@ impl Encode for Anchor {
 impl Decode for Anchor {
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let group = Decode::decode(input)?;
-        let at = Decode::decode(input)?;
+        let at = decode_position(input)?;
         let membership = Decode::decode(input)?;
         let sessions = Bytes::copy_from_slice(input.bytes("session table", SESSIONS_BYTES_MAX)?);
         let starts: Vec<Pair<Term, Index>> = input.list("term starts", LIST_MAX)?;
@@ -537,9 +553,9 @@ impl Decode for GroupCheckpoint {
         Ok(Self {
             genesis: Decode::decode(input)?,
             hard_state: decode_hard_state(input)?,
-            base: Decode::decode(input)?,
-            tip: Decode::decode(input)?,
-            anchor: Decode::decode(input)?,
+            base: decode_position(input)?,
+            tip: decode_position(input)?,
+            anchor: Option::<Checked>::decode(input)?.map(|at| at.0),
             guard: Decode::decode(input)?,
             holes: input.list("holes", LIST_MAX)?,
         })
@@ -574,7 +590,7 @@ impl Decode for Verdict {
         };
         let end = Decode::decode(input)?;
         let chain = Decode::decode(input)?;
-        let boot = Decode::decode(input)?;
+        let boot = decode_boot(input)?;
         let holes = input.list("holes", LIST_MAX)?;
         let guards: Vec<Pair<GroupId, Guard>> = input.list("guards", GROUPS_MAX)?;
         Ok(Self {

@@ -7,7 +7,10 @@
 use logdrive_raft::wire::{Decode, DecodeError, Encode, Reader, Writer};
 use logdrive_raft::{Boot, Chain, ClusterId, Incarnation, NodeId};
 
-use super::{BLOCK_DATA_BYTES, BlockState, Place, Stamper, WAL_VERSION, check_version};
+use super::{
+    BLOCK_DATA_BYTES, BlockState, Place, Stamper, WAL_VERSION, check_version, counted,
+    counted_blocks, decode_boot,
+};
 use crate::disk::{BLOCK_BYTES, Block};
 
 /// Blocks that the two copies of the header take.
@@ -120,10 +123,16 @@ impl SlotHeader {
         let cluster = Decode::decode(input)?;
         let node = Decode::decode(input)?;
         let incarnation = Decode::decode(input)?;
-        let slot = Decode::decode(input)?;
-        let slot_blocks = Decode::decode(input)?;
-        let segment = u64::decode(input)?;
-        let epoch = Decode::decode(input)?;
+        let slot = counted_blocks("number of a slot", u32::decode(input)?)?;
+        let slot_blocks = counted_blocks("length of a slot", u32::decode(input)?)?;
+        if slot_blocks <= SLOT_HEADER_BLOCKS {
+            return Err(DecodeError::Invalid {
+                what: "length of a slot",
+                value: slot_blocks.into(),
+            });
+        }
+        let segment = counted("number of a segment", u64::decode(input)?)?;
+        let epoch = decode_boot(input)?;
         let predecessor = u64::decode(input)?;
         // Whoever follows headers back to the oldest arrives.
         if predecessor >= segment {
@@ -132,8 +141,8 @@ impl SlotHeader {
                 value: predecessor,
             });
         }
-        let predecessor_epoch = Decode::decode(input)?;
-        let predecessor_block = Decode::decode(input)?;
+        let predecessor_epoch = decode_boot(input)?;
+        let predecessor_block = counted_blocks("number of a block", u32::decode(input)?)?;
         let _zero = u32::decode(input)?;
         Ok(Self {
             by_recovery: flags & OPENED_BY_RECOVERY != 0,
@@ -190,6 +199,7 @@ impl Encode for SlotHeader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::{BLOCKS_MAX, COUNT_MAX};
 
     fn header(segment: u64, predecessor: u64) -> SlotHeader {
         SlotHeader {
@@ -227,6 +237,60 @@ mod tests {
             let error = SlotHeader::from_block(&copies[0], 0).unwrap_err();
             let text = format!("predecessor of a segment cannot be {predecessor:#x}");
             assert_eq!(error.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_number_that_counting_does_not_get_to_is_refused() {
+        let plain = header(5, 4);
+        let last = SlotHeader {
+            slot: BLOCKS_MAX,
+            slot_blocks: BLOCKS_MAX,
+            segment: COUNT_MAX,
+            epoch: Boot(COUNT_MAX),
+            predecessor_epoch: Boot(COUNT_MAX),
+            predecessor_end: Place {
+                segment: COUNT_MAX - 1,
+                block: BLOCKS_MAX,
+            },
+            ..plain
+        };
+        let read = |header: SlotHeader| SlotHeader::from_block(&header.to_blocks()[1], 1);
+        assert_eq!(read(last), Ok(Some(last)));
+        for beyond in [COUNT_MAX + 1, u64::MAX] {
+            let segment = beyond;
+            assert!(read(SlotHeader { segment, ..plain }).is_err());
+            let epoch = Boot(beyond);
+            assert!(read(SlotHeader { epoch, ..plain }).is_err());
+            let predecessor_epoch = Boot(beyond);
+            assert!(
+                read(SlotHeader {
+                    predecessor_epoch,
+                    ..plain
+                })
+                .is_err()
+            );
+        }
+        for beyond in [BLOCKS_MAX + 1, u32::MAX] {
+            let slot = beyond;
+            assert!(read(SlotHeader { slot, ..plain }).is_err());
+            let mut predecessor_end = plain.predecessor_end;
+            predecessor_end.block = beyond;
+            assert!(
+                read(SlotHeader {
+                    predecessor_end,
+                    ..plain
+                })
+                .is_err()
+            );
+        }
+        for slot_blocks in [0, SLOT_HEADER_BLOCKS, BLOCKS_MAX + 1, u32::MAX] {
+            let error = read(SlotHeader {
+                slot_blocks,
+                ..plain
+            });
+            let text = format!("length of a slot cannot be {slot_blocks:#x}");
+            assert_eq!(error.unwrap_err().to_string(), text);
         }
     }
 }

@@ -383,9 +383,8 @@ fn damage(image: &Image, slots: &mut Slots, script: &mut Script<'_>) {
             let end = (byte + new.len()).min(BLOCK_BYTES);
             blocks[at].0[byte..end].copy_from_slice(&new[..end - byte]);
         }
-        // A slot that is being made. Its length is durable before it is used, and is not lost again.
-        _ if image.groups.iter().all(|group| group.slot != slot) => blocks.truncate(at),
-        _ => {}
+        // A slot that is being made, or something that cut a file short.
+        _ => blocks.truncate(at),
     }
 }
 

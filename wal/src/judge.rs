@@ -24,7 +24,7 @@ use crate::error::{Finding, OpenError};
 use crate::format::{FooterRow, Place, Record, SLOT_HEADER_BLOCKS, SlotHeader};
 use crate::options::Identity;
 use crate::path::GroupLog;
-use crate::scan::{FromTheFuture, GroupScan, ScanError, SlotScan, scan_headers};
+use crate::scan::{FromTheFuture, GroupScan, ScanError, SlotScan, read_blocks, scan_headers};
 
 mod chain;
 mod court;
@@ -68,7 +68,17 @@ impl Verdict {
 #[derive(Clone, Debug)]
 pub(crate) struct Live {
     pub(crate) slot: SlotId,
+    /// How long the file is: less than the header says where it was cut short.
+    pub(crate) blocks: u32,
     pub(crate) header: SlotHeader,
+}
+
+impl Live {
+    /// Whether the file is shorter than its header says. A slot takes part only once it was flushed at its full
+    /// length, so no crash leaves it like that: something cut it, and what was cut off may have been durable.
+    fn is_cut(&self) -> bool {
+        self.header.slot_blocks > self.blocks
+    }
 }
 
 /// A good flush group beyond the mark.
@@ -171,7 +181,10 @@ pub(crate) fn judge(
     }
     let mut candidates: Vec<&SlotScan> =
         scans.iter().filter(|scan| scan.header.is_some()).collect();
-    let mut boot = known.epoch;
+    // What stands in a header that does not count may count again one day, so nobody uses its boot either.
+    let read = scans.iter().flat_map(|scan| &scan.read);
+    let ours = read.filter(|header| header.log_uuid == known.log_uuid);
+    let mut boot = ours.map(|header| header.epoch).max().unwrap_or_default();
     // Where neither counts a bad one is written first all the same: a cut that tears it again leaves one bad.
     let first_counts = scans
         .iter()
@@ -240,14 +253,14 @@ fn check_identity(disk: &impl Disk, scan: &SlotScan, question: &Question) -> Res
 
 /// No slot has a good header: a new directory, unless something was written all the same.
 fn judge_empty(disk: &mut impl Disk, scans: &[SlotScan]) -> Result<Judgement, OpenError> {
+    let mut blocks = Vec::new();
     for scan in scans {
         // The first copy of the very first header may be torn; the second is written once it is durable.
-        let mut written = scan.bad_copies.contains(&1);
-        if scan.blocks > SLOT_HEADER_BLOCKS {
-            let mut block = [Block::ZERO];
-            disk.read(scan.slot, SLOT_HEADER_BLOCKS, &mut block)?;
-            written |= block[0].0 != Block::ZERO.0;
-        }
+        let mut written = scan.bad_copies.contains(&1) || scan.is_headless();
+        // Nothing else is written before both are durable, and no slot was in use before.
+        read_blocks(disk, scan.slot, scan.blocks, &mut blocks)?;
+        let mut beyond = blocks.iter().skip(SLOT_HEADER_BLOCKS as usize);
+        written |= beyond.any(|block| block.0 != Block::ZERO.0);
         if written {
             return Err(OpenError::NotALog {
                 path: disk.slot_path(scan.slot),

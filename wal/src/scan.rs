@@ -25,6 +25,8 @@ pub(crate) struct SlotScan {
     pub(crate) blocks: u32,
     /// The newer of the two copies, if one is good.
     pub(crate) header: Option<SlotHeader>,
+    /// Every copy whose bytes are what somebody wrote, whether it belongs here or not.
+    pub(crate) read: Vec<SlotHeader>,
     /// That is the first copy, and the second is not as good.
     pub(crate) first_counts: bool,
     /// The copies that are neither good nor unwritten.
@@ -119,28 +121,41 @@ pub(crate) fn scan_headers(
             slot,
             blocks,
             header: None,
+            read: Vec::new(),
             first_counts: false,
             bad_copies: Vec::new(),
             missing_copies: Vec::new(),
         };
-        if blocks >= SLOT_HEADER_BLOCKS {
-            let mut copies = [Block::ZERO; SLOT_HEADER_BLOCKS as usize];
-            disk.read(slot, 0, &mut copies)?;
-            for (number, copy) in (0..).zip(&copies) {
-                scan.take_copy(number, copy).map_err(ScanError::Future)?;
-            }
-            scan.note_missing(&copies);
+        // What is beyond the end of a file that was cut short is missing.
+        let mut copies = [Block::ZERO; SLOT_HEADER_BLOCKS as usize];
+        let there = blocks.min(SLOT_HEADER_BLOCKS) as usize;
+        if there > 0 {
+            disk.read(slot, 0, &mut copies[..there])?;
         }
+        for (number, copy) in (0..).zip(&copies) {
+            scan.take_copy(number, copy).map_err(ScanError::Future)?;
+        }
+        scan.note_missing(&copies);
         scans.push(scan);
     }
     Ok(scans)
 }
 
 impl SlotScan {
+    /// Whether what was written where a header should be cannot be read. A crash may tear one copy of it, not both,
+    /// and none in a file that does not reach beyond them: that was never in use.
+    pub(crate) fn is_headless(&self) -> bool {
+        let bad = self.bad_copies.len();
+        let torn = bad < SLOT_HEADER_BLOCKS as usize && self.blocks > SLOT_HEADER_BLOCKS;
+        self.header.is_none() && bad > 0 && !torn
+    }
+
     fn take_copy(&mut self, number: u32, copy: &Block) -> Result<(), FromTheFuture> {
-        match SlotHeader::from_block(copy, number) {
+        let read = SlotHeader::from_block(copy, number);
+        self.read.extend(read.iter().flatten());
+        match read {
             Ok(None) => {}
-            Ok(Some(header)) if header.slot == self.slot.0 && header.slot_blocks <= self.blocks => {
+            Ok(Some(header)) if header.slot == self.slot.0 => {
                 let older = |known: &SlotHeader| {
                     (known.epoch, known.segment) <= (header.epoch, header.segment)
                 };

@@ -191,7 +191,7 @@ fn inspect_disk(
              of epoch {before} node {} cluster {} incarnation {} log {:032x}",
             header.node, header.cluster, header.incarnation, header.log_uuid
         ));
-        let scanned = scan_segment(disk, scan.slot, &header, u32::MAX, &mut blocks, None);
+        let scanned = scan_segment(disk, scan.slot, &header, length, &mut blocks, None);
         for piece in scanned.map_err(|error| open_error(disk, error))?.pieces {
             match piece {
                 Piece::Group(group) => {

@@ -33,6 +33,7 @@ pub(super) fn link(
         };
         live.push(Live {
             slot: scan.slot,
+            blocks: scan.blocks,
             header,
         });
         let before = header.predecessor_end.segment;

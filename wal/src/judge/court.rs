@@ -32,13 +32,23 @@ pub(super) enum Without {
 }
 
 impl Judged {
-    fn without(part: Without) -> Self {
+    fn without(live: Vec<Live>, segments: &[SegmentScan]) -> Self {
         Self {
             judgement: Judgement::empty(),
-            without: Some(part),
-            boot: Boot(0),
+            without: Some(Without::Segments(live)),
+            boot: boot_of(segments),
         }
     }
+}
+
+/// The highest boot that wrote a flush group of these.
+fn boot_of(segments: &[SegmentScan]) -> Boot {
+    let pieces = segments.iter().flat_map(|segment| &segment.pieces);
+    let boots = pieces.filter_map(|piece| match piece {
+        Piece::Group(group) => Some(group.header.boot),
+        Piece::Bad(_) => None,
+    });
+    boots.max().unwrap_or_default()
 }
 
 /// Reads the segments of one chain and judges them.
@@ -78,7 +88,7 @@ impl<'a, D: Disk> Court<'a, D> {
             if self.question.sealed_only && successor.is_none() {
                 break;
             }
-            let end = successor.unwrap_or(u32::MAX);
+            let end = successor.unwrap_or(u32::MAX).min(segment.blocks);
             let scan = scan_segment(
                 self.disk,
                 segment.slot,
@@ -89,7 +99,7 @@ impl<'a, D: Disk> Court<'a, D> {
             );
             segments.push(scan.map_err(|error| open_error(self.disk, error))?);
             if self.was_taken(&segment.header) {
-                return Ok(Judged::without(Without::Segments(vec![segment.clone()])));
+                return Ok(Judged::without(vec![segment.clone()], &segments));
             }
         }
         self.judgement.mark = mark_of(&segments);
@@ -98,27 +108,21 @@ impl<'a, D: Disk> Court<'a, D> {
                 segment: missing,
                 block: SLOT_HEADER_BLOCKS,
             };
-            let uncounted = self.judgement.mark <= first || self.was_discounted(first, epoch);
+            // What was cut off may have said more of it.
+            let unmarked = self.judgement.mark <= first && !live.iter().any(Live::is_cut);
+            let uncounted = unmarked || self.was_discounted(first, epoch);
             if uncounted && !self.question.sealed_only {
                 // Its header never landed, nor was anything after it acknowledged.
-                return Ok(Judged::without(Without::Segments(live)));
+                return Ok(Judged::without(live, &segments));
             }
             let meaning = format!("segment {missing} is missing");
             self.find(FindingVerdict::Rot, live[0].slot, 0, None, meaning);
         }
+        self.look_for_cuts(&live[..segments.len()]);
         self.look_for_orphans(&live, newest)?;
         self.judgement.live = live;
         let walk = self.walk(&segments);
-        let boot = segments
-            .iter()
-            .flat_map(|segment| &segment.pieces)
-            .filter_map(|piece| match piece {
-                Piece::Group(group) => Some(group.header.boot),
-                Piece::Bad(_) => None,
-            })
-            .max()
-            .unwrap_or_default()
-            .max(self.orphans_boot);
+        let boot = boot_of(&segments).max(self.orphans_boot);
         let open_end = self.judgement.findings.is_empty() && !self.question.sealed_only;
         let unfinished = if open_end {
             unfinished(&segments, &walk)
@@ -169,6 +173,25 @@ impl<'a, D: Disk> Court<'a, D> {
                 .zip(&self.blocks)
                 .skip(SLOT_HEADER_BLOCKS as usize)
                 .any(newer)
+    }
+
+    /// Files that are shorter than their headers say. The length was durable before the header was written, and
+    /// so may be whatever stood beyond the end.
+    fn look_for_cuts(&mut self, live: &[Live]) {
+        for cut in live.iter().filter(|live| live.is_cut()) {
+            let end = Place {
+                segment: cut.header.segment,
+                block: cut.blocks,
+            };
+            let verdict = if end < self.judgement.mark {
+                FindingVerdict::Rot
+            } else {
+                FindingVerdict::Suspect
+            };
+            let (left, all) = (cut.blocks, cut.header.slot_blocks);
+            let meaning = format!("the file was cut short: {left} of {all} blocks are left");
+            self.find(verdict, cut.slot, cut.blocks, None, meaning);
+        }
     }
 
     pub(super) fn find(

@@ -101,7 +101,7 @@ impl<D: Disk> Court<'_, D> {
     /// from hiding its segment.
     fn note_bad_copies(&mut self) {
         let live = self.judgement.live.clone();
-        for Live { slot, header } in live {
+        for Live { slot, header, .. } in live {
             let scan = self.scans.iter().find(|scan| scan.slot == slot);
             let Some(scan) = scan else {
                 continue;

@@ -24,8 +24,12 @@ impl<D: Disk> Court<'_, D> {
         let used: BTreeSet<SlotId> = live.iter().map(|live| live.slot).collect();
         let scans = self.scans;
         for scan in scans.iter().filter(|scan| !used.contains(&scan.slot)) {
-            if scan.bad_copies.len() == SLOT_HEADER_BLOCKS as usize {
-                let meaning = "both copies of a slot's header are bad".to_owned();
+            if scan.is_headless() {
+                let copies = match scan.bad_copies.len() {
+                    1 => "what is left of a slot's header is",
+                    _ => "both copies of a slot's header are",
+                };
+                let meaning = format!("{copies} bad");
                 self.find(FindingVerdict::Suspect, scan.slot, 0, None, meaning);
             }
             if self.question.sealed_only {

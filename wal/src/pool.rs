@@ -143,6 +143,12 @@ impl Pool {
         if self.growth.is_none() {
             self.growth = self.begin();
         }
+        if self.growth.is_none() {
+            // Nothing is wanted, so nothing will be tried that could take the last failure back: until the
+            // next try nobody knows better than that there is space. Otherwise a log that has as many free
+            // slots as it wants, after a failure, would call itself full for ever.
+            self.failure = None;
+        }
         let slot_blocks = self.slot_blocks;
         let growth = self.growth.as_mut().filter(|growth| growth.op.is_none())?;
         growth.op = Some(op);
@@ -292,6 +298,22 @@ mod tests {
             assert_eq!(slot, SlotId(4));
             pool.on_step(Err(ErrorKind::StorageFull.into()), Micros(now));
         }
+    }
+
+    #[test]
+    fn a_failure_does_not_outlive_the_wish_to_grow() {
+        let mut pool = Pool::new(16, 8);
+        pool.add(SlotId(0), 16, false);
+        pool.add(SlotId(1), 16, true);
+        assert!(matches!(next_step(&mut pool, 0), Op::Create { .. }));
+        pool.on_step(Err(ErrorKind::StorageFull.into()), Micros(0));
+        assert_eq!(pool.growable(), 0);
+        // As after an opening that gives back the slot it did not need.
+        pool.add(SlotId(2), 16, true);
+        let retry = pool.next_deadline().unwrap();
+        assert!(pool.grow(OpId(1), retry).is_none());
+        assert_eq!((pool.growable(), pool.failure.as_deref()), (5, None));
+        assert_eq!(pool.next_deadline(), None);
     }
 
     #[test]

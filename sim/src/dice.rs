@@ -12,6 +12,7 @@ use std::str::FromStr;
 
 use fastrand::Rng;
 use logdrive_raft::NodeId;
+use serde::{Deserialize, Serialize};
 
 /// Whom a decision is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -89,7 +90,8 @@ impl What {
 }
 
 /// A decision with another outcome than the usual one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Choice {
     /// About whom.
     pub site: Site,
@@ -255,6 +257,17 @@ impl fmt::Display for Choice {
     }
 }
 
+impl Choice {
+    /// Of which kind its site is: links, disks and nodes apart.
+    pub(crate) fn site_kind(&self) -> u8 {
+        match self.site {
+            Site::Link(..) => 0,
+            Site::Disk(_) => 1,
+            Site::Node(_) => 2,
+        }
+    }
+}
+
 /// A line of a script does not say a choice.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a choice, such as 'link 1>2 delay 57 = 4300': '{0}'")]
@@ -265,6 +278,20 @@ impl FromStr for Choice {
 
     fn from_str(line: &str) -> Result<Self, Self::Err> {
         parse(line).ok_or_else(|| NotAChoice(line.to_owned()))
+    }
+}
+
+impl TryFrom<String> for Choice {
+    type Error = NotAChoice;
+
+    fn try_from(line: String) -> Result<Self, Self::Error> {
+        line.parse()
+    }
+}
+
+impl From<Choice> for String {
+    fn from(choice: Choice) -> Self {
+        choice.to_string()
     }
 }
 

@@ -1,0 +1,199 @@
+//! What a run, or many, really met: a fault that never happened proves nothing.
+
+use std::fmt;
+
+/// Something that has to happen in some run for a set of runs to count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+#[expect(missing_docs, reason = "the names say it; NAMES has them in words")]
+pub enum Mark {
+    Delay,
+    Loss,
+    Repeat,
+    Reorder,
+    Late,
+    Clog,
+    Bandwidth,
+    LaneFull,
+    Partition,
+    Isolate,
+    Halves,
+    Bridge,
+    Deaf,
+    Mute,
+    Chained,
+    QuorumLoss,
+    Constrained,
+    Reset,
+    ProcessCrash,
+    PowerCut,
+    WholeClusterPowerCut,
+    CrashInRecovery,
+    KillThenPowerCut,
+    LeaderCrash,
+    Pause,
+    ClockRate,
+    SlowApply,
+    ReadError,
+    WriteError,
+    ShortWrite,
+    FlushError,
+    NoSpace,
+    Stall,
+    SlowFlush,
+    TornSector,
+    Rot,
+    Poisoned,
+    RefusedStart,
+    NeverAppended,
+    Retried,
+    MayYetCommit,
+    Busy,
+    LogCut,
+    ManyGroups,
+    LargePayload,
+    EmptyPayload,
+    Wiped,
+    Restored,
+    FlushLied,
+    LostWrite,
+    Misdirected,
+    Stranger,
+}
+
+const NAMES: [(Mark, &str); 52] = [
+    (Mark::Delay, "slow messages"),
+    (Mark::Loss, "lost messages"),
+    (Mark::Repeat, "repeated messages"),
+    (Mark::Reorder, "messages overtaken in their lane"),
+    (Mark::Late, "messages of an earlier connection"),
+    (Mark::Clog, "clogged links"),
+    (Mark::Bandwidth, "messages that waited for bandwidth"),
+    (Mark::LaneFull, "full lanes"),
+    (Mark::Partition, "messages lost to a cut link"),
+    (Mark::Isolate, "a node alone"),
+    (Mark::Halves, "two halves"),
+    (Mark::Bridge, "two halves with a bridge"),
+    (Mark::Deaf, "a node that hears nobody"),
+    (Mark::Mute, "a node that nobody hears"),
+    (Mark::Chained, "a chain"),
+    (Mark::QuorumLoss, "one node with a quorum"),
+    (
+        Mark::Constrained,
+        "one node with a quorum that did not lead",
+    ),
+    (Mark::Reset, "connection resets"),
+    (Mark::ProcessCrash, "killed processes"),
+    (Mark::PowerCut, "power cuts"),
+    (
+        Mark::WholeClusterPowerCut,
+        "power cuts of the whole cluster",
+    ),
+    (Mark::CrashInRecovery, "crashes inside a recovery"),
+    (Mark::KillThenPowerCut, "a power cut after a kill"),
+    (Mark::LeaderCrash, "leaders that crashed"),
+    (Mark::Pause, "pauses"),
+    (Mark::ClockRate, "clocks that run wrong"),
+    (Mark::SlowApply, "a full queue to the applier"),
+    (Mark::ReadError, "failed reads"),
+    (Mark::WriteError, "failed writes"),
+    (Mark::ShortWrite, "short writes"),
+    (Mark::FlushError, "failed flushes"),
+    (Mark::NoSpace, "disks without space"),
+    (Mark::Stall, "stalled disks"),
+    (Mark::SlowFlush, "slow flushes"),
+    (Mark::TornSector, "blocks torn at 512 bytes"),
+    (Mark::Rot, "rot at rest"),
+    (Mark::Poisoned, "poisoned logs"),
+    (Mark::RefusedStart, "refused starts"),
+    (Mark::NeverAppended, "proposals never appended"),
+    (Mark::Retried, "proposals sent again"),
+    (Mark::MayYetCommit, "proposals with an unknown outcome"),
+    (Mark::Busy, "full doors"),
+    (Mark::LogCut, "logs cut by a leader"),
+    (Mark::ManyGroups, "many groups"),
+    (Mark::LargePayload, "large payloads"),
+    (Mark::EmptyPayload, "empty payloads"),
+    (Mark::Wiped, "emptied disks"),
+    (Mark::Restored, "restored images"),
+    (Mark::FlushLied, "flushes that lied"),
+    (Mark::LostWrite, "lost writes"),
+    (Mark::Misdirected, "misdirected writes"),
+    (Mark::Stranger, "strangers"),
+];
+
+impl Mark {
+    /// Every mark that runs within the limit have to hit.
+    pub fn within_limit() -> impl Iterator<Item = Mark> {
+        NAMES
+            .iter()
+            .map(|(mark, _)| *mark)
+            .filter(|mark| *mark < Mark::Wiped)
+    }
+
+    /// Every mark that runs beyond the limit have to hit.
+    pub fn beyond_limit() -> impl Iterator<Item = Mark> {
+        NAMES
+            .iter()
+            .map(|(mark, _)| *mark)
+            .filter(|mark| *mark >= Mark::Wiped)
+    }
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(NAMES[*self as usize].1)
+    }
+}
+
+/// How often each mark was hit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Coverage {
+    hits: [u64; NAMES.len()],
+}
+
+impl Default for Coverage {
+    fn default() -> Self {
+        Self {
+            hits: [0; NAMES.len()],
+        }
+    }
+}
+
+impl Coverage {
+    /// It happened.
+    pub fn hit(&mut self, mark: Mark) {
+        self.add(mark, 1);
+    }
+
+    /// It happened so many times.
+    pub fn add(&mut self, mark: Mark, times: u64) {
+        self.hits[mark as usize] += times;
+    }
+
+    /// How often it happened.
+    #[must_use]
+    pub fn of(&self, mark: Mark) -> u64 {
+        self.hits[mark as usize]
+    }
+
+    /// Adds what another run met.
+    pub fn merge(&mut self, other: &Coverage) {
+        for (own, other) in self.hits.iter_mut().zip(other.hits) {
+            *own += other;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_mark_has_its_name_at_its_place() {
+        for (place, (mark, _)) in NAMES.iter().enumerate() {
+            assert_eq!(*mark as usize, place);
+        }
+        assert!(Mark::within_limit().count() >= 20);
+    }
+}

@@ -95,10 +95,9 @@ impl Lanes {
         Some(PeerInput::LaneRoom(to))
     }
 
-    /// The connections from and to a node are gone, with what was on its way over them.
-    pub(crate) fn disconnect(&mut self, node: NodeId) {
-        self.lanes
-            .retain(|(from, to), _| *from != node && *to != node);
+    /// The connection is gone, with what was on its way over it.
+    pub(crate) fn disconnect(&mut self, from: NodeId, to: NodeId) {
+        self.lanes.remove(&(from, to));
     }
 
     fn fits(&mut self, from: NodeId, to: NodeId, bytes: usize) -> bool {

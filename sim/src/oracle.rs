@@ -1,106 +1,546 @@
-//! What must hold whatever happens: the log as a witness.
+//! What must hold whatever happens, looked at after every event.
 //!
-//! It remembers which chain is committed at each index, and which proposals were acknowledged where. Any
-//! replica that ever commits another chain at an index has broken state machine safety (Raft §5.4.3).
+//! The oracle sees what no replica sees: every core, every message that is sent, and what every medium would
+//! still hold if the power failed now. It asks the cores what they claim, and the media whether it is so.
 
 use std::collections::BTreeMap;
 
-use logdrive_raft::{Chain, GroupId, Index, LogPosition, NodeId, Raft, Term};
+use logdrive_raft::io::Role;
+use logdrive_raft::message::Body;
+use logdrive_raft::quorum::Quorum;
+use logdrive_raft::{GroupId, Index, LogPosition, Message, Micros, NodeId, Raft, Replica, Term};
 
-/// What is known to be true of every correct run.
-#[derive(Debug, Default)]
-pub struct Oracle {
-    committed: BTreeMap<(GroupId, Index), (Chain, Term)>,
-    leaders: BTreeMap<(GroupId, Term), NodeId>,
-    acknowledged: BTreeMap<(GroupId, Index), Vec<(u32, u64)>>,
-    /// The commit index last seen of each replica, so that each entry is compared once.
-    seen: BTreeMap<(GroupId, NodeId), Index>,
-    /// Acknowledged proposals in all.
-    pub acks: u64,
+use crate::disk::SimStorage;
+use crate::plan::Plan;
+
+mod flushed;
+mod replica;
+mod rule;
+mod truth;
+
+use flushed::FlushedView;
+pub use rule::{Rule, Violation};
+use truth::Truth;
+
+/// What is known of a whole run.
+#[derive(Debug)]
+pub(crate) struct Oracle {
+    groups: BTreeMap<GroupId, GroupTruth>,
+    media: Vec<Medium>,
+    /// Disks may lie: then only what a replica owes by itself must hold.
+    beyond: bool,
     /// Terms that had a leader, in all groups.
-    pub elections: u64,
+    pub(crate) elections: u64,
+}
+
+/// A node's medium as the oracle sees it.
+#[derive(Debug, Default)]
+struct Medium {
+    view: FlushedView,
+    /// It lied, or lost what it had: what is read from it proves nothing.
+    untrusted: bool,
+    /// It was emptied after the groups had formed.
+    emptied: bool,
+}
+
+#[derive(Debug, Default)]
+struct GroupTruth {
+    truth: Truth,
+    /// How long a leader's disk may be behind.
+    disk_lag_us_max: u64,
+    /// How long a voter sticks to a leader that it has heard.
+    sticky_us: u64,
+    /// To whom each replica gave its vote.
+    votes: BTreeMap<(Replica, Term), NodeId>,
+    /// Where the log of each candidate ended at best when it asked, for a pre-vote or a vote of a term.
+    asked: BTreeMap<(NodeId, Term, bool), LogPosition>,
+    /// Some replica has a log: directories without one belong to nobody any more.
+    formed: bool,
+    nodes: Vec<Seen>,
+}
+
+/// A replica as it was when it was last looked at.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    alive: bool,
+    leads: bool,
+    term: Term,
+    /// The term it was in before its last turn.
+    term_before: Term,
+    /// Whether it knew a leader before its last turn, and when it had heard of one by then.
+    followed_before: bool,
+    follows: bool,
+    heard_before: Micros,
+    heard_until_turn: Micros,
+    heard: Micros,
+    last: LogPosition,
+    last_before: LogPosition,
+    /// Since when a follower has durably what this leader has not.
+    trails: Option<Micros>,
+    looked: Micros,
+    commit: Index,
+    committed: LogPosition,
+    durable: Index,
+    applied: Index,
+    /// The highest entry that it has acknowledged and still has.
+    acked: LogPosition,
+    /// The highest term of which it has told others.
+    promised: Term,
 }
 
 impl Oracle {
-    /// Looks at a replica after a turn.
-    ///
-    /// # Panics
-    ///
-    /// If a promise of Raft is broken; the message says which.
-    pub fn look(&mut self, node: NodeId, group: GroupId, core: &Raft) {
-        if core.role() == logdrive_raft::io::Role::Leader {
-            let mut first = false;
-            let leader = self.leaders.entry((group, core.term())).or_insert_with(|| {
-                first = true;
-                node
-            });
-            assert!(
-                *leader == node,
-                "two leaders in term {} of group {group}: {leader} and {node}",
-                core.term()
-            );
-            self.elections += u64::from(first);
+    pub(crate) fn new(plan: &Plan) -> Self {
+        let (nodes, groups) = (plan.nodes, plan.groups);
+        let seen = || (0..nodes).map(|_| Seen::default()).collect();
+        let group = |_| GroupTruth {
+            nodes: seen(),
+            disk_lag_us_max: plan.node.disk_lag_us_max,
+            sticky_us: STICKY_US,
+            ..GroupTruth::default()
+        };
+        Self {
+            groups: (1..=groups).map(|id| (GroupId(id), group(id))).collect(),
+            media: (0..nodes).map(|_| Medium::default()).collect(),
+            beyond: plan.beyond_limit,
+            elections: 0,
         }
-        let commit = core.commit();
-        let seen = self.seen.entry((group, node)).or_default();
-        while *seen < commit.index {
-            *seen = seen.next();
-            let Some(meta) = core.meta(*seen) else {
-                continue;
+    }
+
+    /// Reads what has become durable on a node's medium.
+    pub(crate) fn read_medium(&mut self, node: NodeId, medium: &SimStorage) {
+        self.media[place(node)].view.read(medium);
+    }
+
+    /// What a node's medium says proves nothing any more.
+    pub(crate) fn distrust(&mut self, node: NodeId) {
+        self.media[place(node)].untrusted = true;
+    }
+
+    /// A node's medium is empty.
+    pub(crate) fn emptied(&mut self, node: NodeId) {
+        self.forget_medium(node);
+        if self.groups.values().all(|group| group.formed) {
+            self.media[place(node)].emptied = true;
+        }
+        // Once nobody remembers the groups they may form anew.
+        if self.media.iter().all(|medium| medium.emptied) {
+            for medium in &mut self.media {
+                medium.emptied = false;
+            }
+            for group in self.groups.values_mut() {
+                group.forget();
+            }
+        }
+    }
+
+    /// A node's medium is another one.
+    pub(crate) fn forget_medium(&mut self, node: NodeId) {
+        self.media[place(node)].emptied = false;
+        self.media[place(node)].view.forget();
+        for group in self.groups.values_mut() {
+            group.nodes[place(node)] = Seen::default();
+        }
+    }
+
+    /// A process has ended.
+    pub(crate) fn stopped(&mut self, node: NodeId) {
+        for group in self.groups.values_mut() {
+            let seen = &mut group.nodes[place(node)];
+            *seen = Seen {
+                acked: seen.acked,
+                promised: seen.promised,
+                ..Seen::default()
             };
-            let held = (meta.chain, meta.term);
-            let agreed = self.committed.entry((group, *seen)).or_insert(held);
-            assert!(
-                *agreed == held,
-                "node {node} commits another entry at {} of group {group}: {held:?}, not {agreed:?}",
-                *seen
-            );
         }
     }
 
-    /// A node has begun again: it learns anew how far the log is committed.
-    pub fn forget(&mut self, node: NodeId) {
-        self.seen.retain(|(_, of), _| *of != node);
+    /// A process has come up: what it recovered must be what it had promised.
+    pub(crate) fn recovered(&mut self, node: NodeId, id: GroupId, core: &Raft) -> Outcome {
+        let untrusted = self.media[place(node)].untrusted;
+        let Some(group) = self.groups.get_mut(&id) else {
+            return Ok(());
+        };
+        let seen = group.nodes[place(node)];
+        if core.base().index == Index(0) {
+            group.truth.add_root(core.base().chain);
+        }
+        for index in (1..=core.last().index.0).map(Index) {
+            let at = core.position(index).expect("up to the last");
+            if group.truth.entry(at.chain).is_none() && !untrusted {
+                return Err(Violation::new(
+                    Rule::RecoveryTruth,
+                    format!("node {node} recovers {at} of group {id}, which nobody ever had"),
+                ));
+            }
+        }
+        if untrusted {
+            return Ok(());
+        }
+        if core.term() < seen.promised {
+            return Err(Violation::new(
+                Rule::VoteDurability,
+                format!(
+                    "node {node} recovers term {} of group {id} and has told others of {}",
+                    core.term(),
+                    seen.promised
+                ),
+            ));
+        }
+        let held = core.position(seen.acked.index);
+        if seen.acked.index > Index(0) && held != Some(seen.acked) {
+            return Err(Violation::new(
+                Rule::RecoveryTruth,
+                format!(
+                    "node {node} has acknowledged {} of group {id}, recovers a log up to {} and has \
+                     {held:?} there",
+                    seen.acked,
+                    core.last()
+                ),
+            ));
+        }
+        Ok(())
     }
 
-    /// A client was told that its proposal lies here.
-    pub fn acknowledge(&mut self, group: GroupId, at: LogPosition, slot: u32, proposal: u64) {
-        self.acks += 1;
-        self.acknowledged
-            .entry((group, at.index))
-            .or_default()
-            .push((slot, proposal));
-        if let Some((chain, _)) = self.committed.get(&(group, at.index)) {
-            assert!(
-                *chain == at.chain,
-                "acknowledged at {at}, where another entry is committed"
-            );
+    /// A leader's message reaches a node, whose clock says so.
+    pub(crate) fn hears(&mut self, node: NodeId, message: &Message, local: Micros) {
+        // An append may be dropped at the door of a log that is full.
+        if let Some(group) = self.groups.get_mut(&message.group)
+            && matches!(message.body, Body::Heartbeat(_))
+        {
+            let seen = &mut group.nodes[place(node)];
+            if seen.term == message.term {
+                seen.heard = local;
+            }
         }
     }
 
-    /// How far group is known to be committed anywhere.
-    #[must_use]
-    pub fn committed(&self, group: GroupId) -> Index {
-        let last = self
-            .committed
-            .range((group, Index(0))..=(group, Index(u64::MAX)))
-            .next_back();
-        last.map_or(Index(0), |((_, index), _)| *index)
+    /// Looks at a replica after a turn, in which its clock said `local`. Says whether its log was cut.
+    pub(crate) fn look(
+        &mut self,
+        node: NodeId,
+        id: GroupId,
+        core: &Raft,
+        local: Micros,
+    ) -> Result<bool, Violation> {
+        let group = self.groups.get_mut(&id).expect("made for every group");
+        let leads = core.role() == Role::Leader;
+        let before = group.nodes[place(node)];
+        let now = Seen {
+            alive: true,
+            leads,
+            term: core.term(),
+            term_before: before.term,
+            followed_before: before.follows,
+            heard_before: before.heard_until_turn,
+            heard_until_turn: before.heard,
+            follows: core.leader().is_some_and(|leader| leader != node),
+            last_before: before.last,
+            last: core.last(),
+            commit: core.commit().index,
+            committed: core.commit(),
+            durable: core.durable_index(),
+            ..before
+        };
+        let same = before.alive
+            && before.leads == leads
+            && before.term == now.term
+            && before.last == now.last
+            && before.commit == now.commit
+            && before.durable == now.durable;
+        if same {
+            let follows = now.follows;
+            let seen = &mut group.nodes[place(node)];
+            seen.term_before = before.term;
+            seen.followed_before = before.follows;
+            seen.heard_before = before.heard_until_turn;
+            seen.heard_until_turn = before.heard;
+            seen.follows = follows;
+            seen.last_before = before.last;
+            if leads {
+                return group
+                    .check_trailing(About { node, id }, core, local)
+                    .map(|()| false);
+            }
+            return Ok(false);
+        }
+        group.formed = true;
+        if !before.alive && core.base().index == Index(0) {
+            group.truth.add_root(core.base().chain);
+        }
+        let about = About { node, id };
+        let mut now = now;
+        let beyond = self.beyond;
+        let cut = group.learn(about, core, &before, &mut now, beyond)?;
+        if cut
+            && before.committed.index > Index(0)
+            && core.position(before.committed.index) != Some(before.committed)
+        {
+            return Err(Violation::new(
+                Rule::CommittedImmutable,
+                format!(
+                    "node {node} has cut {} of group {id} from its log, and knew it to be committed",
+                    before.committed
+                ),
+            ));
+        }
+        group.check_monotone(about, core, &before, &now)?;
+        if leads && !self.beyond {
+            group.check_trailing(about, core, local)?;
+            now.trails = group.nodes[place(node)].trails;
+            now.looked = group.nodes[place(node)].looked;
+            let first = group.check_leader(about, core, &before)?;
+            self.elections += u64::from(first);
+            if first && !self.media[place(node)].untrusted {
+                let view = &self.media[place(node)].view;
+                if view.copies_of_vote(id, core.term(), node) < 2 {
+                    return Err(Violation::new(
+                        Rule::SendAfterFlush,
+                        format!(
+                            "node {node} leads term {} of group {id}, and one bad block would hide its \
+                             own vote",
+                            core.term()
+                        ),
+                    ));
+                }
+            }
+        }
+        group.nodes[place(node)] = now;
+        if !leads {
+            group.nodes[place(node)].trails = None;
+        }
+        if before.durable < now.durable || !before.alive {
+            self.check_durable(about, core)?;
+        }
+        if before.commit < now.commit && !self.beyond {
+            // A leader may commit and step down in one turn.
+            let led = if leads {
+                Some(now.term)
+            } else {
+                before.leads.then_some(before.term)
+            };
+            self.check_commit(about, core, led)?;
+        }
+        Ok(cut)
     }
 
-    /// How many proposals of a group were acknowledged.
-    #[must_use]
-    pub fn acks_of(&self, group: GroupId) -> usize {
-        let all = (group, Index(0))..=(group, Index(u64::MAX));
-        self.acknowledged
-            .range(all)
-            .map(|(_, slots)| slots.len())
-            .sum()
+    /// Looks at a message that a node sends.
+    pub(crate) fn sent(&mut self, node: NodeId, message: &Message, local: Micros) -> Outcome {
+        let beyond = self.beyond;
+        let about = About {
+            node,
+            id: message.group,
+        };
+        let Some(group) = self.groups.get_mut(&message.group) else {
+            return Ok(());
+        };
+        let medium = &mut self.media[place(node)];
+        let promises = match &message.body {
+            Body::VoteRequest(request) => !request.pre,
+            Body::VoteReply(reply) => !reply.pre && reply.granted,
+            Body::Append(_) | Body::Ack(_) | Body::Heartbeat(_) => true,
+            _ => false,
+        };
+        if promises && medium.emptied {
+            return Err(Violation::new(
+                Rule::Stranger,
+                format!(
+                    "node {node} has lost its disk and takes part in group {}: {:?}",
+                    message.group, message.body
+                ),
+            ));
+        }
+        if promises {
+            let seen = &mut group.nodes[place(node)];
+            seen.promised = seen.promised.max(message.term);
+        }
+        match &message.body {
+            Body::VoteRequest(request) => {
+                let key = (node, message.term, request.pre);
+                let best = group.asked.entry(key).or_insert(request.last);
+                if request.last.at_least_as_up_to_date_as(best) {
+                    *best = request.last;
+                }
+                if request.pre {
+                    return Ok(());
+                }
+                group.check_vote(about, message, node, medium)
+            }
+            Body::VoteReply(reply) if reply.granted => {
+                if !beyond {
+                    group.check_choice(about, message, reply.pre, local)?;
+                }
+                if reply.pre {
+                    return Ok(());
+                }
+                group.check_vote(about, message, message.to, medium)
+            }
+            _ if beyond => Ok(()),
+            Body::Ack(ack) => group.check_ack(about, message.term, ack, medium),
+            Body::Append(append) => {
+                group.check_sender(about, message)?;
+                group.check_commit_point(about, append.commit)
+            }
+            Body::Heartbeat(heartbeat) => {
+                group.check_sender(about, message)?;
+                group.check_commit_point(about, heartbeat.commit)
+            }
+            _ => Ok(()),
+        }
     }
 
-    /// Everything that was acknowledged, by group and index.
-    #[must_use]
-    pub fn acknowledged(&self) -> &BTreeMap<(GroupId, Index), Vec<(u32, u64)>> {
-        &self.acknowledged
+    /// A machine is about to apply an entry. Says whether no machine has applied it before.
+    pub(crate) fn applies(
+        &mut self,
+        node: NodeId,
+        id: GroupId,
+        at: LogPosition,
+    ) -> Result<(), Violation> {
+        let beyond = self.beyond;
+        let group = self.groups.get_mut(&id).expect("made for every group");
+        let committed = group.truth.committed_at(at.index);
+        if committed != Some(at) && !beyond {
+            return Err(Violation::new(
+                Rule::CommittedImmutable,
+                format!("node {node} applies {at} of group {id}, where {committed:?} is committed"),
+            ));
+        }
+        let seen = &mut group.nodes[place(node)];
+        if at.index <= seen.applied {
+            return Err(Violation::new(
+                Rule::Monotone,
+                format!(
+                    "node {node} applies entry {} of group {id} after entry {}",
+                    at.index, seen.applied
+                ),
+            ));
+        }
+        seen.applied = at.index;
+        if seen.commit < at.index {
+            return Err(Violation::new(
+                Rule::Monotone,
+                format!(
+                    "node {node} applies entry {} of group {id} and knows {} to be committed",
+                    at.index, seen.commit
+                ),
+            ));
+        }
+        Ok(())
     }
+
+    /// How far a group is known to be committed anywhere.
+    pub(crate) fn committed(&self, group: GroupId) -> LogPosition {
+        self.groups[&group].truth.last_committed()
+    }
+
+    /// The committed entry at an index.
+    pub(crate) fn committed_at(&self, group: GroupId, index: Index) -> Option<LogPosition> {
+        self.groups[&group].truth.committed_at(index)
+    }
+
+    /// What a core holds to be durable, is.
+    fn check_durable(&mut self, about: About, core: &Raft) -> Outcome {
+        let About { node, id } = about;
+        let group = &self.groups[&id];
+        let medium = &mut self.media[place(node)];
+        let durable = core.durable_index();
+        let Some(at) = core.position(durable) else {
+            return Ok(());
+        };
+        if durable > core.base().index
+            && !medium.untrusted
+            && !medium.view.covers(id, at.chain, &group.truth)
+        {
+            return Err(Violation::new(
+                Rule::SendAfterFlush,
+                format!(
+                    "node {node} takes {at} of group {id} for durable, and a power cut would take it"
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_commit(&mut self, about: About, core: &Raft, led: Option<Term>) -> Outcome {
+        let About { node, id } = about;
+        let group = self.groups.get_mut(&id).expect("made for every group");
+        let commit = core.commit();
+        let known = group.truth.last_committed();
+        if commit.index <= known.index {
+            let committed = group.truth.committed_at(commit.index);
+            if committed != Some(commit) && commit.index > Index(0) {
+                return Err(Violation::new(
+                    Rule::CommittedImmutable,
+                    format!(
+                        "node {node} commits {commit} of group {id}, where {committed:?} is committed"
+                    ),
+                ));
+            }
+            return Ok(());
+        }
+        let Some(term) = led else {
+            return Err(Violation::new(
+                Rule::CommitRule,
+                format!(
+                    "node {node} follows and commits {commit} of group {id}; leaders have {known}"
+                ),
+            ));
+        };
+        if commit.term != term {
+            return Err(Violation::new(
+                Rule::CommitRule,
+                format!("node {node} commits {commit} of group {id} by counting, in term {term}"),
+            ));
+        }
+        let truth = &group.truth;
+        let holders: Vec<NodeId> = (1..)
+            .map(NodeId)
+            .zip(&mut self.media)
+            .filter_map(|(holder, medium)| {
+                (medium.untrusted || medium.view.covers(id, commit.chain, truth)).then_some(holder)
+            })
+            .collect();
+        let quorum = Quorum::of(core.membership());
+        if !quorum.agrees(|replica| holders.contains(&replica.id)) {
+            return Err(Violation::new(
+                Rule::CommitRule,
+                format!(
+                    "node {node} commits {commit} of group {id}, which is durable only on {holders:?}"
+                ),
+            ));
+        }
+        group.truth.commit(commit).map_err(|committed| {
+            Violation::new(
+                Rule::CommittedImmutable,
+                format!("node {node} commits {commit} of group {id}, whose log lacks {committed}"),
+            )
+        })
+    }
+}
+
+type Outcome = Result<(), Violation>;
+
+/// What a leader is allowed on top of the time that its disk may be behind: it looks at every heartbeat.
+const TRAILING_SLACK_US: u64 = 250_000;
+
+/// A leader that does nothing for so long, though its heartbeats are due, has been paused.
+const PAUSED_US: u64 = 100_000;
+
+/// Less than the shortest election timeout, by what clocks and turns may differ.
+const STICKY_US: u64 = 140_000;
+
+/// Which replica.
+#[derive(Clone, Copy)]
+struct About {
+    node: NodeId,
+    id: GroupId,
+}
+
+fn place(node: NodeId) -> usize {
+    usize::try_from(node.0 - 1).expect("nodes are numbered from 1")
+}
+
+/// The replica that a core is, if its membership says.
+fn own_replica(core: &Raft, node: NodeId) -> Option<Replica> {
+    let replicas = core.membership().replicas();
+    replicas.into_iter().find(|replica| replica.id == node)
 }

@@ -4,7 +4,7 @@
 
 mod trio;
 
-use logdrive_sim::disk::{Crash, Tear};
+use logdrive_sim::disk::Crash;
 use logdrive_wal::disk::{BLOCK_BYTES, SlotId};
 use trio::{GROUP, Trio};
 
@@ -13,7 +13,7 @@ fn what_a_follower_needs_and_cannot_be_read_is_told_once_with_file_and_advice() 
     let mut trio = Trio::new([(64 << 10, 64); 3]);
     let leader = trio.leader().unwrap();
     let lagging = (leader + 1) % 3;
-    trio.nodes[lagging].crash(Crash::Process, Tear::Never);
+    trio.nodes[lagging].crash(Crash::Process);
     for _ in 0..20 {
         trio.put(10_000).unwrap();
     }

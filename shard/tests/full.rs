@@ -6,7 +6,7 @@ mod trio;
 
 use logdrive_raft::Micros;
 use logdrive_shard::{Failure, Refused};
-use logdrive_sim::disk::{Crash, Tear};
+use logdrive_sim::disk::Crash;
 use trio::{GROUP, Trio};
 
 #[test]
@@ -22,7 +22,7 @@ fn elections_go_on_when_every_log_is_full() {
     }
     let old = trio.leader().unwrap();
     let before = trio.nodes[old].core(GROUP).unwrap().commit();
-    trio.nodes[old].crash(Crash::Process, Tear::Never);
+    trio.nodes[old].crash(Crash::Process);
     trio.run_for(2_000_000);
     trio.assert_running();
     let new = trio.leader().unwrap();
@@ -39,7 +39,7 @@ fn an_entry_larger_than_a_followers_log_takes_is_dropped_with_a_word_and_halts_n
     let mut trio = Trio::new([(256 << 10, 64), (256 << 10, 64), (64 << 10, 64)]);
     while trio.leader() == Some(2) {
         // Its own door would not take the entry.
-        trio.nodes[2].crash(Crash::Process, Tear::Never);
+        trio.nodes[2].crash(Crash::Process);
         trio.run_for(1_000_000);
         trio.start(2);
         trio.run_for(100_000);

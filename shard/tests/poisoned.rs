@@ -8,7 +8,7 @@ mod trio;
 use logdrive_raft::io::Role;
 use logdrive_raft::{Body, Index, LogPosition, Term};
 use logdrive_shard::{Failure, GroupState, Outcome, Refused};
-use logdrive_sim::disk::{Crash, Fault, SimDiskOptions, Tear};
+use logdrive_sim::disk::{Crash, Fault, SimDiskOptions};
 use logdrive_wal::disk::FlushMode;
 use trio::{GROUP, Trio};
 
@@ -78,7 +78,7 @@ fn acknowledged(trio: &Trio, place: usize) -> Index {
 /// The node comes back; everything it acknowledged, and everybody's commit, is there again.
 fn check_return(trio: &mut Trio, place: usize, crash: Crash) {
     let acknowledged = acknowledged(trio, place);
-    trio.nodes[place].crash(crash, Tear::Never);
+    trio.nodes[place].crash(crash);
     trio.start(place);
     let last = trio.nodes[place].core(GROUP).unwrap().last();
     assert!(
@@ -171,7 +171,7 @@ fn a_voter_whose_log_fails_gives_no_vote() {
         let leader = trio.leader().unwrap();
         let voter = (leader + 1) % 3;
         let term = trio.nodes[leader].core(GROUP).unwrap().term();
-        trio.nodes[leader].crash(Crash::Process, Tear::Never);
+        trio.nodes[leader].crash(Crash::Process);
         // The next that it writes is a term and a vote, its own or for the other.
         trio.nodes[voter].inject(fault);
         let sent = poison(&mut trio, voter);
@@ -213,7 +213,7 @@ fn what_a_failed_flush_left_in_the_page_cache_is_not_believed() {
         let committed = commit(&trio, place_of_fault);
         let acknowledged: Vec<Index> = (0..3).map(|place| acknowledged(&trio, place)).collect();
         for place in 0..3 {
-            trio.nodes[place].crash(Crash::Power, Tear::Never);
+            trio.nodes[place].crash(Crash::Power);
         }
         for (place, acknowledged) in acknowledged.into_iter().enumerate() {
             trio.start(place);

@@ -17,8 +17,17 @@ use logdrive_shard::{
     ApplyBatch, Door, Failure, GroupSetup, GroupState, Inbox, Notice, Opened, Ports, Refused,
     ReplySink, Shard, StartError,
 };
+use logdrive_sim::dice::{Dice, Site};
 use logdrive_sim::disk::{Crash, FaultRates, SimDisk, SimDiskOptions, SimStorage, Tear};
 use logdrive_wal::{FreshIds, Identity, Options};
+
+fn dice() -> Dice {
+    Dice::drawn(Site::Disk(NodeId(1)), 5)
+}
+
+fn new_medium() -> SimStorage {
+    SimStorage::new(dice())
+}
 
 #[derive(Default)]
 struct TestPorts {
@@ -97,7 +106,7 @@ impl Rig {
     ) -> Self {
         let options = options(slots);
         let frame_bytes_max = options.frame_bytes_max;
-        let disk = SimDisk::new(medium.clone(), SimDiskOptions::default(), 5);
+        let disk = SimDisk::new(medium.clone(), SimDiskOptions::default());
         let opened = Opened::open(disk, options).unwrap();
         let mut doors = BTreeMap::new();
         let setups = (1..=groups).map(GroupId).map(|group| {
@@ -183,7 +192,7 @@ fn storage_full(refused: &Result<(), Refused>) -> bool {
 #[test]
 fn a_turn_whose_entries_exceed_the_room_together_shuts_the_door_and_halts_nobody() {
     const GROUPS: u64 = 12;
-    let mut rig = Rig::open(&SimStorage::new(), GROUPS, 40, LogPosition::default());
+    let mut rig = Rig::open(&new_medium(), GROUPS, 40, LogPosition::default());
     for _ in 0..100 {
         // All of them in one turn, each a quarter of a slot.
         let refused = (1..=GROUPS).map(|group| rig.propose(group, 15_000));
@@ -204,7 +213,7 @@ fn a_turn_whose_entries_exceed_the_room_together_shuts_the_door_and_halts_nobody
 #[test]
 fn what_a_turn_admits_together_has_slots_when_the_file_system_has_no_space() {
     const GROUPS: u64 = 12;
-    let mut rig = Rig::open(&SimStorage::new(), GROUPS, 40, LogPosition::default());
+    let mut rig = Rig::open(&new_medium(), GROUPS, 40, LogPosition::default());
     rig.shard.disk_mut().options_mut().rates.no_space_ppm = 1_000_000;
     for _ in 0..20 {
         let refused = (1..=GROUPS).map(|group| rig.propose(group, 15_000));
@@ -222,7 +231,7 @@ fn what_a_turn_admits_together_has_slots_when_the_file_system_has_no_space() {
 #[test]
 fn a_group_whose_first_record_the_log_does_not_take_halts_and_says_so() {
     // A checkpoint of so many groups is larger than a slot.
-    let mut rig = Rig::open(&SimStorage::new(), 400, 4, LogPosition::default());
+    let mut rig = Rig::open(&new_medium(), 400, 4, LogPosition::default());
     let halted: Vec<GroupState> = rig
         .states()
         .into_iter()
@@ -244,7 +253,7 @@ fn a_group_whose_first_record_the_log_does_not_take_halts_and_says_so() {
 }
 
 fn grown(entries: usize) -> (SimStorage, LogPosition) {
-    let medium = SimStorage::new();
+    let medium = new_medium();
     let mut rig = Rig::open(&medium, 1, 40, LogPosition::default());
     for _ in 0..entries {
         rig.propose(1, 100).unwrap();
@@ -252,21 +261,17 @@ fn grown(entries: usize) -> (SimStorage, LogPosition) {
     }
     let last = rig.last();
     assert!(rig.shard.close().is_ok());
-    medium.crash(
-        Crash::Process,
-        Tear::Never,
-        &mut fastrand::Rng::with_seed(1),
-    );
+    medium.crash(Crash::Process, Tear::Never);
     (medium, last)
 }
 
 #[test]
 fn a_group_of_the_log_that_is_not_set_up_is_named() {
-    let medium = SimStorage::new();
+    let medium = new_medium();
     let rig = Rig::open(&medium, 3, 40, LogPosition::default());
     assert!(rig.shard.close().is_ok());
     let start = |groups: &[u64]| {
-        let disk = SimDisk::new(medium.clone(), SimDiskOptions::default(), 5);
+        let disk = SimDisk::new(medium.clone(), SimDiskOptions::default());
         let opened = Opened::open(disk, options(40)).unwrap();
         assert_eq!(opened.groups().count(), 3);
         let setups = groups.iter().map(|group| GroupSetup {
@@ -338,7 +343,7 @@ fn a_machine_that_differs_from_what_is_not_known_to_be_committed_is_compared_whe
 fn a_machine_ahead_of_its_log_goes_on_where_it_was_if_both_are_of_one_history() {
     let (medium, last) = grown(3);
     // The same disk without its end: what the machine saw committed comes again.
-    let copy = medium.copy();
+    let copy = medium.copy(dice());
     let mut first = Rig::open(&medium, 1, 40, last);
     first.propose(1, 100).unwrap();
     first.run_for(10_000);
@@ -388,7 +393,7 @@ fn a_read_that_fails_is_tried_again_with_pauses_and_told_once() {
 
 #[test]
 fn a_door_that_shuts_down_is_not_opened_by_an_election() {
-    let mut rig = Rig::open(&SimStorage::new(), 1, 40, LogPosition::default());
+    let mut rig = Rig::open(&new_medium(), 1, 40, LogPosition::default());
     rig.shard.shut_doors();
     rig.run_for(1_000_000);
     rig.doors[&GroupId(1)].set_door(Door::Open);

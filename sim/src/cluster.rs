@@ -1,689 +1,707 @@
 //! A simulated cluster: nodes, the network between them, clients, and what goes wrong.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::vec::Drain;
 
-use fastrand::Rng;
-use logdrive_raft::io::Role;
-use logdrive_raft::wire::Encode;
-use logdrive_raft::{ClusterId, GroupId, LogPosition, Message, Micros, NodeId};
-use logdrive_shard::kv::{Command, KvOutput, Op, Origin};
-use logdrive_shard::{Failure, GroupState, Outcome, PeerInput, ReplySink};
-use logdrive_wal::disk::{FlushMode, WatchdogLimits};
+use logdrive_raft::mutant::Mutant;
+use logdrive_raft::{EntryKind, GroupId, Message, Micros, NodeId};
+use logdrive_shard::{GroupState, Notice, PeerInput};
 
-use crate::disk::{Crash, SimDiskOptions, Tear};
-use crate::lanes::{Lanes, Share};
-use crate::node::{NodeOptions, SimNode};
-use crate::oracle::Oracle;
+use crate::coverage::{Coverage, Mark};
+use crate::dice::{Choice, Dice, Site};
+use crate::disk::{Crash, SimImage, SimStorage};
+use crate::history::{Applied, History, Operation};
+use crate::model::{Model, Searched};
+use crate::network::{Arrival, Network};
+use crate::node::{Refusal, SimNode, Started, TurnEnded};
+use crate::oracle::{Oracle, Rule, Violation};
+use crate::plan::Plan;
+use crate::step::{Step, Timed};
+use crate::trace::Trace;
 
-/// How a run is drawn from its seed.
+mod calls;
+mod clients;
+mod ending;
+mod steps;
+
+use clients::{Clients, Follow, Try};
+
+/// Where the decisions of a run come from.
 #[derive(Clone, Debug)]
-pub struct Plan {
-    /// The seed.
-    pub seed: u64,
-    /// How many nodes.
-    pub nodes: u64,
-    /// How many groups.
-    pub groups: u64,
-    /// Virtual time with faults.
-    pub faulty_us: u64,
-    /// Virtual time without, in which everything must come together again.
-    pub healthy_us: u64,
+pub enum Source {
+    /// Drawn from a seed.
+    Drawn(u64),
+    /// Drawn from a seed, and remembered.
+    Recorded(u64),
+    /// These, and else what is usual: nothing is drawn.
+    Played(Vec<Choice>),
+}
+
+impl Source {
+    fn dice(&self, site: Site) -> Dice {
+        match self {
+            Source::Drawn(seed) => Dice::drawn(site, *seed),
+            Source::Recorded(seed) => Dice::recorded(site, *seed),
+            Source::Played(choices) => Dice::played(site, choices),
+        }
+    }
 }
 
 /// What a run has seen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
-    /// Deliveries and turns.
+    /// Deliveries, disk completions, calls and answers of clients, and timers that did something.
     pub events: u64,
-    /// Processes that ended without a word.
+    /// Processes that ended without a word, of whatever kind.
     pub crashes: u64,
     /// Terms that had a leader.
     pub elections: u64,
     /// Acknowledged proposals.
-    pub acks: u64,
-    /// Proposals whose clients were told that they are in no log and never will be.
-    pub never_appended: u64,
-    /// Messages that were lost.
-    pub lost: u64,
-    /// Appends that their lane did not take.
-    pub lane_full: u64,
-    /// How often a sender heard that a lane has room again.
-    pub lane_room: u64,
-    /// Processes that ended with another flush mode than they began with.
-    pub crashes_in_other_mode: u64,
-    /// Processes that ended after they had left that mode again.
-    pub crashes_back_in_mode: u64,
+    pub acked: u64,
+    /// Everything that happened, in order, as a number.
+    pub hash: u64,
+    /// What the model searched for.
+    pub searched: Searched,
+    /// What went wrong, by kind.
+    pub coverage: Coverage,
+}
+
+/// How a run ended, if a promise was broken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{violation} (at {} us, event {event})", at.0)]
+pub struct Failed {
+    /// Which promise, and how.
+    pub violation: Violation,
+    /// When.
+    pub at: Micros,
+    /// After how many events.
+    pub event: u64,
+}
+
+/// What a run leaves.
+#[derive(Debug)]
+pub struct Ended {
+    /// What it saw.
+    pub summary: Summary,
+    /// The first promise that was broken, if one was.
+    pub failed: Option<Failed>,
+    /// What was decided otherwise than usual, if it was remembered.
+    pub choices: Vec<Choice>,
+    /// How each node stood at the end, if a promise was broken.
+    pub nodes: Vec<String>,
 }
 
 /// A cluster under way.
-#[derive(Debug)]
-pub struct Cluster {
+pub struct Cluster<'a, M: Model> {
     plan: Plan,
     now: Micros,
-    nodes: Vec<SimNode>,
+    core: Vec<NodeId>,
+    nodes: Vec<SimNode<M>>,
     network: Network,
     oracle: Oracle,
-    random: Rng,
-    /// When a node that is down comes back.
-    restarts: BTreeMap<NodeId, Micros>,
-    clients: Arc<Clients>,
-    next_token: u64,
-    /// Proposals whose clients were told that they are in no log and never will be.
-    never_appended: BTreeSet<(GroupId, u64)>,
-    /// What each group had acknowledged when everything was healed.
-    acks_before: BTreeMap<GroupId, usize>,
-    summary: Summary,
+    model: &'a mut M,
+    clients: Clients<M::Output>,
+    steps: std::iter::Peekable<std::vec::IntoIter<Timed>>,
+    due: BinaryHeap<Reverse<(Micros, u64, Due)>>,
+    scheduled: u64,
+    down: BTreeMap<NodeId, Down>,
+    /// Nodes whose directory may be bad, by what happened to it.
+    damaged: BTreeSet<NodeId>,
+    /// Nodes that refuse to start, and what they say.
+    refused: BTreeMap<NodeId, String>,
+    images: BTreeMap<NodeId, SimImage>,
+    log: Vec<Applied>,
+    /// How many proposals each group's log had applied anywhere, by entry.
+    applied: BTreeMap<GroupId, u64>,
+    /// Which groups had a leader when everything was healed and settled, and in which term.
+    settled: BTreeMap<GroupId, u64>,
+    healed: bool,
+    /// So many nodes are lost that no majority is left: nothing has to go on.
+    justified: bool,
+    coverage: Coverage,
+    trace: Trace<'a>,
+    /// Disk operations that each node's medium had ended when it was last looked at.
+    completions: Vec<u64>,
+    acked: u64,
+    searched: Searched,
+    // Kept for their memory.
+    sent: Vec<Message>,
+    told: Vec<PeerInput>,
+    told_others: Vec<(NodeId, PeerInput)>,
+    follow: Vec<Follow>,
 }
 
-/// Messages under way. Each takes its own time, so they overtake each other.
-#[derive(Debug)]
-struct Network {
-    in_flight: BinaryHeap<std::cmp::Reverse<(Micros, u64)>>,
-    messages: BTreeMap<u64, (Message, Option<Share>)>,
-    lanes: Lanes,
-    sent: u64,
-    /// Nodes that are cut off from the others.
-    isolated: BTreeSet<NodeId>,
-    loss_percent: u8,
-    repeat_percent: u8,
-}
-
-impl Network {
-    fn new(lane_bytes_max: usize) -> Self {
-        Self {
-            in_flight: BinaryHeap::new(),
-            messages: BTreeMap::new(),
-            lanes: Lanes::new(lane_bytes_max),
-            sent: 0,
-            isolated: BTreeSet::new(),
-            loss_percent: 0,
-            repeat_percent: 0,
-        }
+impl<M: Model> std::fmt::Debug for Cluster<'_, M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "Cluster({} nodes at {} us)",
+            self.nodes.len(),
+            self.now.0
+        )
     }
 }
 
-/// All clients: they remember what they were told.
-#[derive(Debug, Default)]
-struct Clients {
-    answers: Mutex<Vec<Answer>>,
+/// Something that is due at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    Start(NodeId),
+    Connect(NodeId, NodeId),
+    Retry {
+        first: u64,
+        count: u32,
+        node: NodeId,
+        call: usize,
+    },
+    Deadline(usize),
+    /// A node whose log is poisoned is started again.
+    Replace(NodeId),
+    Settled,
 }
 
-#[derive(Debug)]
-enum Answer {
-    Applied {
-        group: GroupId,
-        number: u64,
-        at: LogPosition,
-        slot: u32,
-    },
-    Failed {
-        group: GroupId,
-        numbers: std::ops::Range<u64>,
-        outcome: Outcome,
-    },
+/// How a node that is down comes up.
+#[derive(Clone, Copy, Debug)]
+struct Down {
+    crash: Crash,
+    /// How far the next opening gets.
+    recovery: Option<u64>,
 }
 
-impl ReplySink<KvOutput> for Clients {
-    fn applied(
-        &self,
-        token: u64,
-        first: u32,
-        at: LogPosition,
-        slot: u32,
-        outputs: Drain<'_, KvOutput>,
-    ) {
-        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        for (place, _) in outputs.enumerate() {
-            let place = u32::try_from(place).expect("an entry has fewer slots");
-            let (group, number) = (
-                GroupId(token & 0xff),
-                (token >> 8) + u64::from(first + place),
-            );
-            answers.push(Answer::Applied {
-                group,
-                number,
-                at,
-                slot: slot + place,
-            });
-        }
-    }
+/// How long a healed core may take until it answers everything, in microseconds: several elections.
+pub const SETTLE_US: u64 = 2_500_000;
 
-    fn failed(&self, token: u64, first: u32, count: u32, failure: Failure) {
-        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = (token >> 8) + u64::from(first);
-        answers.push(Answer::Failed {
-            group: GroupId(token & 0xff),
-            numbers: first..first + u64::from(count),
-            outcome: failure.outcome(),
+/// How long an operator takes to start a node again whose log is poisoned or could not be opened.
+const OPERATOR_US: u64 = 60_000;
+
+type Checked = Result<(), Violation>;
+
+impl<'a, M: Model> Cluster<'a, M> {
+    /// A cluster whose nodes have empty disks. `steps` are in the order of their times.
+    pub fn new(plan: &Plan, steps: Vec<Timed>, source: &Source, model: &'a mut M) -> Self {
+        let ids = (1..=plan.nodes).map(NodeId);
+        let nodes = ids.map(|id| {
+            let medium = SimStorage::new(source.dice(Site::Disk(id)));
+            SimNode::new(id, plan, medium)
         });
-    }
-}
-
-impl Cluster {
-    /// A cluster whose nodes have empty disks and have just been started.
-    ///
-    /// # Panics
-    ///
-    /// If an empty disk cannot be opened.
-    #[must_use]
-    pub fn new(plan: Plan) -> Self {
-        let mut random = Rng::with_seed(plan.seed);
-        let ids: Vec<NodeId> = (1..=plan.nodes).map(NodeId).collect();
-        let options = NodeOptions {
-            cluster: ClusterId(7),
-            nodes: ids.clone(),
-            groups: (1..=plan.groups).map(GroupId).collect(),
-            slot_bytes: *random
-                .choice([64 << 10, 128 << 10])
-                .as_ref()
-                .expect("not empty"),
-            bytes_max: 16 << 20,
-            disk: SimDiskOptions {
-                direct: random.bool(),
-                flush_mode: *random
-                    .choice([FlushMode::Dsync, FlushMode::DrainedFsync])
-                    .as_ref()
-                    .expect("not empty"),
-                starved_percent: if random.u8(0..4) == 0 { 20 } else { 0 },
-                ..SimDiskOptions::default()
-            },
-            watchdog: WatchdogLimits {
-                window: 16,
-                bad_windows: 1,
-                bad_windows_max: 4,
-            },
-            no_space_ppm: *random
-                .choice([0, 0, 0, 500_000])
-                .as_ref()
-                .expect("not empty"),
-            cache_bytes_max: *random
-                .choice([2 << 10, 64 << 10])
-                .as_ref()
-                .expect("not empty"),
-        };
-        let mut nodes: Vec<SimNode> = ids
-            .iter()
-            .map(|id| SimNode::new(*id, options.clone(), random.u64(..)))
-            .collect();
-        for node in &mut nodes {
-            node.start(Micros(0)).expect("an empty disk opens");
-        }
-        // From lanes that take one append at a time to lanes that take whatever a window allows.
-        let lane_bytes_max = *random
-            .choice([2 << 10, 8 << 10, 24 << 10, 1 << 20])
-            .as_ref()
-            .expect("not empty");
-        let mut cluster = Self {
-            plan,
+        Self {
             now: Micros(0),
-            nodes,
-            network: Network::new(lane_bytes_max),
-            oracle: Oracle::default(),
-            random,
-            restarts: BTreeMap::new(),
-            clients: Arc::default(),
-            next_token: 0,
-            never_appended: BTreeSet::new(),
-            acks_before: BTreeMap::new(),
-            summary: Summary::default(),
-        };
-        for id in ids {
-            cluster.connect(id);
+            core: plan.core.iter().copied().map(NodeId).collect(),
+            nodes: nodes.collect(),
+            network: Network::new(&plan.network, plan.nodes, |site| source.dice(site)),
+            oracle: Oracle::new(plan),
+            model,
+            clients: Clients::new(),
+            steps: steps.into_iter().peekable(),
+            due: BinaryHeap::new(),
+            scheduled: 0,
+            down: BTreeMap::new(),
+            damaged: BTreeSet::new(),
+            refused: BTreeMap::new(),
+            images: BTreeMap::new(),
+            log: Vec::new(),
+            applied: BTreeMap::new(),
+            settled: BTreeMap::new(),
+            healed: false,
+            justified: false,
+            coverage: Coverage::default(),
+            trace: Trace::default(),
+            completions: vec![0; usize::try_from(plan.nodes).unwrap_or(0)],
+            acked: 0,
+            searched: Searched::default(),
+            sent: Vec::new(),
+            told: Vec::new(),
+            told_others: Vec::new(),
+            follow: Vec::new(),
+            plan: plan.clone(),
         }
-        cluster
     }
 
-    /// How its nodes were set up, in words.
+    /// Every node has this bug.
     #[must_use]
-    pub fn options(&self) -> String {
-        self.nodes
-            .first()
-            .map_or_else(String::new, |node| format!("{:?}", node.options()))
+    pub fn with_mutant(mut self, mutant: Option<Mutant>) -> Self {
+        for node in &mut self.nodes {
+            node.set_mutant(mutant);
+        }
+        self
     }
 
-    /// Runs the plan: faults first, then none, and everything must have come together.
-    ///
-    /// # Panics
-    ///
-    /// If a promise is broken; the message says which.
-    pub fn run(mut self) -> Summary {
-        let faults_end = Micros(self.plan.faulty_us);
-        self.network.loss_percent = self.random.u8(0..5);
-        self.network.repeat_percent = self.random.u8(0..5);
-        let mut next_fault = self.now.after(self.random.u64(50_000..400_000));
-        let mut next_proposal = Micros(0);
-        while self.now < faults_end {
-            let until = next_fault.min(next_proposal).min(faults_end);
-            self.advance(until);
-            if next_proposal <= self.now {
-                self.propose();
-                next_proposal = self.now.after(self.random.u64(200..8_000));
-            }
-            if next_fault <= self.now {
-                self.fault();
-                next_fault = self.now.after(self.random.u64(20_000..400_000));
-            }
+    /// Everything that happens is told to `tell`.
+    #[must_use]
+    pub fn traced(mut self, tell: &'a mut dyn FnMut(Micros, &str)) -> Self {
+        self.trace = Trace::told(tell);
+        self
+    }
+
+    /// Runs it to its end, or until a promise is broken, or until `until`.
+    #[must_use]
+    pub fn run(mut self, until: Option<Micros>) -> Ended {
+        let outcome = self.live(until);
+        let failed = outcome.err().map(|violation| Failed {
+            violation,
+            at: self.now,
+            event: self.trace.events,
+        });
+        let mut choices = self.network.take_recorded();
+        for node in &self.nodes {
+            choices.extend(node.medium().take_recorded());
         }
-        self.heal();
-        let end = self.now.after(self.plan.healthy_us);
-        while self.now < end {
-            self.advance(self.now.after(5_000));
-            self.propose();
+        self.cover();
+        let stands = |node: &SimNode<M>| {
+            let id = node.id();
+            match (node.status(), self.refused.get(&id)) {
+                (Some(status), _) => ending::stands(id, &status),
+                (None, Some(why)) => format!("node {id} refuses to start: {why}"),
+                (None, None) => format!("node {id} is down"),
+            }
+        };
+        let nodes = match &failed {
+            Some(_) => self.nodes.iter().map(stands).collect(),
+            None => Vec::new(),
+        };
+        Ended {
+            nodes,
+            summary: Summary {
+                events: self.trace.events,
+                crashes: self.coverage.of(Mark::ProcessCrash) + self.coverage.of(Mark::PowerCut),
+                elections: self.oracle.elections,
+                acked: self.acked,
+                hash: self.trace.hash,
+                searched: self.searched,
+                coverage: self.coverage,
+            },
+            failed,
+            choices,
         }
-        // Quiet, so that the last commit reaches everybody.
-        let quiet = self.now.after(500_000);
-        self.advance(quiet);
-        self.check_liveness();
-        self.check_convergence();
-        self.check_answers();
-        self.summary.never_appended = self.never_appended.len() as u64;
-        self.summary.elections = self.oracle.elections;
-        self.summary.acks = self.oracle.acks;
-        self.summary
+    }
+
+    fn live(&mut self, until: Option<Micros>) -> Checked {
+        for id in (1..=self.plan.nodes).map(NodeId) {
+            self.down.insert(
+                id,
+                Down {
+                    crash: Crash::Process,
+                    recovery: None,
+                },
+            );
+            self.start(id)?;
+        }
+        let heal_at = Micros(self.plan.faulty_us);
+        let end = heal_at.after(self.plan.healthy_us);
+        let last = until.unwrap_or(end).min(end);
+        self.advance(heal_at.min(last))?;
+        if last < heal_at {
+            return Ok(());
+        }
+        self.heal()?;
+        self.schedule(heal_at.after(SETTLE_US), Due::Settled);
+        self.advance(last)?;
+        if last < end {
+            return Ok(());
+        }
+        self.check_end()
     }
 
     /// Lets time pass until `until`, and everything happen that is due by then.
-    fn advance(&mut self, until: Micros) {
+    fn advance(&mut self, until: Micros) -> Checked {
         loop {
-            let mut next = until;
-            if let Some(std::cmp::Reverse((at, _))) = self.network.in_flight.peek() {
-                next = next.min(*at);
+            let mut next = self.network.next_due().unwrap_or(Micros(u64::MAX));
+            if let Some(step) = self.steps.peek() {
+                next = next.min(step.at);
             }
-            if let Some(at) = self.restarts.values().min() {
+            if let Some(Reverse((at, _, _))) = self.due.peek() {
                 next = next.min(*at);
             }
             for node in &mut self.nodes {
-                if let Some(at) = node.next_due() {
-                    next = next.min(at);
-                }
+                next = next.min(node.next_due().unwrap_or(Micros(u64::MAX)));
             }
-            let before = self.summary.events;
+            if until < next {
+                self.now = self.now.max(until);
+                return Ok(());
+            }
             self.now = self.now.max(next);
-            self.restart_due();
+            self.step_due()?;
+            self.scheduled_due()?;
             self.deliver_due();
-            self.turn_due();
-            if self.now >= until && before == self.summary.events {
-                return;
-            }
+            self.nodes_due()?;
         }
     }
 
-    fn restart_due(&mut self) {
-        let due: Vec<NodeId> = self
-            .restarts
-            .iter()
-            .filter(|(_, at)| **at <= self.now)
-            .map(|(node, _)| *node)
-            .collect();
-        for id in due {
-            self.restarts.remove(&id);
-            let now = self.now;
-            let node = self.node(id);
-            if let Err(error) = node.start(now) {
-                panic!("node {id} does not start after a crash: {error}");
+    fn schedule(&mut self, at: Micros, due: Due) {
+        self.scheduled += 1;
+        self.due.push(Reverse((at, self.scheduled, due)));
+    }
+
+    fn step_due(&mut self) -> Checked {
+        while let Some(timed) = self.steps.next_if(|timed| timed.at <= self.now) {
+            if let Step::Call(call) = timed.step {
+                self.call(call)?;
+                continue;
             }
-            self.connect(id);
-            self.summary.events += 1;
+            if self.healed {
+                continue;
+            }
+            self.trace
+                .event(self.now, 1, [timed.at.0, 0, 0], || timed.step.to_string());
+            self.take_step(timed.step)?;
+        }
+        Ok(())
+    }
+
+    fn scheduled_due(&mut self) -> Checked {
+        while let Some(Reverse((at, _, due))) = self.due.peek().copied() {
+            if self.now < at {
+                break;
+            }
+            self.due.pop();
+            match due {
+                Due::Start(id) => self.start(id)?,
+                Due::Connect(one, other) => self.connect(one, other),
+                Due::Retry {
+                    first,
+                    count,
+                    node,
+                    call,
+                } => {
+                    let attempt = Try {
+                        first,
+                        count,
+                        node,
+                        call,
+                    };
+                    self.coverage.hit(Mark::Retried);
+                    self.hand_in(attempt)?;
+                }
+                Due::Deadline(call) => {
+                    let mut follow = std::mem::take(&mut self.follow);
+                    self.clients.expire(self.now, call, &mut follow);
+                    self.follow(follow)?;
+                }
+                Due::Replace(id) => {
+                    if self.node(id).is_poisoned() {
+                        self.crash(id, Crash::Process, OPERATOR_US, None)?;
+                    }
+                }
+                Due::Settled => self.note_leaders()?,
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, id: NodeId) -> Checked {
+        let Some(down) = self.down.remove(&id) else {
+            return Ok(());
+        };
+        if self.healed && !self.core.contains(&id) {
+            return Ok(());
+        }
+        let now = self.now;
+        let place = place(id);
+        let started = self.nodes[place].start(now, self.model, down.recovery);
+        self.read_medium(id);
+        self.trace.event(now, 2, [id.0, 0, 0], || {
+            format!("node {id} starts: {started:?}")
+        });
+        match started {
+            Started::Running => {
+                self.refused.remove(&id);
+                for group in (1..=self.plan.groups).map(GroupId) {
+                    if let Some(core) = self.nodes[place].core(group) {
+                        self.oracle.recovered(id, group, core)?;
+                    }
+                }
+                for other in (1..=self.plan.nodes).map(NodeId) {
+                    if other != id {
+                        self.connect(id, other);
+                    }
+                }
+                Ok(())
+            }
+            Started::Killed => {
+                self.coverage.hit(Mark::CrashInRecovery);
+                self.hit_crash(down.crash);
+                self.nodes[place].crash(down.crash);
+                self.read_medium(id);
+                self.come_back(id, down.crash, 1_000, None);
+                Ok(())
+            }
+            Started::Refused(Refusal { damage, text }) => {
+                self.coverage.hit(Mark::RefusedStart);
+                let excused = self.damaged.contains(&id) || self.plan.disk.tear_sectors;
+                if damage && !excused {
+                    let text =
+                        format!("node {id} does not start, and nothing it wrote was lost: {text}");
+                    return Err(Violation::new(Rule::RefusedStart, text));
+                }
+                self.refused.insert(id, text.clone());
+                if damage {
+                    self.lose(id);
+                    return Ok(());
+                }
+                if self.healed {
+                    let text = format!("node {id} does not start on a healthy disk: {text}");
+                    return Err(Violation::new(Rule::RefusedStart, text));
+                }
+                self.nodes[place].crash(Crash::Process);
+                self.come_back(id, Crash::Process, OPERATOR_US, None);
+                Ok(())
+            }
+            Started::Panicked(text) => Err(Violation::new(
+                Rule::Assertion,
+                format!("node {id} while it starts: {text}"),
+            )),
         }
     }
 
-    /// Connections from and to a node come up, as QUIC would say.
-    fn connect(&mut self, id: NodeId) {
-        for node in &mut self.nodes {
-            let other = node.id();
+    /// A node is lost for good: nothing repairs a damaged log. The others have to do without it.
+    fn lose(&mut self, id: NodeId) {
+        self.core.retain(|core| *core != id);
+        let core = self.core.len() as u64;
+        self.justified |= 2 * core <= self.plan.nodes;
+    }
+
+    fn come_back(&mut self, id: NodeId, crash: Crash, down_us: u64, recovery: Option<u64>) {
+        self.down.insert(id, Down { crash, recovery });
+        self.schedule(self.now.after(down_us), Due::Start(id));
+    }
+
+    fn hit_crash(&mut self, crash: Crash) {
+        self.coverage.hit(match crash {
+            Crash::Process => Mark::ProcessCrash,
+            Crash::Power => Mark::PowerCut,
+        });
+    }
+
+    fn crash(&mut self, id: NodeId, crash: Crash, down_us: u64, recovery: Option<u64>) -> Checked {
+        if !self.node(id).is_running() {
+            // A machine whose process was killed can still lose power.
+            if crash == Crash::Power && self.down.contains_key(&id) {
+                self.coverage.hit(Mark::KillThenPowerCut);
+                self.node(id).crash(crash);
+                self.read_medium(id);
+            }
+            return Ok(());
+        }
+        self.trace.event(self.now, 3, [id.0, crash as u64, 0], || {
+            format!("node {id} stops: {crash:?}")
+        });
+        self.hit_crash(crash);
+        self.node(id).crash(crash);
+        self.oracle.stopped(id);
+        self.read_medium(id);
+        self.come_back(id, crash, down_us, recovery);
+        for other in (1..=self.plan.nodes).map(NodeId) {
             if other != id {
-                node.give(PeerInput::Connected(id));
+                self.disconnect(id, other);
             }
         }
-        let others: Vec<NodeId> = self
-            .nodes
-            .iter()
-            .map(SimNode::id)
-            .filter(|o| *o != id)
-            .collect();
-        for other in others {
-            self.node(id).give(PeerInput::Connected(other));
+        self.take_answers()
+    }
+
+    fn read_medium(&mut self, id: NodeId) {
+        self.oracle.read_medium(id, self.nodes[place(id)].medium());
+    }
+
+    fn disconnect(&mut self, one: NodeId, other: NodeId) {
+        self.network.disconnect(one, other);
+        self.node(one).give(PeerInput::Disconnected(other));
+        self.node(other).give(PeerInput::Disconnected(one));
+    }
+
+    /// A connection comes up, if both ends are there.
+    fn connect(&mut self, one: NodeId, other: NodeId) {
+        if self.node(one).is_running() && self.node(other).is_running() {
+            self.node(one).give(PeerInput::Connected(other));
+            self.node(other).give(PeerInput::Connected(one));
         }
     }
 
     fn deliver_due(&mut self) {
-        while let Some(std::cmp::Reverse((at, number))) = self.network.in_flight.peek().copied() {
-            if at > self.now {
-                return;
+        let mut told = std::mem::take(&mut self.told_others);
+        while let Some(arrival) = self.network.arrive(self.now, &mut self.coverage, &mut told) {
+            for (id, input) in told.drain(..) {
+                self.node(id).give(input);
             }
-            self.network.in_flight.pop();
-            let sent = self.network.messages.remove(&number);
-            let (message, share) = sent.expect("kept until delivered");
-            self.summary.events += 1;
-            if let Some(share) = share {
-                let (from, to) = (message.from.id, message.to);
-                self.network.lanes.leave(from, to, share);
-                self.tell_of_room(from, to);
-            }
-            let cut = |id| self.network.isolated.contains(&id);
-            if cut(message.from.id) || cut(message.to) {
-                self.summary.lost += 1;
+            let Arrival::Message(message) = arrival else {
+                continue;
+            };
+            let (from, to) = (message.from.id, message.to);
+            if !self.node(to).is_running() {
                 continue;
             }
-            self.node(message.to).give(PeerInput::Message(message));
+            let words = [from.0 << 32 | to.0, message.term.0, Trace::digest(&message)];
+            self.trace.event(self.now, 4, words, || {
+                format!("{from}>{to} {}", Trace::message(&message))
+            });
+            let local = self.nodes[place(to)].local(self.now);
+            self.oracle.hears(to, &message, local);
+            self.node(to).give(PeerInput::Message(message));
         }
+        self.told_others = told;
     }
 
-    fn turn_due(&mut self) {
-        let now = self.now;
+    fn nodes_due(&mut self) -> Checked {
         for at in 0..self.nodes.len() {
-            if self.nodes[at].next_due().is_none_or(|due| due > now) {
+            if self.nodes[at].next_due().is_none_or(|due| self.now < due) {
                 continue;
             }
-            self.summary.events += 1;
-            let sent = self.nodes[at].turn(now);
-            for message in sent {
-                self.send(message);
+            let id = self.nodes[at].id();
+            while let Some(batch) = self.nodes[at].take_batch(self.now) {
+                self.apply(at, batch)?;
             }
-            self.look(at);
-            self.take_answers();
+            if self.nodes[at].turn_is_due(self.now) {
+                self.turn(at, id)?;
+            }
+            self.take_answers()?;
         }
+        Ok(())
     }
 
-    fn look(&mut self, at: usize) {
-        let node = &self.nodes[at];
+    fn turn(&mut self, at: usize, id: NodeId) -> Checked {
+        let mut sent = std::mem::take(&mut self.sent);
+        let timer = self.nodes[at].waits_for_timer();
+        let done = self.nodes[at].turn(self.now, &mut sent);
+        let completions = self.nodes[at].medium().completions();
+        let new = completions - self.completions[at];
+        self.completions[at] = completions;
+        self.trace.events += new + u64::from(timer && !sent.is_empty());
+        match done {
+            Ok(()) => {}
+            // Nothing of that turn has left the machine, but some of it may lie on the disk.
+            Err(TurnEnded::Killed) => {
+                sent.clear();
+                self.sent = sent;
+                self.look(at, id)?;
+                return self.crash(id, Crash::Process, 10_000, None);
+            }
+            Err(TurnEnded::Panicked(text)) => {
+                let text = format!("node {id}: {text}");
+                return Err(Violation::new(Rule::Assertion, text));
+            }
+        }
+        self.look(at, id)?;
+        let local = self.nodes[at].local(self.now);
+        let mut told = std::mem::take(&mut self.told);
+        for message in sent.drain(..) {
+            self.oracle.sent(id, &message, local)?;
+            self.network
+                .send(self.now, message, &mut self.coverage, &mut told);
+        }
+        for input in told.drain(..) {
+            self.nodes[at].give(input);
+        }
+        self.told = told;
+        self.sent = sent;
+        self.take_notices(at, id)?;
+        self.check_bounds(at, id)
+    }
+
+    /// Lets the oracle look at a node after a turn.
+    fn look(&mut self, at: usize, id: NodeId) -> Checked {
+        self.read_medium(id);
+        let local = self.nodes[at].local(self.now);
         for group in (1..=self.plan.groups).map(GroupId) {
-            if let Some(core) = node.core(group) {
-                self.oracle.look(node.id(), group, core);
-            }
-        }
-    }
-
-    /// Whoever sent an append that was not taken hears when there is room for it.
-    fn tell_of_room(&mut self, from: NodeId, to: NodeId) {
-        if let Some(room) = self.network.lanes.room(from, to) {
-            self.summary.lane_room += u64::from(self.node(from).is_running());
-            self.node(from).give(room);
-        }
-    }
-
-    fn send(&mut self, message: Message) {
-        let (from, to) = (message.from.id, message.to);
-        let mut share = match self.network.lanes.take(&message) {
-            Ok(share) => share,
-            Err((session, first)) => {
-                self.summary.lane_full += 1;
-                self.node(from).give(PeerInput::LaneFull {
-                    peer: to,
-                    group: message.group,
-                    session,
-                    from: first,
-                });
-                self.tell_of_room(from, to);
-                return;
-            }
-        };
-        let network = &mut self.network;
-        if self.random.u8(0..100) < network.loss_percent {
-            self.summary.lost += 1;
-            if let Some(share) = share {
-                network.lanes.leave(from, to, share);
-                self.tell_of_room(from, to);
-            }
-            return;
-        }
-        let copies = if self.random.u8(0..100) < network.repeat_percent {
-            2
-        } else {
-            1
-        };
-        for _ in 0..copies {
-            let delay = if self.random.u8(0..100) < 5 {
-                self.random.u64(1_000..60_000)
-            } else {
-                self.random.u64(20..800)
-            };
-            network.sent += 1;
-            network
-                .in_flight
-                .push(std::cmp::Reverse((self.now.after(delay), network.sent)));
-            // A copy fills the lane once.
-            let sent = (message.clone(), share.take());
-            network.messages.insert(network.sent, sent);
-        }
-    }
-
-    fn propose(&mut self) {
-        let group = GroupId(self.random.u64(1..=self.plan.groups));
-        let at = self.random.usize(0..self.nodes.len());
-        let leads = |node: &SimNode| {
-            node.core(group)
-                .is_some_and(|core| core.role() == Role::Leader)
-        };
-        let at = self.nodes.iter().position(leads).unwrap_or(at);
-        let count = self.random.u64(1..8);
-        let first = self.next_token;
-        self.next_token += count;
-        let payloads: Vec<bytes::Bytes> = (first..first + count)
-            .map(|token| {
-                let key = format!("key-{}", token % 13);
-                let value = vec![b'v'; self.random.usize(0..600)];
-                let origin = Some(Origin {
-                    client: group.0,
-                    sequence: token,
-                });
-                Command {
-                    origin,
-                    key: key.as_bytes(),
-                    op: Op::Put(&value),
-                }
-                .to_bytes()
-            })
-            .collect();
-        let sink: Arc<dyn ReplySink<KvOutput>> = Arc::clone(&self.clients) as _;
-        if let Some(door) = self.nodes[at].door(group) {
-            // A refusal is an answer: nothing was appended.
-            if door
-                .submit(&payloads, &sink, (first << 8) | group.0)
-                .is_err()
+            if let Some(core) = self.nodes[at].core(group)
+                && self.oracle.look(id, group, core, local)?
             {
-                let numbers = first..first + count;
-                self.never_appended
-                    .extend(numbers.map(|number| (group, number)));
-            }
-            self.nodes[at].poke();
-        }
-    }
-
-    fn take_answers(&mut self) {
-        let answers: Vec<Answer> = std::mem::take(
-            &mut *self
-                .clients
-                .answers
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        );
-        for answer in answers {
-            match answer {
-                Answer::Applied {
-                    group,
-                    number,
-                    at,
-                    slot,
-                } => self.oracle.acknowledge(group, at, slot, number),
-                Answer::Failed {
-                    group,
-                    numbers,
-                    outcome: Outcome::NeverAppended,
-                } => self
-                    .never_appended
-                    .extend(numbers.map(|number| (group, number))),
-                // Nothing can be said of these.
-                Answer::Failed { .. } => {}
-            }
-        }
-    }
-
-    fn fault(&mut self) {
-        let victim = NodeId(self.random.u64(1..=self.plan.nodes));
-        match self.random.u8(0..10) {
-            0..5 => self.crash(victim),
-            5 => {
-                // The whole rack loses power.
-                for id in (1..=self.plan.nodes).map(NodeId) {
-                    self.crash(id);
-                }
-            }
-            6..8 => {
-                self.network.isolated.insert(victim);
-            }
-            _ => self.network.isolated.clear(),
-        }
-    }
-
-    fn crash(&mut self, id: NodeId) {
-        if !self.node(id).is_running() {
-            return;
-        }
-        let crash = if self.random.bool() {
-            Crash::Process
-        } else {
-            Crash::Power
-        };
-        let back = self.now.after(self.random.u64(1_000..300_000));
-        let changes = self
-            .node(id)
-            .status()
-            .map_or(0, |status| status.wal.flush_mode_changes);
-        self.summary.crashes_in_other_mode += changes % 2;
-        self.summary.crashes_back_in_mode += u64::from(changes > 0 && changes.is_multiple_of(2));
-        self.node(id).crash(crash, Tear::Never);
-        self.take_answers();
-        self.oracle.forget(id);
-        self.restarts.insert(id, back);
-        self.summary.crashes += 1;
-        self.network.lanes.disconnect(id);
-        for node in &mut self.nodes {
-            node.give(PeerInput::Disconnected(id));
-        }
-    }
-
-    fn heal(&mut self) {
-        self.network.isolated.clear();
-        self.network.loss_percent = 0;
-        self.network.repeat_percent = 0;
-        for node in &mut self.nodes {
-            node.make_space();
-        }
-        let now = self.now;
-        for at in self.restarts.values_mut() {
-            *at = now;
-        }
-        let groups = (1..=self.plan.groups).map(GroupId);
-        self.acks_before = groups
-            .map(|group| (group, self.oracle.acks_of(group)))
-            .collect();
-    }
-
-    /// A cluster in which nothing fails any more has a leader, answers, and no group that stands still.
-    fn check_liveness(&self) {
-        for group in (1..=self.plan.groups).map(GroupId) {
-            let leads = |node: &&SimNode| {
-                node.core(group)
-                    .is_some_and(|core| core.role() == Role::Leader)
-            };
-            let leaders = self.nodes.iter().filter(leads).count();
-            assert!(leaders == 1, "group {group} has {leaders} leaders");
-            let (before, after) = (self.acks_before[&group], self.oracle.acks_of(group));
-            assert!(
-                before < after,
-                "group {group} acknowledges nothing any more"
-            );
-        }
-        for node in &self.nodes {
-            let status = node.status();
-            let status = status.unwrap_or_else(|| panic!("node {} does not run", node.id()));
-            for group in &status.groups {
-                assert!(
-                    matches!(group.state, GroupState::Running(_)),
-                    "group {} of node {}: {:?}",
-                    group.group,
-                    node.id(),
-                    group.state
-                );
-            }
-        }
-    }
-
-    /// No machine has seen what a client was told is in no log, and it has everything that was acknowledged.
-    fn check_answers(&self) {
-        for group in (1..=self.plan.groups).map(GroupId) {
-            let reader = self.nodes[0].reader(group).expect("it runs");
-            let ledger = reader.client(group.0).unwrap_or_default();
-            assert!(ledger.repeats == 0, "applied twice: {:?}", ledger.repeated);
-            let never = self.never_appended.iter().filter(|(of, _)| *of == group);
-            for (_, number) in never {
-                assert!(
-                    ledger.get(*number).is_none(),
-                    "proposal {number} of group {group} was never appended, its client was told, and is \
-                     committed"
-                );
-            }
-            for ((of, index), slots) in self.oracle.acknowledged() {
-                for (_, number) in slots.iter().filter(|_| *of == group) {
-                    let applied = ledger.get(*number).is_some();
-                    assert!(
-                        applied,
-                        "proposal {number} of {index} was acknowledged and is gone"
-                    );
-                }
-            }
-        }
-    }
-
-    /// Everybody runs, has the same log committed, and holds what was acknowledged.
-    fn check_convergence(&mut self) {
-        for group in (1..=self.plan.groups).map(GroupId) {
-            let committed = self.oracle.committed(group);
-            for node in &self.nodes {
-                let core = node.core(group).unwrap_or_else(|| {
-                    let status = node.status();
-                    panic!(
-                        "node {} has no replica of group {group}: {status:?}",
-                        node.id()
-                    )
+                self.coverage.hit(Mark::LogCut);
+                self.trace.event(self.now, 5, [id.0, group.0, 0], || {
+                    format!("node {id} cuts its log of group {group}")
                 });
-                let status = node.status().expect("it runs");
-                assert!(
-                    core.commit().index == committed,
-                    "node {} is at {} of group {group}, others at {committed}: {status:#?}",
-                    node.id(),
-                    core.commit(),
-                );
             }
-            let digests: BTreeSet<_> = self
-                .nodes
-                .iter()
-                .map(|node| format!("{:?}", node.reader(group).expect("it runs").summary()))
-                .collect();
-            assert!(
-                digests.len() == 1,
-                "machines of group {group} differ: {digests:?}"
-            );
         }
-        for ((group, index), slots) in self.oracle.acknowledged() {
-            assert!(*index <= self.oracle.committed(*group));
-            for node in &self.nodes {
-                let core = node.core(*group).expect("looked at above");
-                assert!(
-                    core.meta(*index).is_some(),
-                    "acknowledged entry {index} is gone"
-                );
+        Ok(())
+    }
+
+    fn take_notices(&mut self, at: usize, id: NodeId) -> Checked {
+        for notice in self.nodes[at].take_notices() {
+            self.trace.event(self.now, 6, [id.0, 0, 0], || {
+                format!("node {id}: {notice:?}")
+            });
+            match notice {
+                Notice::Poisoned { .. } => {
+                    self.coverage.hit(Mark::Poisoned);
+                    self.schedule(self.now.after(OPERATOR_US), Due::Replace(id));
+                }
+                Notice::StorageFull { full: true } => self.coverage.hit(Mark::NoSpace),
+                Notice::Stranger { .. } => self.coverage.hit(Mark::Stranger),
+                Notice::Halted { group, reason } if !self.plan.beyond_limit => {
+                    return Err(Violation::new(
+                        Rule::NeedlessHalt,
+                        format!("node {id} halts group {group}: {reason:?}"),
+                    ));
+                }
+                _ => {}
             }
-            let distinct: BTreeSet<u32> = slots.iter().map(|(slot, _)| *slot).collect();
-            assert!(distinct.len() == slots.len(), "two proposals at one place");
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, at: usize, batch: logdrive_shard::ApplyBatch<M::Output>) -> Checked {
+        let (id, group) = (self.nodes[at].id(), batch.group);
+        for (entry, _) in &batch.entries {
+            let position = entry.position();
+            self.oracle.applies(id, group, position)?;
+            let applied = self.applied.entry(group).or_default();
+            if position.index.0 <= *applied {
+                continue;
+            }
+            *applied = position.index.0;
+            if entry.header().kind != EntryKind::Proposals {
+                continue;
+            }
+            for (slot, (_, payload)) in (0..).zip(entry.proposals()) {
+                self.log.push(Applied {
+                    group,
+                    at: position,
+                    slot,
+                    request: self.model.request_of(payload),
+                });
+            }
+        }
+        let count = batch.entries.len() as u64;
+        self.trace.event(self.now, 7, [id.0, group.0, count], || {
+            let last = batch.entries.last().map(|(entry, _)| entry.position());
+            format!("node {id} applies group {group} up to {:?}", last)
+        });
+        let applied = self.nodes[at].apply(batch);
+        if let Err(panic) = applied {
+            return Err(Violation::new(
+                Rule::Assertion,
+                format!("node {id} while it applies: {panic}"),
+            ));
+        }
+        if let Some(fenced) = self.nodes[at].fenced() {
+            return Err(Violation::new(Rule::NeedlessHalt, fenced.to_owned()));
+        }
+        Ok(())
+    }
+
+    fn node(&mut self, id: NodeId) -> &mut SimNode<M> {
+        &mut self.nodes[place(id)]
+    }
+
+    fn history(&mut self) -> History<M::Output> {
+        let operations: Vec<Operation<M::Output>> = std::mem::take(&mut self.clients.operations);
+        History {
+            operations,
+            log: std::mem::take(&mut self.log),
         }
     }
 
-    fn node(&mut self, id: NodeId) -> &mut SimNode {
-        let at = usize::try_from(id.0 - 1).expect("nodes are numbered from 1");
-        &mut self.nodes[at]
+    /// Why a group of a node does not run, if it does not.
+    fn trouble(&self, id: NodeId, group: GroupId) -> Option<String> {
+        let Some(status) = self.nodes[place(id)].status() else {
+            let why = self.refused.get(&id);
+            return Some(why.cloned().unwrap_or_else(|| "it is down".to_owned()));
+        };
+        let found = status.groups.iter().find(|stands| stands.group == group)?;
+        match &found.state {
+            GroupState::Running(_) => None,
+            other => Some(format!("{other:?}")),
+        }
     }
+}
+
+fn place(id: NodeId) -> usize {
+    usize::try_from(id.0 - 1).expect("nodes are numbered from 1")
 }

@@ -71,6 +71,7 @@ pub struct SimDisk {
     medium: SimStorage,
     options: SimDiskOptions,
     now_us: u64,
+    stalled_until_us: u64,
     /// Which opening of the medium this is: operations of an earlier one are not ours.
     opening: Option<u64>,
     pending: BTreeMap<(u64, u64), Pending>,
@@ -105,6 +106,7 @@ impl SimDisk {
             medium,
             options,
             now_us: 0,
+            stalled_until_us: 0,
             opening: None,
             pending: BTreeMap::new(),
             submitted: 0,
@@ -125,6 +127,13 @@ impl SimDisk {
         self.faults.push(fault);
     }
 
+    /// Nothing fails any more, and nothing that waits for its operation does.
+    pub fn heal(&mut self) {
+        self.faults.clear();
+        self.options.rates = FaultRates::default();
+        self.options.starved_percent = 0;
+    }
+
     /// How it behaves from now on.
     pub fn options_mut(&mut self) -> &mut SimDiskOptions {
         &mut self.options
@@ -138,6 +147,16 @@ impl SimDisk {
         {
             wake();
         }
+    }
+
+    /// Ends nothing before then, neither what is under way nor what is submitted meanwhile.
+    pub fn stall_until(&mut self, until_us: u64) {
+        self.stalled_until_us = self.stalled_until_us.max(until_us);
+        let under_way = std::mem::take(&mut self.pending);
+        let stalled = under_way
+            .into_iter()
+            .map(|((due, number), pending)| ((due.max(until_us), number), pending));
+        self.pending = stalled.collect();
     }
 
     /// When the next operation ends.
@@ -354,6 +373,7 @@ impl Disk for SimDisk {
         );
         let fault = self.fault_for(&mut medium, kind);
         let due = self.now_us + self.draw_latency_us(&mut medium, kind, fault);
+        let due = due.max(self.stalled_until_us);
         let action = begin(&mut medium, op);
         self.submitted += 1;
         let pending = Pending { id, action, fault };

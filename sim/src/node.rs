@@ -1,87 +1,86 @@
 //! One simulated node: a medium that outlives it, and while it runs a shard and its machines.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use fastrand::Rng;
 use logdrive_raft::io::Config;
-use logdrive_raft::{Boot, ClusterId, GroupId, Incarnation, Message, Micros, NodeId, Replica};
-use logdrive_shard::kv::{Kv, KvOutput, KvReader};
-use logdrive_shard::{
-    Applier, ApplyBatch, GroupSetup, Inbox, Notice, Opened, PeerInput, Ports, Shard,
+use logdrive_raft::mutant::Mutant;
+use logdrive_raft::{
+    Boot, ClusterId, GroupId, Incarnation, LogPosition, Message, Micros, NodeId, Raft, Replica,
 };
-use logdrive_wal::disk::WatchdogLimits;
+use logdrive_shard::{
+    Applier, ApplyBatch, GroupSetup, Inbox, Notice, Opened, PeerInput, Ports, Shard, ShardStatus,
+    StateMachine,
+};
+use logdrive_wal::disk::{FlushMode, WatchdogLimits};
 use logdrive_wal::{FreshIds, Identity, OpenError, Options};
 
-use crate::dice::{Dice, Site};
 use crate::disk::{Crash, Fault, SimDisk, SimDiskOptions, SimStorage, Tear};
-
-/// Bytes of committed entries that wait for a simulated applier.
-const APPLY_BYTES_MAX: usize = 1 << 20;
-
-/// How every node of a simulated cluster is set up.
-#[derive(Clone, Debug)]
-pub struct NodeOptions {
-    /// The cluster.
-    pub cluster: ClusterId,
-    /// Its nodes.
-    pub nodes: Vec<NodeId>,
-    /// Its groups.
-    pub groups: Vec<GroupId>,
-    /// Bytes of a segment file.
-    pub slot_bytes: u64,
-    /// Bytes of all segment files.
-    pub bytes_max: u64,
-    /// How the disk behaves.
-    pub disk: SimDiskOptions,
-    /// How long a flush mode may be bad.
-    pub watchdog: WatchdogLimits,
-    /// How many slots in a million cannot be made or zero-filled for want of space, once a log is open.
-    pub no_space_ppm: u32,
-    /// Bytes of frames that a core keeps in memory.
-    pub cache_bytes_max: usize,
-}
+use crate::model::Model;
+use crate::mortal::{Killed, Mortal};
+use crate::plan::Plan;
 
 /// A node, running or not.
-#[derive(Debug)]
-pub struct SimNode {
+pub struct SimNode<M: Model> {
     id: NodeId,
-    options: NodeOptions,
+    plan: Plan,
+    /// How its disk behaves now.
+    disk: SimDiskOptions,
     medium: SimStorage,
-    running: Option<Running>,
-    random: Rng,
+    /// The bug that is planted in it, in builds that hold any.
+    mutant: Option<Mutant>,
+    running: Option<Running<M::Machine>>,
     inputs: Vec<PeerInput>,
+    starts: u64,
+    clock: Clock,
     /// Something has come that no deadline knows of.
     poked: bool,
+    busy_until: Micros,
+    paused_until: Micros,
+    /// What its shard and disk wait for; kept, for it changes in a turn alone.
+    due: Option<Micros>,
 }
 
-#[derive(Debug)]
-struct Running {
-    shard: Shard<SimDisk, SimPorts>,
-    applier: Applier<Kv>,
-    doors: Vec<(GroupId, Inbox<KvOutput>, KvReader)>,
+impl<M: Model> std::fmt::Debug for SimNode<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SimNode({})", self.id)
+    }
+}
+
+type OutputOf<S> = <S as StateMachine>::Output;
+type ReaderOf<S> = <S as StateMachine>::Reader;
+type DoorsOf<S> = Vec<(GroupId, Inbox<OutputOf<S>>, ReaderOf<S>)>;
+
+struct Running<S: StateMachine> {
+    shard: Shard<Mortal, SimPorts<OutputOf<S>>>,
+    applier: Applier<S>,
+    doors: DoorsOf<S>,
+    /// When the applier is done with the batch in front.
+    apply_due: Option<Micros>,
+    fenced: Option<String>,
 }
 
 /// The way out of a simulated shard: everything is kept until the cluster takes it.
-#[derive(Debug, Default)]
-struct SimPorts {
+struct SimPorts<O> {
     messages: Vec<Message>,
-    batches: VecDeque<ApplyBatch<KvOutput>>,
+    batches: VecDeque<ApplyBatch<O>>,
     bytes: usize,
+    bytes_max: usize,
     notices: Vec<Notice>,
 }
 
-impl Ports for SimPorts {
-    type Output = KvOutput;
+impl<O: Send + 'static> Ports for SimPorts<O> {
+    type Output = O;
 
     fn send(&mut self, message: Message) {
         self.messages.push(message);
     }
 
     fn apply_room_bytes(&self) -> usize {
-        APPLY_BYTES_MAX.saturating_sub(self.bytes)
+        self.bytes_max.saturating_sub(self.bytes)
     }
 
-    fn apply(&mut self, batch: ApplyBatch<KvOutput>) {
+    fn apply(&mut self, batch: ApplyBatch<O>) {
         self.bytes += batch.bytes;
         self.batches.push_back(batch);
     }
@@ -91,137 +90,279 @@ impl Ports for SimPorts {
     }
 }
 
-impl SimNode {
-    /// A node with an empty disk, not running.
-    #[must_use]
-    pub fn new(id: NodeId, options: NodeOptions, seed: u64) -> Self {
+/// A clock that runs at its own rate. What the cores see is monotone and means nothing to anybody else.
+#[derive(Clone, Copy, Debug)]
+struct Clock {
+    ppm: u64,
+}
+
+impl Clock {
+    fn local(self, now: Micros) -> Micros {
+        Micros(now.0 * self.ppm / 1_000_000)
+    }
+
+    fn global(self, local: Micros) -> Micros {
+        if local.0 >= u64::MAX / 2_000_000 {
+            return Micros(u64::MAX);
+        }
+        Micros((local.0 * 1_000_000).div_ceil(self.ppm))
+    }
+}
+
+/// How a process came up.
+#[derive(Debug)]
+pub enum Started {
+    /// It runs.
+    Running,
+    /// It was killed before it did.
+    Killed,
+    /// It refused, and says why.
+    Refused(Refusal),
+    /// It hit an assertion.
+    Panicked(String),
+}
+
+/// Why a turn did not come to its end.
+#[derive(Debug)]
+pub enum TurnEnded {
+    /// The process was killed.
+    Killed,
+    /// It hit an assertion.
+    Panicked(String),
+}
+
+/// Why a process did not come up.
+#[derive(Debug)]
+pub struct Refusal {
+    /// Because of what its directory holds, as opposed to what happened while it was opened.
+    pub damage: bool,
+    /// What it says.
+    pub text: String,
+}
+
+impl Refusal {
+    fn of(damage: bool, error: &dyn std::error::Error) -> Self {
         Self {
-            id,
-            options,
-            medium: SimStorage::new(Dice::drawn(Site::Disk(id), seed)),
-            running: None,
-            random: Rng::with_seed(seed ^ id.0.rotate_left(32)),
-            inputs: Vec::new(),
-            poked: false,
+            damage,
+            text: chain_of(error),
         }
     }
 
-    /// The operator's number.
+    fn opening(error: &OpenError) -> Self {
+        let passing = matches!(
+            error,
+            OpenError::NoSpace { .. } | OpenError::Disk { .. } | OpenError::Poisoned { .. }
+        );
+        Self::of(!passing, error)
+    }
+}
+
+impl<M: Model> SimNode<M> {
+    /// A node with this medium, not running.
+    pub fn new(id: NodeId, plan: &Plan, medium: SimStorage) -> Self {
+        let place = usize::try_from(id.0 - 1).expect("a cluster has few nodes");
+        let ppm = plan.node.clock_ppm.get(place).copied();
+        Self {
+            id,
+            plan: plan.clone(),
+            disk: disk_options(plan),
+            medium,
+            mutant: None,
+            running: None,
+            inputs: Vec::new(),
+            starts: 0,
+            clock: Clock {
+                ppm: ppm.unwrap_or(1_000_000),
+            },
+            poked: false,
+            busy_until: Micros(0),
+            paused_until: Micros(0),
+            due: None,
+        }
+    }
+
+    /// Plants a bug in every process that starts from now on.
+    pub fn set_mutant(&mut self, mutant: Option<Mutant>) {
+        self.mutant = mutant;
+    }
+
+    /// Its number.
     #[must_use]
     pub fn id(&self) -> NodeId {
         self.id
     }
 
-    /// How it is set up.
-    #[must_use]
-    pub fn options(&self) -> &NodeOptions {
-        &self.options
+    /// What its clock says.
+    pub fn local(&self, now: Micros) -> Micros {
+        self.clock.local(now)
     }
 
-    /// Whether it runs.
+    /// Whether its process runs.
     #[must_use]
     pub fn is_running(&self) -> bool {
         self.running.is_some()
     }
 
     /// What outlives the process.
-    #[must_use]
     pub fn medium(&self) -> &SimStorage {
         &self.medium
     }
 
-    /// Opens the log and starts the groups.
-    ///
-    /// # Panics
-    ///
-    /// If the machines do not fit the log, which keep nothing and so always do.
-    pub fn start(&mut self, now: Micros) -> Result<(), OpenError> {
+    /// Opens the log and starts the groups. With `lives_for` the process is killed when it has asked its disk
+    /// for so many things.
+    pub fn start(&mut self, now: Micros, model: &mut M, lives_for: Option<u64>) -> Started {
         assert!(self.running.is_none());
-        let random = &mut self.random;
-        let mut disk = SimDisk::new(self.medium.clone(), self.options.disk.clone());
+        self.starts += 1;
+        let opened = catch_unwind(AssertUnwindSafe(|| self.open(now, model, lives_for)));
+        match opened {
+            Ok(Ok(running)) => {
+                self.running = Some(running);
+                self.poked = true;
+                self.busy_until = now;
+                self.paused_until = now;
+                self.due = None;
+                Started::Running
+            }
+            Ok(Err(refused)) => Started::Refused(refused),
+            Err(panic) if panic.is::<Killed>() => Started::Killed,
+            Err(panic) => Started::Panicked(text_of(&*panic)),
+        }
+    }
+
+    fn open(
+        &mut self,
+        now: Micros,
+        model: &mut M,
+        lives_for: Option<u64>,
+    ) -> Result<Running<M::Machine>, Refusal> {
+        let plan = &self.plan;
+        let mut disk = SimDisk::new(self.medium.clone(), self.disk.clone());
         disk.advance(now.0);
+        let disk = Mortal::new(disk, lives_for);
         let identity = Identity {
-            cluster: self.options.cluster,
+            cluster: ClusterId(7),
             node: self.id,
         };
+        // A new directory gets new ids: no two of a run are the same.
+        let fresh = u128::from(plan.raft_seed) << 32 | u128::from(self.id.0 << 16 | self.starts);
         let fresh = FreshIds {
-            incarnation: Incarnation(random.u128(..)),
-            log_uuid: random.u128(..),
+            incarnation: Incarnation(fresh << 1 | 1),
+            log_uuid: fresh << 1 | 1 << 100,
         };
-        let mut options = Options::new(identity, fresh);
-        let slots = self.options.bytes_max / self.options.slot_bytes;
-        options = options.with_slots(self.options.slot_bytes, slots);
-        options.watchdog = self.options.watchdog;
+        let options = Options {
+            mutant: self.mutant,
+            watchdog: WatchdogLimits {
+                window: 16,
+                bad_windows: 1,
+                bad_windows_max: 4,
+            },
+            ..Options::new(identity, fresh).with_pool(plan.disk.slot_bytes, plan.disk.bytes_max)
+        };
         let frame_bytes_max = options.frame_bytes_max;
-        let opened = Opened::open(disk, options)?;
+        let opened = Opened::open(disk, options).map_err(|error| Refusal::opening(&error))?;
         let mut groups: Vec<GroupId> = opened.groups().collect();
-        groups.extend(&self.options.groups);
+        groups.extend((1..=plan.groups).map(GroupId));
         groups.sort_unstable();
         groups.dedup();
         let mut applier = Applier::default();
         let mut doors = Vec::new();
         let mut setups = Vec::new();
         for group in groups {
-            let kv = Kv::default();
-            let applied = applier.open(group, kv).expect("a machine in memory opens");
-            let reader = applier.reader(group).expect("a reader of a map in memory");
-            let inbox = Inbox::new(1 << 20, frame_bytes_max, std::task::Waker::noop().clone());
+            let applied = applier
+                .open(group, model.machine(self.id, group))
+                .map_err(|error| Refusal::of(true, &error))?;
+            let reader = applier.reader(group);
+            let reader = reader.map_err(|error| Refusal::of(true, &error))?;
+            let inbox_bytes = usize_of(plan.node.inbox_bytes_max);
+            let waker = std::task::Waker::noop().clone();
+            let inbox = Inbox::new(inbox_bytes, frame_bytes_max, waker);
             doors.push((group, inbox.clone(), reader));
-            let voters = self
-                .options
-                .nodes
-                .iter()
-                .map(|node| (*node, String::new()))
-                .collect();
+            let voters = (1..=plan.nodes).map(|node| (NodeId(node), String::new()));
             setups.push(GroupSetup {
                 group,
                 inbox,
-                voters,
+                voters: voters.collect(),
                 applied,
             });
         }
+        let seed = plan.raft_seed ^ self.starts << 40 ^ self.id.0 << 48;
         let core = Config {
-            cache_bytes_max: self.options.cache_bytes_max,
-            uncommitted_bytes_max: 128 << 10,
-            inflight_bytes_max: 64 << 10,
-            inflight_entries_max: 16,
-            append_bytes_max: 32 << 10,
-            ..Config::new(Replica::default(), Boot(0), GroupId(0), random.u64(..))
+            mutant: self.mutant,
+            cache_bytes_max: usize_of(plan.node.cache_bytes_max),
+            uncommitted_bytes_max: usize_of(plan.node.uncommitted_bytes_max),
+            inflight_bytes_max: usize_of(plan.node.inflight_bytes_max),
+            inflight_entries_max: usize_of(plan.node.inflight_entries_max),
+            append_bytes_max: usize_of(plan.node.append_bytes_max),
+            disk_lag_us_max: plan.node.disk_lag_us_max,
+            disk_lag_bytes_max: usize_of(plan.node.disk_lag_bytes_max),
+            ..Config::new(Replica::default(), Boot(0), GroupId(0), seed)
         };
-        self.poked = true;
-        let mut shard = opened
-            .start(setups, core, SimPorts::default(), now)
-            .expect("a machine that keeps nothing fits any log");
-        shard.disk_mut().options_mut().rates.no_space_ppm = self.options.no_space_ppm;
-        self.running = Some(Running {
+        let ports = SimPorts {
+            messages: Vec::new(),
+            batches: VecDeque::new(),
+            bytes: 0,
+            bytes_max: usize_of(plan.node.apply_bytes_max),
+            notices: Vec::new(),
+        };
+        let shard = opened
+            .start(setups, core, ports, self.clock.local(now))
+            .map_err(|error| Refusal::of(true, &error))?;
+        Ok(Running {
             shard,
             applier,
             doors,
-        });
-        Ok(())
+            apply_due: None,
+            fenced: None,
+        })
     }
 
-    /// There is space on the disk again, and stays.
-    pub fn make_space(&mut self) {
-        self.options.no_space_ppm = 0;
+    /// The process ends without a word.
+    pub fn crash(&mut self, crash: Crash) {
+        // Whoever waited in this process is gone with it; their sinks hear that nobody will answer.
+        self.inputs.clear();
+        self.running = None;
+        let tear = if self.plan.disk.tear_sectors {
+            Tear::Sectors
+        } else {
+            Tear::Never
+        };
+        self.medium.crash(crash, tear);
+    }
+
+    /// Nothing fails by itself any more.
+    pub fn heal(&mut self, now: Micros) {
+        self.disk.rates = crate::disk::FaultRates::default();
+        self.disk.starved_percent = 0;
+        self.paused_until = now;
+        self.plan.node.apply_us = self.plan.node.apply_us.min(HEALED_APPLY_US);
         if let Some(running) = &mut self.running {
-            running.shard.disk_mut().options_mut().rates.no_space_ppm = 0;
+            running.shard.disk_mut().disk.heal();
         }
+    }
+
+    /// How its disk behaves from the next start on.
+    pub fn disk_options_mut(&mut self) -> &mut SimDiskOptions {
+        &mut self.disk
     }
 
     /// Lets the next operation of its disk that `fault` speaks of fail.
     pub fn inject(&mut self, fault: Fault) {
         if let Some(running) = &mut self.running {
-            running.shard.disk_mut().inject(fault);
+            running.shard.disk_mut().disk.inject(fault);
         }
     }
 
-    /// The process ends without a word.
-    pub fn crash(&mut self, crash: Crash, tear: Tear) {
-        // Whoever waited in this process is gone with it; their sinks hear that nobody will answer.
-        self.inputs.clear();
-        self.running = None;
-        self.medium.crash(crash, tear);
+    /// Its disk ends nothing before then.
+    pub fn stall(&mut self, until: Micros) {
+        if let Some(running) = &mut self.running {
+            running.shard.disk_mut().disk.stall_until(until.0);
+            self.due = None;
+        }
+    }
+
+    /// It does nothing before then.
+    pub fn pause(&mut self, until: Micros) {
+        self.paused_until = self.paused_until.max(until);
     }
 
     /// Something for the next turn.
@@ -237,35 +378,125 @@ impl SimNode {
         self.poked = true;
     }
 
-    /// When the node wants its next turn.
-    #[must_use]
+    /// When it wants to be looked at next.
     pub fn next_due(&mut self) -> Option<Micros> {
         let running = self.running.as_mut()?;
-        if self.poked {
-            return Some(Micros(0));
-        }
-        let disk = running.shard.disk_mut().next_due().map(Micros);
-        disk.into_iter().chain(running.shard.next_deadline()).min()
+        let free = self.busy_until.max(self.paused_until);
+        let turn = if self.poked {
+            Some(free)
+        } else {
+            if self.due.is_none() {
+                let disk = running.shard.disk_mut().disk.next_due().map(Micros);
+                let shard = running.shard.next_deadline();
+                let shard = shard.map(|local| self.clock.global(local));
+                self.due = Some(
+                    disk.into_iter()
+                        .chain(shard)
+                        .min()
+                        .unwrap_or(Micros(u64::MAX)),
+                );
+            }
+            self.due.map(|due| due.max(free))
+        };
+        let apply = running.apply_due.map(|due| due.max(self.paused_until));
+        turn.into_iter().chain(apply).min()
     }
 
-    /// One turn. Returns what the node sends.
-    pub fn turn(&mut self, now: Micros) -> Vec<Message> {
+    /// Whether a turn is due, as opposed to the applier.
+    pub fn turn_is_due(&mut self, now: Micros) -> bool {
+        let apply = self
+            .running
+            .as_mut()
+            .map(|running| running.apply_due.take());
+        let due = self.next_due().is_some_and(|due| due <= now);
+        if let (Some(running), Some(apply)) = (&mut self.running, apply) {
+            running.apply_due = apply;
+        }
+        due
+    }
+
+    /// Whether its next turn is one that nothing but time asks for.
+    pub fn waits_for_timer(&self) -> bool {
+        !self.poked
+    }
+
+    /// One turn. What the node sends is pushed to `sent`.
+    pub fn turn(&mut self, now: Micros, sent: &mut Vec<Message>) -> Result<(), TurnEnded> {
         let Some(running) = &mut self.running else {
-            return Vec::new();
+            return Ok(());
         };
         self.poked = false;
-        running.shard.disk_mut().advance(now.0);
-        running.shard.turn(now, &mut self.inputs);
-        let ports = running.shard.ports();
-        let messages = std::mem::take(&mut ports.messages);
-        while let Some(batch) = running.shard.ports().batches.pop_front() {
-            running.shard.ports().bytes -= batch.bytes;
-            running
-                .applier
-                .apply(batch)
-                .expect("the key-value machine does not fail");
+        self.due = None;
+        self.busy_until = now.after(self.plan.node.turn_us);
+        running.shard.disk_mut().disk.advance(now.0);
+        let local = self.clock.local(now);
+        let inputs = &mut self.inputs;
+        let shard = &mut running.shard;
+        let done = catch_unwind(AssertUnwindSafe(|| shard.turn(local, inputs)));
+        if let Err(panic) = done {
+            return Err(if panic.is::<Killed>() {
+                TurnEnded::Killed
+            } else {
+                TurnEnded::Panicked(text_of(&*panic))
+            });
         }
-        messages
+        let ports = running.shard.ports();
+        sent.append(&mut ports.messages);
+        if running.apply_due.is_none() && !ports.batches.is_empty() {
+            running.apply_due = Some(now.after(self.plan.node.apply_us));
+        }
+        Ok(())
+    }
+
+    /// Takes the batch that the applier is done with by now, if it is done with one.
+    pub fn take_batch(&mut self, now: Micros) -> Option<ApplyBatch<M::Output>> {
+        let apply_us = self.plan.node.apply_us;
+        if now < self.paused_until {
+            return None;
+        }
+        let running = self.running.as_mut()?;
+        running.apply_due.take_if(|due| *due <= now)?;
+        let ports = running.shard.ports();
+        let was_full = ports.apply_room_bytes() == 0;
+        let batch = ports.batches.pop_front()?;
+        ports.bytes -= batch.bytes;
+        if !ports.batches.is_empty() {
+            running.apply_due = Some(now.after(apply_us));
+        }
+        self.poked |= was_full;
+        Some(batch)
+    }
+
+    /// Applies it.
+    pub fn apply(&mut self, batch: ApplyBatch<M::Output>) -> Result<LogPosition, String> {
+        let Some(running) = &mut self.running else {
+            return Ok(LogPosition::default());
+        };
+        let group = batch.group;
+        let applier = &mut running.applier;
+        let applied = catch_unwind(AssertUnwindSafe(|| applier.apply(batch)))
+            .map_err(|panic| text_of(&*panic))?;
+        match applied {
+            Ok(applied) => Ok(applied),
+            Err(fenced) => {
+                running.fenced = Some(fenced.to_string());
+                running.shard.fence(group, fenced.what);
+                self.poked = true;
+                Ok(LogPosition::default())
+            }
+        }
+    }
+
+    /// Why a machine has stopped, if one has.
+    pub fn fenced(&self) -> Option<&str> {
+        self.running.as_ref()?.fenced.as_deref()
+    }
+
+    /// Bytes that wait for the applier, and the bytes of the last batch, which may exceed the bound.
+    pub fn apply_queue(&mut self) -> Option<(usize, usize)> {
+        let ports = self.running.as_mut()?.shard.ports();
+        let last = ports.batches.back().map_or(0, |batch| batch.bytes);
+        Some((ports.bytes, last))
     }
 
     /// What the node said since the last call.
@@ -276,21 +507,29 @@ impl SimNode {
         std::mem::take(&mut running.shard.ports().notices)
     }
 
-    /// The shard, while the node runs.
-    #[must_use]
-    pub fn core(&self, group: GroupId) -> Option<&logdrive_raft::Raft> {
+    /// The core of a group, while the node runs.
+    pub fn core(&self, group: GroupId) -> Option<&Raft> {
         self.running.as_ref()?.shard.core(group)
     }
 
-    /// Whether the log has failed or a group has halted.
-    #[must_use]
-    pub fn status(&self) -> Option<logdrive_shard::ShardStatus> {
+    /// How it stands, while it runs.
+    pub fn status(&self) -> Option<ShardStatus> {
         Some(self.running.as_ref()?.shard.status())
     }
 
+    /// Whether its log refuses everything.
+    pub fn is_poisoned(&self) -> bool {
+        let running = self.running.as_ref();
+        running.is_some_and(|running| running.shard.wal().poisoned().is_some())
+    }
+
+    /// How far a group's machine is, while the node runs.
+    pub fn applied(&self, group: GroupId) -> Option<LogPosition> {
+        self.running.as_ref()?.applier.applied(group)
+    }
+
     /// The door of a group, while the node runs.
-    #[must_use]
-    pub fn door(&self, group: GroupId) -> Option<&Inbox<KvOutput>> {
+    pub fn door(&self, group: GroupId) -> Option<&Inbox<M::Output>> {
         let doors = &self.running.as_ref()?.doors;
         doors
             .iter()
@@ -299,12 +538,61 @@ impl SimNode {
     }
 
     /// Reads of a group's machine, while the node runs.
-    #[must_use]
-    pub fn reader(&self, group: GroupId) -> Option<&KvReader> {
+    pub fn reader(&self, group: GroupId) -> Option<&ReaderOf<M::Machine>> {
         let doors = &self.running.as_ref()?.doors;
         doors
             .iter()
             .find(|(id, _, _)| *id == group)
             .map(|(_, _, reader)| reader)
     }
+}
+
+/// A machine that takes long is one more fault, and over when the others are.
+const HEALED_APPLY_US: u64 = 20;
+
+fn disk_options(plan: &Plan) -> SimDiskOptions {
+    let disk = &plan.disk;
+    SimDiskOptions {
+        write_us: disk.write_us,
+        flush_us: disk.flush_us,
+        read_us: disk.read_us,
+        starved_percent: disk.starved_percent,
+        direct: disk.direct,
+        flush_mode: if disk.drained_fsync {
+            FlushMode::DrainedFsync
+        } else {
+            FlushMode::Dsync
+        },
+        rates: crate::disk::FaultRates {
+            read_error_ppm: disk.rates.read_error_ppm,
+            write_error_ppm: disk.rates.write_error_ppm,
+            short_write_ppm: disk.rates.short_write_ppm,
+            flush_error_ppm: disk.rates.flush_error_ppm,
+            no_space_ppm: disk.rates.no_space_ppm,
+            stall_ppm: disk.rates.stall_ppm,
+            ..crate::disk::FaultRates::default()
+        },
+        ..SimDiskOptions::default()
+    }
+}
+
+/// An error and what caused it, in a line.
+fn chain_of(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned())
+}
+
+fn usize_of(value: u64) -> usize {
+    usize::try_from(value).unwrap_or(usize::MAX)
 }

@@ -7,12 +7,14 @@ use std::vec::Drain;
 
 use logdrive_raft::io::Role;
 use logdrive_raft::wire::Encode;
-use logdrive_raft::{ClusterId, GroupId, LogPosition, Message, Micros, NodeId};
+use logdrive_raft::{GroupId, LogPosition, Message, Micros, NodeId};
 use logdrive_shard::kv::{Command, KvOutput, Op};
 use logdrive_shard::{Failure, GroupState, PeerInput, Refused, ReplySink};
-use logdrive_sim::disk::SimDiskOptions;
-use logdrive_sim::node::{NodeOptions, SimNode};
-use logdrive_wal::disk::WatchdogLimits;
+use logdrive_sim::dice::{Dice, Site};
+use logdrive_sim::disk::{SimDiskOptions, SimStorage};
+use logdrive_sim::kv::KvModel;
+use logdrive_sim::node::{SimNode, Started};
+use logdrive_sim::plan::Plan;
 
 pub const GROUP: GroupId = GroupId(1);
 
@@ -31,7 +33,7 @@ impl ReplySink<KvOutput> for Answers {
 }
 
 pub struct Trio {
-    pub nodes: Vec<SimNode>,
+    pub nodes: Vec<SimNode<KvModel>>,
     pub now: Micros,
     /// Everything that was sent, with the place of its sender.
     pub sent: Vec<(usize, Message)>,
@@ -50,18 +52,13 @@ impl Trio {
     pub fn with_disk(slots: [(u64, u64); 3], disk: SimDiskOptions) -> Self {
         let nodes = (1..=3).map(NodeId).zip(slots);
         let nodes = nodes.map(|(id, (slot_bytes, count))| {
-            let options = NodeOptions {
-                cluster: ClusterId(7),
-                nodes: (1..=3).map(NodeId).collect(),
-                groups: vec![GROUP],
-                slot_bytes,
-                bytes_max: slot_bytes * count,
-                disk: disk.clone(),
-                watchdog: WatchdogLimits::default(),
-                no_space_ppm: 0,
-                cache_bytes_max: 64 << 10,
-            };
-            SimNode::new(id, options, id.0)
+            let mut plan = Plan::calm(3, 1);
+            plan.disk.slot_bytes = slot_bytes;
+            plan.disk.bytes_max = slot_bytes * count;
+            let medium = SimStorage::new(Dice::drawn(Site::Disk(id), id.0));
+            let mut node = SimNode::new(id, &plan, medium);
+            *node.disk_options_mut() = disk.clone();
+            node
         });
         let mut trio = Self {
             nodes: nodes.collect(),
@@ -80,7 +77,8 @@ impl Trio {
 
     pub fn start(&mut self, place: usize) {
         let now = self.now;
-        self.nodes[place].start(now).unwrap();
+        let started = self.nodes[place].start(now, &mut KvModel::default(), None);
+        assert!(matches!(started, Started::Running), "{started:?}");
         let id = self.nodes[place].id();
         for other in 0..3 {
             if other != place {
@@ -98,7 +96,12 @@ impl Trio {
             self.now = due.unwrap_or(end).clamp(self.now.after(10).min(end), end);
             let now = self.now;
             for place in 0..3 {
-                for message in self.nodes[place].turn(now) {
+                let mut sent = Vec::new();
+                while let Some(batch) = self.nodes[place].take_batch(now) {
+                    self.nodes[place].apply(batch).unwrap();
+                }
+                self.nodes[place].turn(now, &mut sent).unwrap();
+                for message in sent {
                     self.sent.push((place, message.clone()));
                     let to = usize::try_from(message.to.0 - 1).unwrap();
                     if self.cut != Some(place) && self.cut != Some(to) {
@@ -110,7 +113,7 @@ impl Trio {
     }
 
     pub fn leader(&self) -> Option<usize> {
-        let leads = |node: &SimNode| {
+        let leads = |node: &SimNode<KvModel>| {
             node.core(GROUP)
                 .is_some_and(|core| core.role() == Role::Leader)
         };

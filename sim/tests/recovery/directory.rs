@@ -18,7 +18,7 @@ use logdrive_wal::{FreshIds, Identity, OpenError, Options, Recovery, Verdict, Wa
 
 use crate::damage;
 use crate::model::{self, Model};
-use crate::mortal::{Killed, Mortal};
+use logdrive_sim::mortal::{Killed, Mortal};
 
 /// What happened, of many directories.
 #[derive(Clone, Copy, Debug, Default)]

@@ -8,8 +8,8 @@ use logdrive_wal::disk::{BLOCK_BYTES, FlushMode, SlotId};
 use logdrive_wal::{FreshIds, Identity, OpenError, Options, Recovery, Wal};
 
 use crate::directory::{dice, genesis, unless_killed};
-use crate::mortal::Mortal;
 use crate::openings;
+use logdrive_sim::mortal::Mortal;
 
 const GROUP: GroupId = GroupId(1);
 

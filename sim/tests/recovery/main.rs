@@ -20,7 +20,6 @@ mod damage;
 mod directory;
 mod failed_opening;
 mod model;
-mod mortal;
 mod openings;
 
 use std::sync::Mutex;

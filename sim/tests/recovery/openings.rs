@@ -8,7 +8,7 @@ use logdrive_wal::disk::{BLOCK_BYTES, FlushMode, SlotFile};
 use logdrive_wal::{FreshIds, Identity, OpenError, Options, Recovery, Wal};
 
 use crate::directory::{dice, genesis, replica, unless_killed};
-use crate::mortal::Mortal;
+use logdrive_sim::mortal::Mortal;
 
 const GROUP: GroupId = GroupId(1);
 

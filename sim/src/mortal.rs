@@ -2,21 +2,32 @@
 
 use std::path::PathBuf;
 
-use logdrive_sim::disk::SimDisk;
 use logdrive_wal::disk::{
     Block, Buffer, Completion, Disk, DiskError, DiskFacts, Op, OpId, SlotFile, SlotId, Wake, WakeBy,
 };
 
+use crate::disk::SimDisk;
+
 /// What a process that is killed unwinds with: no hook is told of it.
+#[derive(Clone, Copy, Debug)]
 pub struct Killed;
 
 /// A simulated disk, and how many more changes and waits its process lives for.
+#[derive(Debug)]
 pub struct Mortal {
+    /// The disk.
     pub disk: SimDisk,
+    /// How many are left; `None`: it lives on.
     pub left: Option<u64>,
 }
 
 impl Mortal {
+    /// A disk whose process lives for so many changes and waits.
+    #[must_use]
+    pub fn new(disk: SimDisk, left: Option<u64>) -> Self {
+        Self { disk, left }
+    }
+
     fn live(&mut self) {
         if let Some(left) = &mut self.left {
             if *left == 0 {

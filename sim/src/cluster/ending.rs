@@ -1,0 +1,394 @@
+//! How a run ends: everything is healed, and then it must all come together.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use logdrive_raft::io::Role;
+use logdrive_raft::{GroupId, Index, Micros, NodeId};
+use logdrive_shard::ShardStatus;
+
+use crate::coverage::Mark;
+use crate::history::{History, Outcome};
+use crate::model::Model;
+use crate::oracle::{Rule, Violation};
+use crate::step::Shape;
+
+use super::{Checked, Cluster, Due, SETTLE_US, place};
+
+/// How often queues are measured: once in so many turns of a node.
+const MEASURE_TURNS: u64 = 32;
+
+pub(super) fn mark_of(shape: Shape) -> Mark {
+    match shape {
+        Shape::Isolate => Mark::Isolate,
+        Shape::Halves => Mark::Halves,
+        Shape::Bridge => Mark::Bridge,
+        Shape::Deaf => Mark::Deaf,
+        Shape::Mute => Mark::Mute,
+        Shape::Chained => Mark::Chained,
+        Shape::QuorumLoss => Mark::QuorumLoss,
+        Shape::Constrained => Mark::Constrained,
+    }
+}
+
+/// How a node stands, in a line a group.
+pub(super) fn stands(id: NodeId, status: &ShardStatus) -> String {
+    let wal = &status.wal;
+    let mut text = format!(
+        "node {id} boot {}: {} of {} slots free{}",
+        status.boot,
+        wal.slots_free,
+        wal.slots_total,
+        if status.storage_full {
+            ", full for proposals"
+        } else {
+            ""
+        }
+    );
+    for fallback in &wal.fallbacks {
+        text += &format!("; {fallback}");
+    }
+    for group in &status.groups {
+        text += &format!(
+            "\n    group {} {:?} term {} leader {:?} commit {} last {} durable {} handed {}",
+            group.group,
+            group.state,
+            group.term,
+            group.leader,
+            group.commit,
+            group.last,
+            group.durable,
+            group.handed
+        );
+        for peer in &group.peers {
+            text += &format!(
+                "\n      {}: match {:?} next {} in flight {} bytes",
+                peer.replica.id, peer.match_index, peer.next_index, peer.inflight_bytes
+            );
+        }
+    }
+    text
+}
+
+impl<M: Model> Cluster<'_, M> {
+    /// From now on nothing goes wrong in the core, and everything stays wrong outside.
+    pub(super) fn heal(&mut self) -> Checked {
+        let now = self.now;
+        self.trace
+            .event(now, 10, [0; 3], || "everything is healed".to_owned());
+        self.healed = true;
+        self.network.heal(&self.core);
+        for node in &mut self.nodes {
+            node.heal(now);
+        }
+        for id in self.core.clone() {
+            if self.down.contains_key(&id) {
+                self.schedule(now, Due::Start(id));
+            } else if self.node(id).is_poisoned() {
+                self.schedule(now, Due::Replace(id));
+            }
+            // Whoever was cut off for long enough has lost its connections; they come up again.
+            for other in self.core.clone() {
+                if id < other {
+                    self.connect(id, other);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn leaders(&self, group: GroupId) -> Vec<(NodeId, u64)> {
+        let leads = |id: &NodeId| {
+            let core = self.nodes[place(*id)].core(group)?;
+            (core.role() == Role::Leader).then_some((*id, core.term().0))
+        };
+        self.core.iter().filter_map(leads).collect()
+    }
+
+    /// A healed core has had its time: it should have leaders, and each has committed what it found.
+    pub(super) fn note_leaders(&mut self) -> Checked {
+        for group in (1..=self.plan.groups).map(GroupId) {
+            let [(leader, term)] = self.leaders(group)[..] else {
+                continue;
+            };
+            self.settled.insert(group, term);
+            let core = self.nodes[place(leader)].core(group);
+            if let Some(core) = core
+                && core.commit() != core.last()
+                && self.plan.client.rests
+                && !self.justified
+                && !self.plan.beyond_limit
+            {
+                let text = format!(
+                    "node {leader} leads term {term} of group {group}, nobody has asked for anything for \
+                     {SETTLE_US} us, and of its log up to {} only {} is committed",
+                    core.last(),
+                    core.commit()
+                );
+                return Err(Violation::new(Rule::Liveness, text));
+            }
+        }
+        Ok(())
+    }
+
+    /// Every queue is within its bound.
+    pub(super) fn check_bounds(&mut self, at: usize, id: NodeId) -> Checked {
+        let plan = &self.plan.node;
+        let too_much = |what: &str, is: usize, may: u64| {
+            let text = format!("node {id}: {is} bytes {what}, at most {may} may");
+            Err(Violation::new(Rule::BoundedMemory, text))
+        };
+        let (max, frame) = (plan.apply_bytes_max, self.plan.disk.slot_bytes / 4);
+        if let Some((bytes, last)) = self.nodes[at].apply_queue() {
+            if bytes as u64 >= max {
+                self.coverage.hit(Mark::SlowApply);
+            }
+            if bytes as u64 > max + last as u64 {
+                return too_much("wait for the applier", bytes, max);
+            }
+        }
+        if !self.trace.events.is_multiple_of(MEASURE_TURNS) {
+            return Ok(());
+        }
+        for group in (1..=self.plan.groups).map(GroupId) {
+            let node = &self.nodes[at];
+            // A batch that is larger than all that may wait passes alone.
+            let waiting = plan.inbox_bytes_max.max(frame + frame / 4);
+            if let Some(door) = node.door(group)
+                && door.permits().held() as u64 > waiting
+            {
+                return too_much("of proposals wait", door.permits().held(), waiting);
+            }
+            let Some(core) = node.core(group) else {
+                continue;
+            };
+            // What is not flushed is kept in any case: a leader gives up when it is this much.
+            let unflushed = plan.disk_lag_bytes_max
+                + plan.uncommitted_bytes_max
+                + plan.inflight_bytes_max
+                + 2 * frame;
+            let cache = plan.cache_bytes_max + unflushed;
+            if core.cache_bytes() as u64 > cache {
+                return too_much("of frames are kept", core.cache_bytes(), cache);
+            }
+            let own = (core.commit().index.0 + 1..=core.last().index.0).map(Index);
+            let own = own.filter_map(|index| core.meta(index));
+            let own = own.filter(|meta| meta.term == core.term());
+            let uncommitted: u64 = own.map(|meta| u64::from(meta.frame_bytes)).sum();
+            let may = plan.uncommitted_bytes_max + frame;
+            if core.role() == Role::Leader && uncommitted > may {
+                let is = usize::try_from(uncommitted).unwrap_or(usize::MAX);
+                return too_much("are appended and not committed", is, may);
+            }
+            let window = plan.inflight_bytes_max + frame;
+            if let Some(peer) = core
+                .peers()
+                .iter()
+                .find(|peer| peer.inflight_bytes as u64 > window)
+            {
+                return too_much(
+                    "are on their way to a follower",
+                    peer.inflight_bytes,
+                    window,
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// The core has a leader that stayed, answers everything, and holds what was acknowledged.
+    pub(super) fn check_end(&mut self) -> Checked {
+        if self.plan.beyond_limit {
+            return self.check_beyond();
+        }
+        if self.justified {
+            let history = self.history();
+            return self.check_log(&history);
+        }
+        for group in (1..=self.plan.groups).map(GroupId) {
+            for id in self.core.clone() {
+                if let Some(why) = self.trouble(id, group) {
+                    let text = format!("group {group} does not run on node {id}: {why}");
+                    return Err(Violation::new(Rule::Liveness, text));
+                }
+            }
+            let leaders = self.leaders(group);
+            let [(leader, term)] = leaders[..] else {
+                let text = format!(
+                    "group {group} has {} leaders in a healed core",
+                    leaders.len()
+                );
+                return Err(Violation::new(Rule::Liveness, text));
+            };
+            match self.settled.get(&group) {
+                None => {
+                    let text = format!(
+                        "group {group} had no leader {SETTLE_US} us after everything healed"
+                    );
+                    return Err(Violation::new(Rule::Liveness, text));
+                }
+                Some(before) if *before != term => {
+                    let text = format!(
+                        "group {group} was led in term {before} by a healthy core, and now in term \
+                         {term} by node {leader}"
+                    );
+                    return Err(Violation::new(Rule::NeedlessElection, text));
+                }
+                Some(_) => {}
+            }
+            self.check_converged(group)?;
+        }
+        let history = self.history();
+        self.check_answered(&history)?;
+        self.check_log(&history)?;
+        self.searched = self.model.check(&history)?;
+        Ok(())
+    }
+
+    fn check_converged(&self, group: GroupId) -> Checked {
+        let committed = self.oracle.committed(group);
+        let mut digests = BTreeMap::new();
+        for id in &self.core {
+            let node = &self.nodes[place(*id)];
+            let commit = node.core(group).map(|core| core.commit());
+            let applied = node.applied(group);
+            if commit != Some(committed) || applied != Some(committed) {
+                let text = format!(
+                    "node {id} knows group {group} to be committed up to {commit:?} and has applied \
+                     up to {applied:?}; it is committed up to {committed}"
+                );
+                return Err(Violation::new(Rule::Liveness, text));
+            }
+            if let Some(reader) = node.reader(group) {
+                digests.insert(*id, self.model.digest(reader));
+            }
+        }
+        let distinct: BTreeSet<u64> = digests.values().copied().collect();
+        if distinct.len() > 1 {
+            let text = format!("machines of group {group} differ: {digests:?}");
+            return Err(Violation::new(Rule::Convergence, text));
+        }
+        Ok(())
+    }
+
+    /// A healed core answers whatever is asked once it has settled.
+    fn check_answered(&self, history: &History<M::Output>) -> Checked {
+        let settled = Micros(self.plan.faulty_us).after(SETTLE_US);
+        let mut asked = BTreeSet::new();
+        for operation in &history.operations {
+            if operation.invoked < settled {
+                continue;
+            }
+            asked.insert(operation.request.group);
+            if !matches!(operation.outcome, Outcome::Done { .. }) {
+                let text = format!(
+                    "request {} of group {}, asked at {} us of a healed core, ended with {:?}",
+                    operation.request.id,
+                    operation.request.group,
+                    operation.invoked.0,
+                    operation.outcome
+                );
+                return Err(Violation::new(Rule::Liveness, text));
+            }
+        }
+        Ok(())
+    }
+
+    /// What was acknowledged is in the log where it was said to be; what never was appended is not; nothing
+    /// is there twice, or came from nowhere.
+    fn check_log(&self, history: &History<M::Output>) -> Checked {
+        let mut places = BTreeMap::new();
+        let mut found = BTreeMap::new();
+        for applied in &history.log {
+            let here = (applied.group, applied.at.index, applied.slot);
+            places.insert(here, applied.request);
+            let Some(request) = applied.request else {
+                continue;
+            };
+            let asked = usize::try_from(request).ok();
+            let asked = asked.and_then(|request| history.operations.get(request));
+            if asked.is_none_or(|asked| asked.request.group != applied.group) {
+                let text = format!("request {request} lies at {here:?}, and nobody asked for it");
+                return Err(Violation::new(Rule::Phantom, text));
+            }
+            if let Some(before) = found.insert(request, here) {
+                let text = format!("request {request} lies at {before:?} and at {here:?}");
+                return Err(Violation::new(Rule::AppliedTwice, text));
+            }
+        }
+        for operation in &history.operations {
+            let (id, group) = (operation.request.id, operation.request.group);
+            match &operation.outcome {
+                Outcome::Done { at, slot, .. } => {
+                    let there = places.get(&(group, at.index, *slot));
+                    let is_it = matches!(there, Some(request) if request.is_none_or(|of| of == id));
+                    let same_chain = self.oracle.committed_at(group, at.index) == Some(*at);
+                    if !is_it || !same_chain || at.index == Index(0) {
+                        let text = format!(
+                            "request {id} was acknowledged at {at}, slot {slot} of group {group}; there \
+                             lies {there:?}"
+                        );
+                        return Err(Violation::new(Rule::AckedDurability, text));
+                    }
+                }
+                Outcome::Never => {
+                    if let Some(there) = found.get(&id) {
+                        let text = format!(
+                            "request {id} is in no log, its client was told, and it lies at {there:?}"
+                        );
+                        return Err(Violation::new(Rule::NeverAppended, text));
+                    }
+                }
+                Outcome::Pending | Outcome::Unknown => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Beyond the limit nobody has to go on, but whoever does not has to say why.
+    fn check_beyond(&mut self) -> Checked {
+        for id in self.core.clone() {
+            for group in (1..=self.plan.groups).map(GroupId) {
+                if let Some(why) = self.trouble(id, group)
+                    && (why.is_empty() || why == "it is down")
+                {
+                    let text =
+                        format!("group {group} does not run on node {id}, and nothing says why");
+                    return Err(Violation::new(Rule::NeedlessHalt, text));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds to the coverage what the media and the plan know.
+    pub(super) fn cover(&mut self) {
+        if self.plan.disk.starved_percent > 0 {
+            self.coverage.hit(Mark::SlowFlush);
+        }
+        if self.plan.groups > 1 {
+            self.coverage.hit(Mark::ManyGroups);
+        }
+        if self.plan.node.clock_ppm.iter().any(|ppm| *ppm != 1_000_000) {
+            self.coverage.hit(Mark::ClockRate);
+        }
+        for node in &self.nodes {
+            let counts = node.medium().counts();
+            let marks = [
+                (Mark::ReadError, counts.read_errors),
+                (Mark::WriteError, counts.write_errors),
+                (Mark::ShortWrite, counts.short_writes),
+                (Mark::FlushError, counts.flush_errors + counts.flush_reverts),
+                (Mark::NoSpace, counts.no_space),
+                (Mark::Stall, counts.stalls),
+                (Mark::TornSector, counts.blocks_torn),
+                (Mark::Rot, counts.rotted),
+                (Mark::FlushLied, counts.lying_flushes),
+                (Mark::LostWrite, counts.lost_writes),
+                (Mark::Misdirected, counts.misdirected_writes),
+            ];
+            for (mark, times) in marks {
+                self.coverage.add(mark, times);
+            }
+        }
+    }
+}

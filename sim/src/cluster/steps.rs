@@ -1,0 +1,158 @@
+//! What the steps of a run do to a cluster.
+
+use logdrive_raft::io::Role;
+use logdrive_raft::{GroupId, NodeId};
+
+use crate::coverage::Mark;
+use crate::disk::{Crash, Fault};
+use crate::model::Model;
+use crate::node::SimNode;
+use crate::step::{DiskFault, Step, Target};
+
+use super::{Checked, Cluster, Due, ending, place};
+
+impl<M: Model> Cluster<'_, M> {
+    pub(super) fn take_step(&mut self, step: Step) -> Checked {
+        match step {
+            Step::Call(call) => return self.call(call),
+            Step::Crash {
+                target,
+                crash,
+                down_us,
+                recovery,
+            } => {
+                if let Some(id) = self.find(target) {
+                    if self.leads_any(id) {
+                        self.coverage.hit(Mark::LeaderCrash);
+                    }
+                    return self.crash(id, crash, down_us, recovery);
+                }
+            }
+            Step::CrashAll { down_us } => {
+                self.coverage.hit(Mark::WholeClusterPowerCut);
+                for id in (1..=self.plan.nodes).map(NodeId) {
+                    self.crash(id, Crash::Power, down_us, None)?;
+                }
+            }
+            Step::Cut { shape, first } => {
+                self.coverage.hit(ending::mark_of(shape));
+                self.network.cut(shape, first);
+            }
+            Step::Mend => self.network.mend(),
+            Step::Clog { from, to, for_us } => {
+                self.network.clog(from, to, self.now.after(for_us));
+            }
+            Step::Reset {
+                one,
+                other,
+                down_us,
+            } => {
+                self.coverage.hit(Mark::Reset);
+                self.disconnect(one, other);
+                self.schedule(self.now.after(down_us), Due::Connect(one, other));
+            }
+            Step::Pause { target, for_us } => {
+                if let Some(id) = self.find(target) {
+                    self.coverage.hit(Mark::Pause);
+                    let until = self.now.after(for_us);
+                    self.node(id).pause(until);
+                }
+            }
+            Step::Stall { target, for_us } => {
+                if let Some(id) = self.find(target) {
+                    self.coverage.hit(Mark::Stall);
+                    let until = self.now.after(for_us);
+                    self.node(id).stall(until);
+                }
+            }
+            Step::Fault { target, fault } => {
+                if let Some(id) = self.find(target) {
+                    self.inject(id, fault);
+                }
+            }
+            Step::Rot { node, rot } => {
+                // A founder that is lost before its group has formed takes the group with it.
+                if !self.has_formed() {
+                    return Ok(());
+                }
+                self.damaged.insert(node);
+                self.node(node).medium().rot(rot);
+            }
+            Step::Wipe { node, down_us } => {
+                self.crash(node, Crash::Process, down_us, None)?;
+                self.coverage.hit(Mark::Wiped);
+                self.oracle.emptied(node);
+                self.node(node).medium().wipe();
+            }
+            Step::Image { node } => {
+                let image = self.node(node).medium().image();
+                self.images.insert(node, image);
+            }
+            Step::Restore { node, down_us } => {
+                if let Some(image) = self.images.remove(&node) {
+                    self.crash(node, Crash::Process, down_us, None)?;
+                    self.coverage.hit(Mark::Restored);
+                    self.oracle.forget_medium(node);
+                    self.oracle.distrust(node);
+                    self.node(node).medium().restore(&image);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn inject(&mut self, id: NodeId, fault: DiskFault) {
+        let fault = match fault {
+            DiskFault::Read => Fault::ReadError,
+            DiskFault::Write => Fault::WriteError,
+            DiskFault::ShortWrite => Fault::ShortWrite,
+            DiskFault::Flush => Fault::FlushError,
+            DiskFault::FlushBack => Fault::FlushReverts,
+            DiskFault::Lie => Fault::LyingFlush,
+            DiskFault::LostWrite => Fault::LostWrite,
+            DiskFault::Misdirect => Fault::MisdirectedWrite,
+        };
+        if matches!(
+            fault,
+            Fault::LyingFlush | Fault::LostWrite | Fault::MisdirectedWrite
+        ) && !self.plan.canary
+        {
+            self.oracle.distrust(id);
+            self.damaged.insert(id);
+        }
+        self.node(id).inject(fault);
+    }
+
+    fn find(&self, target: Target) -> Option<NodeId> {
+        match target {
+            Target::Node(id) => (1..=self.plan.nodes).contains(&id.0).then_some(id),
+            Target::Leader(group) => {
+                let leads = |node: &&SimNode<M>| {
+                    node.core(group)
+                        .is_some_and(|core| core.role() == Role::Leader)
+                };
+                // Of two that think so, the one of the higher term.
+                let leaders = self.nodes.iter().filter(leads);
+                let newest = leaders.max_by_key(|node| node.core(group).map(|core| core.term()));
+                newest.map(SimNode::id)
+            }
+        }
+    }
+
+    /// Whether every group has formed on every node of the core.
+    fn has_formed(&self) -> bool {
+        let formed = |id: &NodeId| {
+            let node = &self.nodes[place(*id)];
+            (1..=self.plan.groups).all(|group| node.core(GroupId(group)).is_some())
+        };
+        self.core.iter().all(formed)
+    }
+
+    fn leads_any(&self, id: NodeId) -> bool {
+        let node = &self.nodes[place(id)];
+        (1..=self.plan.groups).map(GroupId).any(|group| {
+            node.core(group)
+                .is_some_and(|core| core.role() == Role::Leader)
+        })
+    }
+}

@@ -1,0 +1,445 @@
+//! What a seed means: the plan of a run and its steps.
+//!
+//! Each seed switches on some classes of faults and not others: with everything at once a cluster gets
+//! nowhere, and most bugs need that it does.
+
+use fastrand::Rng;
+use logdrive_raft::{GroupId, Micros, NodeId};
+
+use crate::disk::{Crash, Rot};
+use crate::plan::{ClientPlan, DiskPlan, DiskRates, NetworkPlan, NodePlan, Plan, Span};
+use crate::step::{Call, DiskFault, Shape, Step, Target, Timed};
+
+/// How long everything is quiet at the end, so that the last commit reaches everybody, in microseconds.
+const QUIET_US: u64 = 600_000;
+
+/// How long a healed core is asked things after it has settled.
+const ASKED_US: u64 = 400_000;
+
+/// The plan and the steps of a seed.
+#[must_use]
+pub fn run_of(seed: u64, beyond_limit: bool) -> (Plan, Vec<Timed>) {
+    let mut random = Rng::with_seed(seed);
+    let plan = draw_plan(&mut random, beyond_limit);
+    let steps = Drawing {
+        plan: &plan,
+        random,
+        steps: Vec::new(),
+    }
+    .draw();
+    (plan, steps)
+}
+
+/// The same seed with disks that lie to a log that is held to its promises: it has to fail.
+#[must_use]
+pub fn canary_of(seed: u64) -> (Plan, Vec<Timed>) {
+    let (mut plan, mut steps) = run_of(seed, false);
+    plan.canary = true;
+    for node in (1..=plan.nodes).map(NodeId) {
+        for fault in [DiskFault::Lie, DiskFault::LostWrite] {
+            steps.push(Timed {
+                at: Micros(plan.faulty_us / 2),
+                step: Step::Fault {
+                    target: Target::Node(node),
+                    fault,
+                },
+            });
+        }
+    }
+    steps.sort_by_key(|timed| timed.at);
+    (plan, steps)
+}
+
+fn one<T: Copy>(random: &mut Rng, of: &[T]) -> T {
+    of[random.usize(0..of.len())]
+}
+
+/// Switches something on in so many of a hundred seeds.
+fn percent(random: &mut Rng, of: u8) -> bool {
+    random.u8(0..100) < of
+}
+
+fn draw_plan(random: &mut Rng, beyond_limit: bool) -> Plan {
+    let nodes = one(random, &[3, 3, 3, 3, 3, 3, 5, 5, 1, 4]);
+    let groups = one(random, &[1, 1, 1, 1, 2, 3, 8]);
+    let majority = nodes / 2 + 1;
+    let mut ids: Vec<u64> = (1..=nodes).collect();
+    random.shuffle(&mut ids);
+    let mut core =
+        ids.split_off(usize::try_from(nodes - random.u64(majority..=nodes)).unwrap_or(0));
+    core.sort_unstable();
+    let slot_bytes = one(random, &[64 << 10, 128 << 10, 256 << 10, 1 << 20]);
+    let disk = draw_disk(random, slot_bytes);
+    if disk.tear_sectors {
+        // Any node may be lost, so any that is left may be needed.
+        core = (1..=nodes).collect();
+    }
+    Plan {
+        nodes,
+        groups,
+        core,
+        beyond_limit,
+        canary: false,
+        faulty_us: random.u64(3_000_000..=6_000_000),
+        healthy_us: crate::cluster::SETTLE_US + ASKED_US + QUIET_US,
+        quiet_us: QUIET_US,
+        raft_seed: random.u64(..) >> 24,
+        node: draw_node(random, nodes),
+        disk,
+        network: draw_network(random),
+        client: ClientPlan {
+            timeout_us: one(random, &[300_000, 500_000]),
+            retry_us: one(random, &[20_000, 50_000]),
+            rests: random.bool(),
+        },
+    }
+}
+
+fn draw_node(random: &mut Rng, nodes: u64) -> NodePlan {
+    let skewed = percent(random, 30);
+    let clock = |random: &mut Rng| {
+        if skewed {
+            random.u64(900_000..=1_100_000)
+        } else {
+            1_000_000
+        }
+    };
+    NodePlan {
+        clock_ppm: (0..nodes).map(|_| clock(random)).collect(),
+        turn_us: one(random, &[5, 20, 60, 200]),
+        apply_us: one(random, &[5, 20, 200, 2_000]),
+        apply_bytes_max: one(random, &[4 << 10, 64 << 10, 1 << 20]),
+        cache_bytes_max: one(random, &[2 << 10, 64 << 10]),
+        inbox_bytes_max: one(random, &[32 << 10, 1 << 20]),
+        uncommitted_bytes_max: one(random, &[16 << 10, 128 << 10]),
+        inflight_bytes_max: one(random, &[4 << 10, 64 << 10]),
+        inflight_entries_max: one(random, &[8, 16, 64]),
+        append_bytes_max: one(random, &[4 << 10, 32 << 10]),
+        disk_lag_us_max: one(random, &[200_000, 1_000_000]),
+        disk_lag_bytes_max: one(random, &[64 << 10, 1 << 20]),
+    }
+}
+
+fn draw_disk(random: &mut Rng, slot_bytes: u64) -> DiskPlan {
+    let flush_us: Span = one(random, &[(50, 200), (100, 1_000), (500, 5_000)]);
+    let errors = percent(random, 30);
+    let rate = |random: &mut Rng| {
+        if errors && random.bool() {
+            random.u32(10..200)
+        } else {
+            0
+        }
+    };
+    DiskPlan {
+        slot_bytes,
+        bytes_max: 64 << 20,
+        direct: random.bool(),
+        drained_fsync: random.bool(),
+        write_us: (20, 80),
+        flush_us,
+        read_us: (20, 80),
+        starved_percent: if percent(random, 20) { 20 } else { 0 },
+        tear_sectors: percent(random, 10),
+        rates: DiskRates {
+            read_error_ppm: rate(random),
+            write_error_ppm: rate(random),
+            short_write_ppm: rate(random),
+            flush_error_ppm: rate(random),
+            no_space_ppm: if percent(random, 15) { 300_000 } else { 0 },
+            stall_ppm: if percent(random, 15) { 300 } else { 0 },
+        },
+    }
+}
+
+fn draw_network(random: &mut Rng) -> NetworkPlan {
+    let in_order = random.bool();
+    // A stream loses nothing while its connection lasts.
+    let lossy = !in_order || percent(random, 30);
+    NetworkPlan {
+        delay_us: one(random, &[(20, 200), (20, 800), (500, 3_000)]),
+        slow_us: (1_000, 60_000),
+        slow_ppm: if percent(random, 40) { 50_000 } else { 0 },
+        loss_ppm: if lossy { random.u32(0..50_000) } else { 0 },
+        repeat_ppm: if lossy { random.u32(0..50_000) } else { 0 },
+        in_order,
+        late: percent(random, 30),
+        bytes_per_s: if percent(random, 20) { 4 << 20 } else { 0 },
+        lane_bytes_max: one(random, &[2 << 10, 8 << 10, 24 << 10, 1 << 20]),
+    }
+}
+
+struct Drawing<'a> {
+    plan: &'a Plan,
+    random: Rng,
+    steps: Vec<Timed>,
+}
+
+impl Drawing<'_> {
+    fn draw(mut self) -> Vec<Timed> {
+        self.draw_calls();
+        self.draw_faults();
+        if self.plan.beyond_limit {
+            self.draw_beyond();
+        } else {
+            self.draw_damage();
+        }
+        self.steps.sort_by_key(|timed| timed.at);
+        self.steps
+    }
+
+    fn push(&mut self, at: u64, step: Step) {
+        self.steps.push(Timed {
+            at: Micros(at),
+            step,
+        });
+    }
+
+    fn node(&mut self) -> NodeId {
+        NodeId(self.random.u64(1..=self.plan.nodes))
+    }
+
+    fn group(&mut self) -> GroupId {
+        GroupId(self.random.u64(1..=self.plan.groups))
+    }
+
+    fn target(&mut self) -> Target {
+        if self.random.u8(0..3) == 0 {
+            Target::Leader(self.group())
+        } else {
+            Target::Node(self.node())
+        }
+    }
+
+    /// Clients that wait for answers, clients that do not, bursts and silence.
+    fn draw_calls(&mut self) {
+        let clients = self.random.u64(2..=16);
+        let closed = self.random.u64(0..=clients);
+        let pause_us = one(&mut self.random, &[800, 2_000, 4_000]);
+        let large = percent(&mut self.random, 15);
+        let quiet = percent(&mut self.random, 30);
+        let mut silent_until = 0;
+        let mut at = 0;
+        while at < self.plan.faulty_us {
+            if quiet && self.random.u16(0..500) == 0 {
+                silent_until = at + self.random.u64(100_000..700_000);
+            }
+            if silent_until <= at {
+                let burst = self.random.u16(0..200) == 0;
+                for _ in 0..if burst { 20 } else { 1 } {
+                    self.draw_call(at, clients, closed, large);
+                }
+            }
+            at += self.random.u64(1..=2 * pause_us);
+        }
+        let settled = self.plan.faulty_us + crate::cluster::SETTLE_US;
+        // Every group is asked when everything has healed.
+        for group in (1..=self.plan.groups).map(GroupId) {
+            for place in 0..8 {
+                let client = self.random.u64(0..clients);
+                let node = NodeId(one(&mut self.random, &self.plan.core));
+                let call = Call {
+                    client,
+                    group,
+                    node,
+                    closed: false,
+                    count: 1,
+                    draw: self.random.u64(..) >> 16,
+                    bytes: 40,
+                };
+                self.push(settled + place * ASKED_US / 8, Step::Call(call));
+            }
+        }
+    }
+
+    fn draw_call(&mut self, at: u64, clients: u64, closed: u64, large: bool) {
+        let client = self.random.u64(0..clients);
+        let largest = u32::try_from(self.plan.disk.slot_bytes / 4).unwrap_or(u32::MAX) - 1_024;
+        let bytes = match self.random.u16(0..400) {
+            0 if large => largest.min(1 << 20),
+            1..10 => 0,
+            10..20 => self.random.u32(0..4_000),
+            _ => self.random.u32(0..200),
+        };
+        let call = Call {
+            client,
+            group: self.group(),
+            node: self.node(),
+            closed: client < closed,
+            count: if bytes > 4_000 {
+                1
+            } else {
+                self.random.u32(1..=6)
+            },
+            draw: self.random.u64(..) >> 16,
+            bytes,
+        };
+        self.push(at, Step::Call(call));
+    }
+
+    fn draw_faults(&mut self) {
+        let crashes = percent(&mut self.random, 90);
+        let partitions = percent(&mut self.random, 60);
+        let pauses = percent(&mut self.random, 40);
+        let resets = percent(&mut self.random, 40);
+        let clogs = percent(&mut self.random, 30);
+        let stalls = percent(&mut self.random, 30);
+        let disk_errors = percent(&mut self.random, 25);
+        let recovery = percent(&mut self.random, 40);
+        let end = self.plan.faulty_us;
+        let gap = one(&mut self.random, &[200_000, 400_000, 700_000]);
+        let mut at = self.random.u64(50_000..400_000);
+        while at < end {
+            match self.random.u8(0..12) {
+                0..5 if crashes => self.draw_crash(at, recovery),
+                5 if crashes => {
+                    let down_us = self.random.u64(1_000..200_000);
+                    self.push(at, Step::CrashAll { down_us });
+                }
+                6 | 7 if partitions => self.draw_partition(at),
+                8 if pauses => {
+                    let target = self.target();
+                    let for_us = self.random.u64(10_000..800_000);
+                    self.push(at, Step::Pause { target, for_us });
+                }
+                9 if resets => self.draw_reset(at),
+                10 if clogs => {
+                    let (from, to) = (self.node(), self.node());
+                    let for_us = self.random.u64(10_000..400_000);
+                    self.push(at, Step::Clog { from, to, for_us });
+                }
+                11 if stalls => {
+                    let target = self.target();
+                    let for_us = self.random.u64(10_000..1_500_000);
+                    self.push(at, Step::Stall { target, for_us });
+                }
+                _ if disk_errors => {
+                    let target = self.target();
+                    let faults = [
+                        DiskFault::Read,
+                        DiskFault::Write,
+                        DiskFault::ShortWrite,
+                        DiskFault::Flush,
+                        DiskFault::FlushBack,
+                    ];
+                    let fault = one(&mut self.random, &faults);
+                    self.push(at, Step::Fault { target, fault });
+                }
+                _ => {}
+            }
+            at += self.random.u64(gap / 4..gap);
+        }
+    }
+
+    fn draw_crash(&mut self, at: u64, recovery: bool) {
+        let target = self.target();
+        let crash = one(&mut self.random, &[Crash::Process, Crash::Power]);
+        let down_us = self.random.u64(1_000..300_000);
+        let recovery = (recovery && self.random.bool()).then(|| self.random.u64(0..12));
+        self.push(
+            at,
+            Step::Crash {
+                target,
+                crash,
+                down_us,
+                recovery,
+            },
+        );
+        // A kill, and a power cut while it is down or has just come back.
+        if self.random.u8(0..4) == 0 {
+            let later = at + self.random.u64(0..2 * down_us);
+            let down_us = self.random.u64(1_000..100_000);
+            self.push(
+                later,
+                Step::Crash {
+                    target,
+                    crash: Crash::Power,
+                    down_us,
+                    recovery: None,
+                },
+            );
+        }
+    }
+
+    fn draw_partition(&mut self, at: u64) {
+        if self.plan.nodes < 3 {
+            return;
+        }
+        let shape = one(&mut self.random, &Shape::ALL);
+        let first = self.node();
+        let flaps = if self.random.u8(0..4) == 0 { 6 } else { 1 };
+        let mut at = at;
+        for _ in 0..flaps {
+            let for_us = self.random.u64(30_000..1_200_000) / flaps;
+            self.push(at, Step::Cut { shape, first });
+            self.push(at + for_us, Step::Mend);
+            at += for_us + self.random.u64(5_000..60_000);
+        }
+    }
+
+    fn draw_reset(&mut self, at: u64) {
+        let (one, other) = (self.node(), self.node());
+        if one != other {
+            let down_us = self.random.u64(0..50_000);
+            self.push(
+                at,
+                Step::Reset {
+                    one,
+                    other,
+                    down_us,
+                },
+            );
+        }
+    }
+
+    /// What a disk cannot recover from, on nodes that a majority does without.
+    fn draw_damage(&mut self) {
+        if !percent(&mut self.random, 20) {
+            return;
+        }
+        for node in (1..=self.plan.nodes).map(NodeId) {
+            if self.plan.core.contains(&node.0) {
+                continue;
+            }
+            let at = self.random.u64(0..self.plan.faulty_us);
+            let rot = one(&mut self.random, &[Rot::Bit, Rot::Zeros, Rot::Garbage]);
+            self.push(at, Step::Rot { node, rot });
+            let crash = Step::Crash {
+                target: Target::Node(node),
+                crash: Crash::Process,
+                down_us: 10_000,
+                recovery: None,
+            };
+            self.push(at + 1, crash);
+        }
+    }
+
+    /// Disks that lie, and disks that are not what they were.
+    fn draw_beyond(&mut self) {
+        for _ in 0..self.random.u8(1..6) {
+            let at = self.random.u64(200_000..self.plan.faulty_us);
+            let node = self.node();
+            let down_us = self.random.u64(1_000..100_000);
+            match self.random.u8(0..5) {
+                0 => self.push(at, Step::Wipe { node, down_us }),
+                1 => {
+                    self.push(at / 2, Step::Image { node });
+                    self.push(at, Step::Restore { node, down_us });
+                }
+                fault => {
+                    let target = Target::Node(node);
+                    let faults = [DiskFault::Lie, DiskFault::LostWrite, DiskFault::Misdirect];
+                    let fault = faults[usize::from(fault - 2)];
+                    self.push(at, Step::Fault { target, fault });
+                    let crash = Step::Crash {
+                        target,
+                        crash: Crash::Power,
+                        down_us,
+                        recovery: None,
+                    };
+                    let later = at + self.random.u64(1..20_000);
+                    self.push(later, crash);
+                }
+            }
+        }
+    }
+}

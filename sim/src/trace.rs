@@ -1,0 +1,108 @@
+//! What happened, in order: as a number always, as a story when somebody listens.
+
+use logdrive_raft::message::Body;
+use logdrive_raft::{Entry, Message, Micros};
+
+/// The events of a run.
+pub(crate) struct Trace<'a> {
+    /// How many there were.
+    pub(crate) events: u64,
+    /// All of them, in order.
+    pub(crate) hash: u64,
+    tell: Option<&'a mut Tell<'a>>,
+}
+
+/// Whoever listens to the story of a run.
+pub(crate) type Tell<'a> = dyn FnMut(Micros, &str) + 'a;
+
+impl Default for Trace<'_> {
+    fn default() -> Self {
+        Self {
+            events: 0,
+            hash: 0xcbf2_9ce4_8422_2325,
+            tell: None,
+        }
+    }
+}
+
+impl<'a> Trace<'a> {
+    pub(crate) fn told(tell: &'a mut Tell<'a>) -> Self {
+        Self {
+            tell: Some(tell),
+            ..Self::default()
+        }
+    }
+
+    /// Something happened. The text is made only if somebody listens.
+    pub(crate) fn event(
+        &mut self,
+        now: Micros,
+        kind: u64,
+        words: [u64; 3],
+        text: impl FnOnce() -> String,
+    ) {
+        self.events += 1;
+        for word in [now.0, kind, words[0], words[1], words[2]] {
+            self.hash = (self.hash ^ word)
+                .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+                .rotate_left(29);
+        }
+        if let Some(tell) = &mut self.tell {
+            tell(now, &text());
+        }
+    }
+
+    /// A message as a number.
+    pub(crate) fn digest(message: &Message) -> u64 {
+        match &message.body {
+            Body::VoteRequest(body) => 1 << 60 | body.last.index.0 ^ body.last.term.0 << 32,
+            Body::VoteReply(body) => 2 << 60 | u64::from(body.granted),
+            Body::Append(body) => {
+                let last = body
+                    .entries
+                    .last()
+                    .map_or(0, |entry| entry.header().chain.0);
+                3 << 60 ^ body.prev.index.0 ^ last as u64
+            }
+            Body::Ack(body) => 4 << 60 ^ body.index.0 ^ body.chain.0 as u64,
+            Body::Reject(body) => 5 << 60 ^ body.prev_index.0,
+            Body::Heartbeat(body) => 6 << 60 ^ body.commit.index.0 ^ body.round.0 << 32,
+            Body::HeartbeatReply(body) => 7 << 60 ^ body.round.0,
+            Body::GenesisQuery(body) => 8 << 60 ^ body.question,
+            Body::GenesisReply(body) => 9 << 60 ^ body.question,
+            Body::GenesisOffer(_) => 10 << 60,
+        }
+    }
+
+    /// A message in words.
+    pub(crate) fn message(message: &Message) -> String {
+        let (group, term) = (message.group, message.term);
+        let said = match &message.body {
+            Body::VoteRequest(body) => format!("vote? pre={} last={}", body.pre, body.last),
+            Body::VoteReply(body) => format!("vote pre={} granted={}", body.pre, body.granted),
+            Body::Append(body) => {
+                let last = body.entries.last().map(Entry::index);
+                format!(
+                    "append prev={} +{} to {last:?} commit={} session={:?}",
+                    body.prev,
+                    body.entries.len(),
+                    body.commit.index,
+                    body.session
+                )
+            }
+            Body::Ack(body) => format!("ack {} session={:?}", body.index, body.session),
+            Body::Reject(body) => format!("reject prev={} hint={}", body.prev_index, body.hint),
+            Body::Heartbeat(body) => {
+                format!(
+                    "heartbeat commit={} last={}",
+                    body.commit.index, body.last_index
+                )
+            }
+            Body::HeartbeatReply(body) => format!("heartbeat ok round={}", body.round),
+            Body::GenesisQuery(_) => "genesis?".to_owned(),
+            Body::GenesisReply(body) => format!("genesis known={}", body.genesis.is_some()),
+            Body::GenesisOffer(_) => "genesis".to_owned(),
+        };
+        format!("group {group} term {term} {said}")
+    }
+}

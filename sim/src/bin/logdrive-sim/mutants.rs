@@ -1,0 +1,231 @@
+//! Known bugs, planted one at a time: each must be caught.
+//!
+//! Only a build with `--cfg mutants` holds them. The plain program makes that build, in a target directory of
+//! its own, and lets it do the work.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use logdrive_raft::mutant::Mutant;
+use logdrive_sim::cluster::{Cluster, Failed, Source};
+use logdrive_sim::draw;
+use logdrive_sim::kv::KvModel;
+use logdrive_sim::oracle::Rule;
+
+use crate::{EXIT_ASSERTION, EXIT_INTERNAL, MutantsArgs, jobs};
+
+/// Every so many seeds of a search one is beyond the limit.
+const BEYOND_EVERY: u64 = 4;
+
+/// After so many more seeds an assertion of the engine is taken for want of a verdict.
+const VERDICT_SEEDS: u64 = 200;
+
+/// A run of a known kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Run {
+    seed: u64,
+    beyond_limit: bool,
+}
+
+/// What became of a bug.
+struct Found {
+    run: Run,
+    tried: u64,
+    failed: Failed,
+}
+
+pub(crate) fn mutants(args: &MutantsArgs) -> ExitCode {
+    if !cfg!(mutants) {
+        return build_and_run();
+    }
+    std::panic::set_hook(Box::new(|_| {}));
+    let began = Instant::now();
+    let known = read_known();
+    let wanted = |mutant: &&Mutant| {
+        let only = args.only.as_deref().unwrap_or_default();
+        mutant.name().starts_with(only)
+    };
+    let wanted: Vec<Mutant> = Mutant::ALL.iter().filter(wanted).copied().collect();
+    let found = look_for(&wanted, |mutant| {
+        let first = known.iter().filter(|(name, _)| *name == mutant.name());
+        let first = first.map(|(_, run)| *run).filter(|_| !args.search);
+        search(mutant, first, args.seeds)
+    });
+    let mut tried: Vec<u64> = found.iter().flatten().map(|found| found.tried).collect();
+    tried.sort_unstable();
+    let asserted = found.iter().flatten();
+    let asserted = asserted.filter(|found| found.failed.violation.rule == Rule::Assertion);
+    let (asserted, caught) = (asserted.count(), tried.len());
+    if args.write && args.only.is_none() {
+        write_known(&wanted, &found);
+    }
+    println!(
+        "asserted {asserted} of {caught}, at most a third may; {:.0} s",
+        began.elapsed().as_secs_f64()
+    );
+    let survived = wanted.len() - caught;
+    println!(
+        "mutants {} caught {caught} survived {survived} median_seeds {} max_seeds {}",
+        wanted.len(),
+        tried.get(tried.len() / 2).copied().unwrap_or(0),
+        tried.last().copied().unwrap_or(0)
+    );
+    if survived > 0 || asserted * 3 > caught || wanted.is_empty() {
+        return ExitCode::from(EXIT_ASSERTION);
+    }
+    ExitCode::SUCCESS
+}
+
+/// Looks for all of them, side by side; says what became of each as soon as it is known.
+fn look_for(
+    wanted: &[Mutant],
+    search: impl Fn(Mutant) -> Option<Found> + Sync,
+) -> Vec<Option<Found>> {
+    let next = AtomicUsize::new(0);
+    let found: Mutex<Vec<Option<Found>>> = Mutex::new(wanted.iter().map(|_| None).collect());
+    std::thread::scope(|scope| {
+        for _ in 0..jobs(None) {
+            scope.spawn(|| {
+                loop {
+                    let place = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(mutant) = wanted.get(place) else {
+                        return;
+                    };
+                    let one = search(*mutant);
+                    println!("{}", line(*mutant, one.as_ref()));
+                    if let Ok(mut found) = found.lock() {
+                        found[place] = one;
+                    }
+                }
+            });
+        }
+    });
+    found.into_inner().unwrap_or_default()
+}
+
+fn line(mutant: Mutant, found: Option<&Found>) -> String {
+    let Some(Found { run, tried, failed }) = found else {
+        return format!("{:<28} SURVIVED", mutant.name());
+    };
+    let beyond = if run.beyond_limit { " beyond" } else { "" };
+    let text: String = failed.violation.to_string().chars().take(120).collect();
+    let text = text.replace('\n', " ");
+    format!(
+        "{:<28} seed {}{beyond} after {tried}: {text}",
+        mutant.name(),
+        run.seed
+    )
+}
+
+/// The first run that catches a bug by an oracle, or else by an assertion.
+fn search(mutant: Mutant, first: impl Iterator<Item = Run>, seeds: u64) -> Option<Found> {
+    let all = (1..=seeds).map(|seed| Run {
+        seed,
+        beyond_limit: seed.is_multiple_of(BEYOND_EVERY),
+    });
+    let mut asserted: Option<Found> = None;
+    for (tried, run) in (1..).zip(first.chain(all)) {
+        let Some(failed) = try_one(Some(mutant), run) else {
+            continue;
+        };
+        // A run that fails without the bug as well says nothing of it.
+        if try_one(None, run).is_some() {
+            continue;
+        }
+        let found = Found { run, tried, failed };
+        if found.failed.violation.rule != Rule::Assertion {
+            return Some(found);
+        }
+        let first = asserted.get_or_insert(found).tried;
+        if first + VERDICT_SEEDS < tried {
+            break;
+        }
+    }
+    asserted
+}
+
+fn try_one(mutant: Option<Mutant>, run: Run) -> Option<Failed> {
+    let (plan, steps) = draw::run_of(run.seed, run.beyond_limit);
+    let mut model = KvModel::default();
+    let cluster = Cluster::new(&plan, steps, &Source::Drawn(run.seed), &mut model);
+    cluster.with_mutant(mutant).run(None).failed
+}
+
+fn known_path() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("mutants.txt")
+}
+
+/// The runs that are known to catch a bug: a line each, `NAME SEED` or `NAME SEED beyond`.
+fn read_known() -> Vec<(String, Run)> {
+    let text = std::fs::read_to_string(known_path()).unwrap_or_default();
+    let parse = |line: &str| {
+        let mut words = line.split_whitespace();
+        let (name, seed) = (words.next()?, words.next()?.parse().ok()?);
+        let beyond_limit = words.next() == Some("beyond");
+        Some((name.to_owned(), Run { seed, beyond_limit }))
+    };
+    text.lines().filter_map(parse).collect()
+}
+
+fn write_known(wanted: &[Mutant], found: &[Option<Found>]) {
+    let mut text = String::from(
+        "# Which run catches which planted bug. Kept by `logdrive-sim mutants --write`.\n",
+    );
+    for (mutant, found) in wanted.iter().zip(found) {
+        if let Some(Found { run, .. }) = found {
+            let beyond = if run.beyond_limit { " beyond" } else { "" };
+            text += &format!("{} {}{beyond}\n", mutant.name(), run.seed);
+        }
+    }
+    if let Err(error) = std::fs::write(known_path(), text) {
+        eprintln!("{}: {error}", known_path().display());
+    }
+}
+
+/// Builds the program that holds the bugs, and lets it go on.
+fn build_and_run() -> ExitCode {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let target = root.join("target").join("mutants");
+    let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
+    let built = Command::new("cargo")
+        .args([
+            "build",
+            "--release",
+            "--locked",
+            "--quiet",
+            "-p",
+            "logdrive-sim",
+        ])
+        .current_dir(&root)
+        .env("CARGO_TARGET_DIR", &target)
+        .env("RUSTFLAGS", format!("{flags} --cfg mutants"))
+        .status();
+    match built {
+        Ok(status) if status.success() => {}
+        Ok(status) => {
+            eprintln!("the build with the bugs failed: {status}");
+            return ExitCode::from(EXIT_INTERNAL);
+        }
+        Err(error) => {
+            eprintln!("cargo, which builds the program with the bugs, cannot be run: {error}");
+            return ExitCode::from(EXIT_INTERNAL);
+        }
+    }
+    let program = target.join("release").join("logdrive-sim");
+    let ran = Command::new(&program)
+        .args(std::env::args_os().skip(1))
+        .status();
+    match ran {
+        Ok(status) => {
+            let code = status.code().and_then(|code| u8::try_from(code).ok());
+            ExitCode::from(code.unwrap_or(EXIT_INTERNAL))
+        }
+        Err(error) => {
+            eprintln!("{}: {error}", program.display());
+            ExitCode::from(EXIT_INTERNAL)
+        }
+    }
+}

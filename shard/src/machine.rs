@@ -9,8 +9,9 @@ use logdrive_raft::{Chain, Entry, GroupId, Index, LogPosition, ProposalRow, Term
 
 /// A deterministic machine that turns committed proposals into outputs.
 ///
-/// Contract: the calls never overlap; `apply` sees indices without gaps from the one after
-/// [`Durable::index`]; what it does may depend on its state and the batch alone, not on a clock, randomness
+/// Contract: the calls never overlap; `apply` sees every entry with proposals once, in order, from the one
+/// after [`Durable::index`], and indices that are missing belong to entries without any, such as a new
+/// leader's no-op; what it does may depend on its state and the batch alone, not on a clock, randomness
 /// or the replica it runs on. Rejecting a proposal is an *output*; an error or a panic fences the group on
 /// this node, with the index in the error.
 pub trait StateMachine: Send + 'static {

@@ -7,6 +7,17 @@ build() {
   bin=${CARGO_TARGET_DIR:-$PWD/target}/release
 }
 
+# Builds the simulator; $bin is where it is. A build of its own: it is no part of what is shipped.
+build_sim() {
+  cargo build --release --locked -p logdrive-sim
+  bin=${CARGO_TARGET_DIR:-$PWD/target}/release
+}
+
+# budget COUNT: as many as CI_BUDGET says, a factor; at least one.
+budget() {
+  awk -v count="$1" -v budget="${CI_BUDGET:-1}" 'BEGIN { n = int(count * budget); print n < 1 ? 1 : n }'
+}
+
 # skipped WHAT WHY: for the summary of .ci/run. A stage that could do nothing exits with 77 after it.
 skipped() {
   echo "SKIPPED: $1: $2" >&2

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 const CRATES: [&str; 7] = ["raft", "wal", "shard", "net", "engine", "server", "sim"];
 
 /// What cannot be named from outside its crate, and what is named instead because it decodes those.
-const WITHIN: [(&str, &str); 3] = [
+const WITHIN: [(&str, &str); 4] = [
+    ("Checked", "<GroupCheckpoint>"),
     ("NumberedChunk", "<ClientLedger>"),
     ("Pair", "<Anchor>"),
     ("Responses", "next_response("),

@@ -23,7 +23,6 @@ mod shared;
 pub mod status;
 mod thread;
 mod tls;
-pub mod units;
 mod wait;
 
 pub use apply::ApplyOn;
@@ -39,7 +38,7 @@ pub use wait::wait;
 
 pub use logdrive_raft::{Chain, GroupId, Index, LogPosition, NodeId, Term};
 pub use logdrive_shard::{
-    Batch, Durable, Failure, Fatal, Outcome, Refused, ReplySink, StateMachine,
+    Batch, Durable, Failure, Fatal, Outcome, Refused, ReplySink, StateMachine, units,
 };
 
 #[cfg(doctest)]

@@ -17,6 +17,7 @@ pub mod shard;
 pub mod status;
 mod sync;
 pub mod ticket;
+pub mod units;
 
 pub use apply::{Applier, ApplyBatch, Fenced};
 pub use inbox::{Door, Inbox, Refused};

@@ -9,7 +9,7 @@ use logdrive_shard::{GroupState, Notice, PeerInput};
 
 use crate::coverage::{Coverage, Mark};
 use crate::dice::{Choice, Dice, Site};
-use crate::disk::{Crash, SimImage, SimStorage};
+use crate::disk::{Crash, FaultCounts, SimImage, SimStorage};
 use crate::history::{Applied, History, Operation};
 use crate::model::{Model, Searched};
 use crate::network::{Arrival, Network};
@@ -122,6 +122,8 @@ pub struct Cluster<'a, M: Model> {
     trace: Trace<'a>,
     /// Disk operations that each node's medium had ended when it was last looked at.
     completions: Vec<u64>,
+    /// What had gone wrong on each node's medium when it was told of last.
+    counts: Vec<FaultCounts>,
     acked: u64,
     searched: Searched,
     // Kept for their memory.
@@ -205,7 +207,8 @@ impl<'a, M: Model> Cluster<'a, M> {
             justified: false,
             coverage: Coverage::default(),
             trace: Trace::default(),
-            completions: vec![0; usize::try_from(plan.nodes).unwrap_or(0)],
+            completions: vec![0; place(NodeId(plan.nodes + 1))],
+            counts: vec![FaultCounts::default(); place(NodeId(plan.nodes + 1))],
             acked: 0,
             searched: Searched::default(),
             sent: Vec::new(),
@@ -340,8 +343,9 @@ impl<'a, M: Model> Cluster<'a, M> {
             if self.healed {
                 continue;
             }
-            self.trace
-                .event(self.now, 1, [timed.at.0, 0, 0], || timed.step.to_string());
+            let text = timed.step.to_string();
+            let words = [timed.at.0, Trace::digest_text(&text), 0];
+            self.trace.note(self.now, 1, words, || text);
             self.take_step(timed.step)?;
         }
         Ok(())
@@ -398,7 +402,7 @@ impl<'a, M: Model> Cluster<'a, M> {
         let place = place(id);
         let started = self.nodes[place].start(now, self.model, down.recovery);
         self.read_medium(id);
-        self.trace.event(now, 2, [id.0, 0, 0], || {
+        self.trace.note(now, 2, [id.0, 0, 0], || {
             format!("node {id} starts: {started:?}")
         });
         match started {
@@ -481,7 +485,7 @@ impl<'a, M: Model> Cluster<'a, M> {
             }
             return Ok(());
         }
-        self.trace.event(self.now, 3, [id.0, crash as u64, 0], || {
+        self.trace.note(self.now, 3, [id.0, crash as u64, 0], || {
             format!("node {id} stops: {crash:?}")
         });
         self.hit_crash(crash);
@@ -498,6 +502,7 @@ impl<'a, M: Model> Cluster<'a, M> {
     }
 
     fn read_medium(&mut self, id: NodeId) {
+        self.tell_faults(place(id));
         self.oracle.read_medium(id, self.nodes[place(id)].medium());
     }
 
@@ -521,8 +526,12 @@ impl<'a, M: Model> Cluster<'a, M> {
             for (id, input) in told.drain(..) {
                 self.node(id).give(input);
             }
-            let Arrival::Message(message) = arrival else {
-                continue;
+            let message = match arrival {
+                Arrival::Message(message) => message,
+                Arrival::Lost(message, why) => {
+                    self.tell_lost(&message, why);
+                    continue;
+                }
             };
             let (from, to) = (message.from.id, message.to);
             if !self.node(to).is_running() {
@@ -563,7 +572,8 @@ impl<'a, M: Model> Cluster<'a, M> {
         let completions = self.nodes[at].medium().completions();
         let new = completions - self.completions[at];
         self.completions[at] = completions;
-        self.trace.events += new + u64::from(timer && !sent.is_empty());
+        let events = new + u64::from(timer && !sent.is_empty());
+        self.trace.count(self.now, id.0, events);
         match done {
             Ok(()) => {}
             // Nothing of that turn has left the machine, but some of it may lie on the disk.
@@ -583,8 +593,12 @@ impl<'a, M: Model> Cluster<'a, M> {
         let mut told = std::mem::take(&mut self.told);
         for message in sent.drain(..) {
             self.oracle.sent(id, &message, local)?;
-            self.network
+            let lost = self
+                .network
                 .send(self.now, message, &mut self.coverage, &mut told);
+            if let Some((message, why)) = lost {
+                self.tell_lost(&message, why);
+            }
         }
         for input in told.drain(..) {
             self.nodes[at].give(input);
@@ -593,6 +607,29 @@ impl<'a, M: Model> Cluster<'a, M> {
         self.sent = sent;
         self.take_notices(at, id)?;
         self.check_bounds(at, id)
+    }
+
+    fn tell_lost(&mut self, message: &Message, why: &str) {
+        self.trace.tell(self.now, || {
+            let (from, to) = (message.from.id, message.to);
+            format!("{from}>{to} lost, {why}: {}", Trace::message(message))
+        });
+    }
+
+    /// Tells what has gone wrong on the disk of a node since this was asked last.
+    fn tell_faults(&mut self, at: usize) {
+        if !self.trace.is_told() {
+            return;
+        }
+        let counts = self.nodes[at].medium().counts();
+        let before = std::mem::replace(&mut self.counts[at], counts);
+        let id = self.nodes[at].id();
+        for ((what, now), (_, before)) in counts.named().into_iter().zip(before.named()) {
+            if before < now {
+                let text = || format!("disk of node {id}: {} {what}", now - before);
+                self.trace.tell(self.now, text);
+            }
+        }
     }
 
     /// Lets the oracle look at a node after a turn.
@@ -604,7 +641,7 @@ impl<'a, M: Model> Cluster<'a, M> {
                 && self.oracle.look(id, group, core, local)?
             {
                 self.coverage.hit(Mark::LogCut);
-                self.trace.event(self.now, 5, [id.0, group.0, 0], || {
+                self.trace.note(self.now, 5, [id.0, group.0, 0], || {
                     format!("node {id} cuts its log of group {group}")
                 });
             }
@@ -614,7 +651,7 @@ impl<'a, M: Model> Cluster<'a, M> {
 
     fn take_notices(&mut self, at: usize, id: NodeId) -> Checked {
         for notice in self.nodes[at].take_notices() {
-            self.trace.event(self.now, 6, [id.0, 0, 0], || {
+            self.trace.note(self.now, 6, [id.0, 0, 0], || {
                 format!("node {id}: {notice:?}")
             });
             match notice {
@@ -659,7 +696,7 @@ impl<'a, M: Model> Cluster<'a, M> {
             }
         }
         let count = batch.entries.len() as u64;
-        self.trace.event(self.now, 7, [id.0, group.0, count], || {
+        self.trace.note(self.now, 7, [id.0, group.0, count], || {
             let last = batch.entries.last().map(|(entry, _)| entry.position());
             format!("node {id} applies group {group} up to {:?}", last)
         });

@@ -24,6 +24,7 @@ pub enum Mark {
     Chained,
     QuorumLoss,
     Constrained,
+    Flapping,
     Reset,
     ProcessCrash,
     PowerCut,
@@ -35,12 +36,17 @@ pub enum Mark {
     ClockRate,
     SlowApply,
     ReadError,
+    ShortRead,
     WriteError,
     ShortWrite,
     FlushError,
+    FlushReverts,
     NoSpace,
     Stall,
     SlowFlush,
+    LandedLate,
+    FileCut,
+    FileLost,
     TornSector,
     Rot,
     Poisoned,
@@ -52,16 +58,18 @@ pub enum Mark {
     LogCut,
     ManyGroups,
     LargePayload,
+    LargestPayload,
     EmptyPayload,
     Wiped,
     Restored,
     FlushLied,
     LostWrite,
     Misdirected,
+    FlushErrorLate,
     Stranger,
 }
 
-const NAMES: [(Mark, &str); 52] = [
+const NAMES: [(Mark, &str); 60] = [
     (Mark::Delay, "slow messages"),
     (Mark::Loss, "lost messages"),
     (Mark::Repeat, "repeated messages"),
@@ -82,6 +90,10 @@ const NAMES: [(Mark, &str); 52] = [
         Mark::Constrained,
         "one node with a quorum that did not lead",
     ),
+    (
+        Mark::Flapping,
+        "links that were cut right after they had been mended",
+    ),
     (Mark::Reset, "connection resets"),
     (Mark::ProcessCrash, "killed processes"),
     (Mark::PowerCut, "power cuts"),
@@ -96,12 +108,23 @@ const NAMES: [(Mark, &str); 52] = [
     (Mark::ClockRate, "clocks that run wrong"),
     (Mark::SlowApply, "a full queue to the applier"),
     (Mark::ReadError, "failed reads"),
+    (Mark::ShortRead, "short reads"),
     (Mark::WriteError, "failed writes"),
     (Mark::ShortWrite, "short writes"),
     (Mark::FlushError, "failed flushes"),
+    (
+        Mark::FlushReverts,
+        "failed flushes that took back what was written",
+    ),
     (Mark::NoSpace, "disks without space"),
     (Mark::Stall, "stalled disks"),
     (Mark::SlowFlush, "slow flushes"),
+    (
+        Mark::LandedLate,
+        "blocks of a killed process that landed later",
+    ),
+    (Mark::FileCut, "files that a power cut made shorter"),
+    (Mark::FileLost, "new files that a power cut took"),
     (Mark::TornSector, "blocks torn at 512 bytes"),
     (Mark::Rot, "rot at rest"),
     (Mark::Poisoned, "poisoned logs"),
@@ -112,17 +135,27 @@ const NAMES: [(Mark, &str); 52] = [
     (Mark::Busy, "full doors"),
     (Mark::LogCut, "logs cut by a leader"),
     (Mark::ManyGroups, "many groups"),
-    (Mark::LargePayload, "large payloads"),
+    (Mark::LargePayload, "payloads as large as the log admits"),
+    (Mark::LargestPayload, "payloads of 1 MiB"),
     (Mark::EmptyPayload, "empty payloads"),
     (Mark::Wiped, "emptied disks"),
     (Mark::Restored, "restored images"),
     (Mark::FlushLied, "flushes that lied"),
     (Mark::LostWrite, "lost writes"),
     (Mark::Misdirected, "misdirected writes"),
+    (
+        Mark::FlushErrorLate,
+        "failed flushes that were told too late",
+    ),
     (Mark::Stranger, "strangers"),
 ];
 
 impl Mark {
+    /// Every mark there is.
+    pub fn all() -> impl Iterator<Item = Mark> {
+        NAMES.iter().map(|(mark, _)| *mark)
+    }
+
     /// Every mark that runs within the limit have to hit.
     pub fn within_limit() -> impl Iterator<Item = Mark> {
         NAMES

@@ -38,6 +38,9 @@ pub struct SimDiskOptions {
     pub flush_us: (u64, u64),
     /// How many flushes in a hundred take twenty times as long.
     pub starved_percent: u8,
+    /// How many flushes the making of a file takes: space has to be found, and the file and its directory made
+    /// durable.
+    pub create_flushes: u64,
     /// What a read takes.
     pub read_us: (u64, u64),
     /// What an operation that stalls takes on top of that.
@@ -56,6 +59,7 @@ impl Default for SimDiskOptions {
             write_us: (20, 80),
             flush_us: (50, 200),
             starved_percent: 0,
+            create_flushes: 1,
             read_us: (20, 80),
             stall_us: (10_000, 2_000_000),
             direct: true,
@@ -76,7 +80,6 @@ pub struct SimDisk {
     opening: Option<u64>,
     pending: BTreeMap<(u64, u64), Pending>,
     submitted: u64,
-    faults: Vec<Fault>,
     pool: BufferPool,
     wake: Option<WakeCall>,
 }
@@ -110,7 +113,6 @@ impl SimDisk {
             opening: None,
             pending: BTreeMap::new(),
             submitted: 0,
-            faults: Vec::new(),
             pool: BufferPool::default(),
             wake: None,
         }
@@ -122,14 +124,8 @@ impl SimDisk {
         &self.medium
     }
 
-    /// Lets the next operation that `fault` speaks of fail. Several wait for one each.
-    pub fn inject(&mut self, fault: Fault) {
-        self.faults.push(fault);
-    }
-
-    /// Nothing fails any more, and nothing that waits for its operation does.
+    /// Nothing fails by itself any more.
     pub fn heal(&mut self) {
-        self.faults.clear();
         self.options.rates = FaultRates::default();
         self.options.starved_percent = 0;
     }
@@ -184,8 +180,7 @@ impl SimDisk {
     /// leaves what happens afterwards as it was.
     fn fault_for(&mut self, medium: &mut Medium, kind: Kind) -> Option<Fault> {
         let drawn = medium.draw_fault(&self.options.rates, kind);
-        let place = self.faults.iter().position(|fault| fault.concerns(kind));
-        place.map(|place| self.faults.remove(place)).or(drawn)
+        medium.take_injected(kind).or(drawn)
     }
 
     fn draw_latency_us(&self, medium: &mut Medium, kind: Kind, fault: Option<Fault>) -> u64 {
@@ -195,10 +190,15 @@ impl SimDisk {
             read_us,
             stall_us,
             starved_percent,
+            create_flushes,
             ..
         } = self.options;
         let (transfer, flush) = match kind {
-            Kind::WriteDsync | Kind::Create => (write_us, flush_us),
+            Kind::WriteDsync => (write_us, flush_us),
+            Kind::Create => (
+                write_us,
+                (create_flushes * flush_us.0, create_flushes * flush_us.1),
+            ),
             Kind::Write | Kind::Zero => (write_us, (0, 0)),
             Kind::Read => (read_us, (0, 0)),
             Kind::Flush => ((0, 0), flush_us),
@@ -210,6 +210,9 @@ impl SimDisk {
             let factor = if starved { 20 } else { 1 };
             random.u64(transfer.0..=transfer.1) + random.u64(flush.0..=flush.1) * factor
         });
+        if may_starve && transfer.1 + flush.1 < latency {
+            medium.counts.slow_flushes += 1;
+        }
         if fault != Some(Fault::Stall) {
             return latency;
         }

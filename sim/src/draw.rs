@@ -4,6 +4,7 @@
 //! nowhere, and most bugs need that it does.
 
 use fastrand::Rng;
+use logdrive_raft::limits::{ENTRY_HEADER_BYTES, ENTRY_PAYLOAD_BYTES_MAX, TABLE_LENGTH_BYTES};
 use logdrive_raft::{GroupId, Micros, NodeId};
 
 use crate::disk::{Crash, Rot};
@@ -15,6 +16,12 @@ const QUIET_US: u64 = 600_000;
 
 /// How long a healed core is asked things after it has settled.
 const ASKED_US: u64 = 400_000;
+
+/// A slot that takes the largest payload there is: a group of blocks may fill a quarter of one.
+const SLOT_BYTES_LARGE: u64 = 8 << 20;
+
+/// How many slots a pool has, at least: nothing is ever released, and each opening takes another one.
+const POOL_SLOTS_MIN: u64 = 64;
 
 /// The plan and the steps of a seed.
 #[must_use]
@@ -68,7 +75,11 @@ fn draw_plan(random: &mut Rng, beyond_limit: bool) -> Plan {
     let mut core =
         ids.split_off(usize::try_from(nodes - random.u64(majority..=nodes)).unwrap_or(0));
     core.sort_unstable();
-    let slot_bytes = one(random, &[64 << 10, 128 << 10, 256 << 10, 1 << 20]);
+    let slot_bytes = if percent(random, 5) {
+        SLOT_BYTES_LARGE
+    } else {
+        one(random, &[64 << 10, 128 << 10, 256 << 10, 1 << 20])
+    };
     let disk = draw_disk(random, slot_bytes);
     if disk.tear_sectors {
         // Any node may be lost, so any that is left may be needed.
@@ -86,7 +97,7 @@ fn draw_plan(random: &mut Rng, beyond_limit: bool) -> Plan {
         raft_seed: random.u64(..) >> 24,
         node: draw_node(random, nodes),
         disk,
-        network: draw_network(random),
+        network: draw_network(random, slot_bytes),
         client: ClientPlan {
             timeout_us: one(random, &[300_000, 500_000]),
             retry_us: one(random, &[20_000, 50_000]),
@@ -123,16 +134,16 @@ fn draw_node(random: &mut Rng, nodes: u64) -> NodePlan {
 fn draw_disk(random: &mut Rng, slot_bytes: u64) -> DiskPlan {
     let flush_us: Span = one(random, &[(50, 200), (100, 1_000), (500, 5_000)]);
     let errors = percent(random, 30);
-    let rate = |random: &mut Rng| {
+    let rate = |random: &mut Rng, often: u32| {
         if errors && random.bool() {
-            random.u32(10..200)
+            random.u32(often..10 * often)
         } else {
             0
         }
     };
     DiskPlan {
         slot_bytes,
-        bytes_max: 64 << 20,
+        bytes_max: (64 << 20).max(POOL_SLOTS_MIN * slot_bytes),
         direct: random.bool(),
         drained_fsync: random.bool(),
         write_us: (20, 80),
@@ -141,17 +152,18 @@ fn draw_disk(random: &mut Rng, slot_bytes: u64) -> DiskPlan {
         starved_percent: if percent(random, 20) { 20 } else { 0 },
         tear_sectors: percent(random, 10),
         rates: DiskRates {
-            read_error_ppm: rate(random),
-            write_error_ppm: rate(random),
-            short_write_ppm: rate(random),
-            flush_error_ppm: rate(random),
+            read_error_ppm: rate(random, 1000),
+            short_read_ppm: rate(random, 1000),
+            write_error_ppm: rate(random, 60),
+            short_write_ppm: rate(random, 60),
+            flush_error_ppm: rate(random, 150),
             no_space_ppm: if percent(random, 15) { 300_000 } else { 0 },
             stall_ppm: if percent(random, 15) { 300 } else { 0 },
         },
     }
 }
 
-fn draw_network(random: &mut Rng) -> NetworkPlan {
+fn draw_network(random: &mut Rng, slot_bytes: u64) -> NetworkPlan {
     let in_order = random.bool();
     // A stream loses nothing while its connection lasts.
     let lossy = !in_order || percent(random, 30);
@@ -163,9 +175,21 @@ fn draw_network(random: &mut Rng) -> NetworkPlan {
         repeat_ppm: if lossy { random.u32(0..50_000) } else { 0 },
         in_order,
         late: percent(random, 30),
-        bytes_per_s: if percent(random, 20) { 4 << 20 } else { 0 },
+        // The largest payload of the log passes in less than half the time that a client waits.
+        bytes_per_s: match percent(random, 20) {
+            true if slot_bytes == SLOT_BYTES_LARGE => 32 << 20,
+            true => 4 << 20,
+            false => 0,
+        },
         lane_bytes_max: one(random, &[2 << 10, 8 << 10, 24 << 10, 1 << 20]),
     }
+}
+
+/// The largest payload that passes the door of a log with such slots.
+fn largest_payload(slot_bytes: u64) -> u32 {
+    let frame = usize::try_from(slot_bytes / 4).unwrap_or(usize::MAX);
+    let payload = frame - ENTRY_HEADER_BYTES - TABLE_LENGTH_BYTES;
+    u32::try_from(payload.min(ENTRY_PAYLOAD_BYTES_MAX)).unwrap_or(u32::MAX)
 }
 
 struct Drawing<'a> {
@@ -215,7 +239,7 @@ impl Drawing<'_> {
         let clients = self.random.u64(2..=16);
         let closed = self.random.u64(0..=clients);
         let pause_us = one(&mut self.random, &[800, 2_000, 4_000]);
-        let large = percent(&mut self.random, 15);
+        let large = percent(&mut self.random, 15) || self.plan.disk.slot_bytes == SLOT_BYTES_LARGE;
         let quiet = percent(&mut self.random, 30);
         let mut silent_until = 0;
         let mut at = 0;
@@ -253,9 +277,8 @@ impl Drawing<'_> {
 
     fn draw_call(&mut self, at: u64, clients: u64, closed: u64, large: bool) {
         let client = self.random.u64(0..clients);
-        let largest = u32::try_from(self.plan.disk.slot_bytes / 4).unwrap_or(u32::MAX) - 1_024;
         let bytes = match self.random.u16(0..400) {
-            0 if large => largest.min(1 << 20),
+            0 if large => largest_payload(self.plan.disk.slot_bytes),
             1..10 => 0,
             10..20 => self.random.u32(0..4_000),
             _ => self.random.u32(0..200),
@@ -320,6 +343,7 @@ impl Drawing<'_> {
                         DiskFault::ShortWrite,
                         DiskFault::Flush,
                         DiskFault::FlushBack,
+                        DiskFault::ShortRead,
                     ];
                     let fault = one(&mut self.random, &faults);
                     self.push(at, Step::Fault { target, fault });
@@ -365,7 +389,10 @@ impl Drawing<'_> {
             return;
         }
         let shape = one(&mut self.random, &Shape::ALL);
-        let first = self.node();
+        let first = match shape {
+            Shape::Constrained => Target::Leader(self.group()),
+            _ => self.target(),
+        };
         let flaps = if self.random.u8(0..4) == 0 { 6 } else { 1 };
         let mut at = at;
         for _ in 0..flaps {
@@ -400,9 +427,11 @@ impl Drawing<'_> {
             if self.plan.core.contains(&node.0) {
                 continue;
             }
-            let at = self.random.u64(0..self.plan.faulty_us);
-            let rot = one(&mut self.random, &[Rot::Bit, Rot::Zeros, Rot::Garbage]);
-            self.push(at, Step::Rot { node, rot });
+            let at = self.random.u64(1_000_000..self.plan.faulty_us);
+            for _ in 0..self.random.u8(1..=3) {
+                let rot = one(&mut self.random, &[Rot::Bit, Rot::Zeros, Rot::Garbage]);
+                self.push(at, Step::Rot { node, rot });
+            }
             let crash = Step::Crash {
                 target: Target::Node(node),
                 crash: Crash::Process,
@@ -416,10 +445,10 @@ impl Drawing<'_> {
     /// Disks that lie, and disks that are not what they were.
     fn draw_beyond(&mut self) {
         for _ in 0..self.random.u8(1..6) {
-            let at = self.random.u64(200_000..self.plan.faulty_us);
+            let at = self.random.u64(200_000..self.plan.faulty_us * 3 / 4);
             let node = self.node();
             let down_us = self.random.u64(1_000..100_000);
-            match self.random.u8(0..5) {
+            match self.random.u8(0..6) {
                 0 => self.push(at, Step::Wipe { node, down_us }),
                 1 => {
                     self.push(at / 2, Step::Image { node });
@@ -427,7 +456,12 @@ impl Drawing<'_> {
                 }
                 fault => {
                     let target = Target::Node(node);
-                    let faults = [DiskFault::Lie, DiskFault::LostWrite, DiskFault::Misdirect];
+                    let faults = [
+                        DiskFault::Lie,
+                        DiskFault::LostWrite,
+                        DiskFault::Misdirect,
+                        DiskFault::FlushLate,
+                    ];
                     let fault = faults[usize::from(fault - 2)];
                     self.push(at, Step::Fault { target, fault });
                     let crash = Step::Crash {

@@ -1,11 +1,11 @@
 //! The key-value machine under the simulator, and whether what its clients were told makes sense.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use fastrand::Rng;
 use logdrive_raft::wire::Encode;
-use logdrive_raft::{GroupId, NodeId};
+use logdrive_raft::{GroupId, Index, NodeId};
 use logdrive_shard::kv::{Command, Kv, KvOutput, KvReader, Op, Origin, VALUE_BYTES_MAX};
 
 use crate::check::{
@@ -34,6 +34,9 @@ struct Asked {
 /// How many keys a group has. A quarter of all operations are about the first three.
 const KEYS: u32 = 32;
 
+/// A request of so many bytes or more becomes a command of exactly as many.
+const LARGE_BYTES: usize = 8 << 10;
+
 impl Model for KvModel {
     type Machine = Kv;
     type Output = KvOutput;
@@ -52,12 +55,28 @@ impl Model for KvModel {
             client: request.client,
             sequence: request.id,
         };
-        let bytes = u32::try_from(request.bytes).unwrap_or(u32::MAX);
-        let value = piece_bytes(origin, bytes);
+        // The engine takes any bytes. The machine answers that it cannot read these.
+        if request.bytes == 0 && random.u8(0..4) == 0 {
+            return self.ask(request, key, Bytes::new());
+        }
+        let name = format!("key-{key}");
+        let is_large = LARGE_BYTES <= request.bytes;
+        let mut value_bytes = request.bytes;
+        if is_large {
+            let rest = Command {
+                origin: Some(origin),
+                key: name.as_bytes(),
+                op: Op::Put(&[]),
+            };
+            value_bytes -= rest.to_bytes().len();
+        }
+        let value = piece_bytes(origin, u32::try_from(value_bytes).unwrap_or(u32::MAX));
         // With the expected value and a new one in it, a command must still fit an entry.
         let expected = self.put.get(&(request.group, key)).cloned();
         let expected = expected.filter(|expected| expected.len() + value.len() <= 4_000);
         let op = match random.u8(0..20) {
+            // It is about the size of the command, to the byte.
+            _ if is_large => Op::Put(&value),
             0..8 => Op::Put(&value),
             8..15 => Op::Get,
             15 => Op::Delete,
@@ -73,7 +92,6 @@ impl Model for KvModel {
                 new: &value,
             },
         };
-        let name = format!("key-{key}");
         let payload = Command {
             origin: Some(origin),
             key: name.as_bytes(),
@@ -83,13 +101,7 @@ impl Model for KvModel {
         if matches!(op, Op::Put(_)) {
             self.put.insert((request.group, key), value);
         }
-        let payload_kept = payload.clone();
-        assert!(self.commands.len() as u64 == request.id);
-        self.commands.push(Asked {
-            key,
-            payload: payload_kept,
-        });
-        payload
+        self.ask(request, key, payload)
     }
 
     fn request_of(&self, payload: &[u8]) -> Option<u64> {
@@ -105,6 +117,7 @@ impl Model for KvModel {
     fn check(&self, history: &History<KvOutput>) -> Result<Searched, Violation> {
         let told = self.retell(history);
         let logs = self.logs(history);
+        self.check_empty(history)?;
         check_phantoms(&told).map_err(broken)?;
         check_witness(&told, &logs).map_err(broken)?;
         let mut keys: Vec<(GroupId, u32)> = told
@@ -127,6 +140,58 @@ impl Model for KvModel {
 }
 
 impl KvModel {
+    fn ask(&mut self, request: Request, key: u32, payload: Bytes) -> Bytes {
+        assert!(self.commands.len() as u64 == request.id);
+        let kept = payload.clone();
+        self.commands.push(Asked { key, payload: kept });
+        payload
+    }
+
+    /// Empty payloads say not whose they are. Each that was answered lies where its client was told, no two in
+    /// the same place, and no more of them are in the log than were not refused.
+    fn check_empty(&self, history: &History<KvOutput>) -> Result<(), Violation> {
+        let mut unnamed: BTreeSet<(GroupId, Index, u32)> = BTreeSet::new();
+        let mut may_be: BTreeMap<GroupId, usize> = BTreeMap::new();
+        for applied in history
+            .log
+            .iter()
+            .filter(|applied| applied.request.is_none())
+        {
+            unnamed.insert((applied.group, applied.at.index, applied.slot));
+            may_be.entry(applied.group).or_default();
+        }
+        let mut held = unnamed.clone();
+        for (operation, asked) in history.operations.iter().zip(&self.commands) {
+            if !asked.payload.is_empty() {
+                continue;
+            }
+            let (id, group) = (operation.request.id, operation.request.group);
+            if !matches!(operation.outcome, Outcome::Never) {
+                *may_be.entry(group).or_default() += 1;
+            }
+            if let Outcome::Done { at, slot, .. } = &operation.outcome
+                && !held.remove(&(group, at.index, *slot))
+            {
+                let text = format!(
+                    "request {id} of group {group} is said to lie at {at}, slot {slot}, where no empty \
+                     payload is, or another's"
+                );
+                return Err(Violation::new(Rule::AckedDurability, text));
+            }
+        }
+        for (group, most) in may_be {
+            let count = unnamed.iter().filter(|(of, ..)| *of == group).count();
+            if most < count {
+                let text = format!(
+                    "the log of group {group} has {count} payloads that name no request, and at most \
+                     {most} were sent"
+                );
+                return Err(Violation::new(Rule::Phantom, text));
+            }
+        }
+        Ok(())
+    }
+
     /// The history as the checks want it: calls and answers in the order in which they happened.
     fn retell(&self, history: &History<KvOutput>) -> check::History {
         let mut told = check::History::new(u32::try_from(VALUE_BYTES_MAX).unwrap_or(u32::MAX));

@@ -68,6 +68,7 @@ pub mod coverage;
 pub mod dice;
 pub mod disk;
 pub mod draw;
+pub mod enabled;
 pub mod history;
 pub mod images;
 pub mod kv;

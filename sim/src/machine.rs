@@ -17,6 +17,12 @@ use logdrive_shard::{Batch, Durable, Fatal, StateMachine};
 use crate::model::{Model, Request};
 use crate::oracle::{Rule, Violation};
 
+/// By so much a payload may be longer than it was asked to be.
+const LONGER_BYTES_MAX: usize = 1_024;
+
+/// Of so many bytes a request may be as large as passes the door, so that there has to be room for that.
+const LARGE_BYTES: usize = 8 << 10;
+
 /// Any state machine under the simulator, and in the [conformance suite](crate::conformance).
 pub struct MachineModel<S: StateMachine> {
     new: New<S>,
@@ -88,7 +94,15 @@ where
     }
 
     fn payload(&mut self, request: Request, random: &mut Rng) -> Bytes {
-        let payload = (self.payload)(request, random);
+        let wanted = if LARGE_BYTES <= request.bytes {
+            Request {
+                bytes: request.bytes - LONGER_BYTES_MAX,
+                ..request
+            }
+        } else {
+            request
+        };
+        let payload = (self.payload)(wanted, random);
         match self.asked.entry(payload.clone()) {
             Place::Vacant(place) => {
                 place.insert(Some(request.id));

@@ -19,7 +19,7 @@ pub struct Request {
     pub client: u64,
     /// Of which group.
     pub group: GroupId,
-    /// About how many bytes.
+    /// About how many bytes, and no more when they are many: the largest one is as large as passes the door.
     pub bytes: usize,
 }
 

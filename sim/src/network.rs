@@ -17,6 +17,9 @@ use crate::lanes::{Lanes, Share};
 use crate::plan::NetworkPlan;
 use crate::step::Shape;
 
+/// Links that are cut again within this time after they were mended flap.
+pub(crate) const FLAP_US: u64 = 60_000;
+
 /// All links between the nodes.
 #[derive(Debug)]
 pub(crate) struct Network {
@@ -30,6 +33,12 @@ pub(crate) struct Network {
     vacant: Vec<usize>,
     sent: u64,
     healed: bool,
+    /// How the links are cut, if they are.
+    shape: Option<Shape>,
+    /// When they were mended last.
+    mended: Option<Micros>,
+    /// They were cut again right after they had been mended.
+    flaps: bool,
 }
 
 #[derive(Debug)]
@@ -59,8 +68,8 @@ struct Packet {
 pub(crate) enum Arrival {
     /// It is here.
     Message(Message),
-    /// It is lost.
-    Lost,
+    /// It is lost, and why.
+    Lost(Message, &'static str),
 }
 
 impl Network {
@@ -86,6 +95,9 @@ impl Network {
             vacant: Vec::new(),
             sent: 0,
             healed: false,
+            shape: None,
+            mended: None,
+            flaps: false,
         }
     }
 
@@ -94,17 +106,18 @@ impl Network {
         self.due.peek().map(|Reverse((at, _, _))| *at)
     }
 
-    /// Puts a message on its way. What the sender has to hear is pushed to `told`.
+    /// Puts a message on its way, or returns one that is lost, and why. What the sender has to hear is pushed to
+    /// `told`.
     pub(crate) fn send(
         &mut self,
         now: Micros,
         message: Message,
         coverage: &mut Coverage,
         told: &mut Vec<PeerInput>,
-    ) {
+    ) -> Option<(Message, &'static str)> {
         let (from, to) = (message.from.id, message.to);
         if to.0 == 0 || to.0 > self.nodes {
-            return;
+            return None;
         }
         let share = match self.lanes.take(&message) {
             Ok(share) => share,
@@ -117,7 +130,7 @@ impl Network {
                     from: first,
                 });
                 told.extend(self.lanes.room(from, to));
-                return;
+                return Some((message, "its lane is full"));
             }
         };
         let at = self.at(from, to);
@@ -133,7 +146,7 @@ impl Network {
                 self.lanes.leave(from, to, share);
                 told.extend(self.lanes.room(from, to));
             }
-            return;
+            return Some((message, "on its way"));
         }
         let repeated = link.dice.chance(What::Repeat, repeat);
         let arrival = self.arrival(now, at, &message, coverage);
@@ -144,6 +157,7 @@ impl Network {
             repeated,
         };
         self.put(arrival, packet);
+        None
     }
 
     /// Takes the next message that is due, if one is. Whoever hears that there is room again is pushed to
@@ -177,11 +191,17 @@ impl Network {
         let link = &mut self.links[at];
         if link.cut {
             coverage.hit(Mark::Partition);
-            return Some(Arrival::Lost);
+            if let Some(shape) = self.shape {
+                coverage.hit(shape.mark());
+            }
+            if self.flaps {
+                coverage.hit(Mark::Flapping);
+            }
+            return Some(Arrival::Lost(packet.message, "the link is cut"));
         }
         if packet.connection != link.connection {
             if !self.plan.late {
-                return Some(Arrival::Lost);
+                return Some(Arrival::Lost(packet.message, "its connection has ended"));
             }
             coverage.hit(Mark::Late);
         }
@@ -197,7 +217,10 @@ impl Network {
     }
 
     /// Cuts the links that a shape cuts, with the circle beginning at `first`.
-    pub(crate) fn cut(&mut self, shape: Shape, first: NodeId) {
+    pub(crate) fn cut(&mut self, now: Micros, shape: Shape, first: NodeId) {
+        let is_soon = |mended: Micros| now.0 - mended.0 <= FLAP_US;
+        self.flaps = self.mended.is_some_and(is_soon);
+        self.shape = Some(shape);
         let nodes = self.nodes;
         let place = |node: u64| (node + nodes - (first.0 - 1) % nodes) % nodes;
         for (at, link) in (0..).zip(&mut self.links) {
@@ -207,7 +230,9 @@ impl Network {
     }
 
     /// Mends every link.
-    pub(crate) fn mend(&mut self) {
+    pub(crate) fn mend(&mut self, now: Micros) {
+        self.shape = None;
+        self.mended = Some(now);
         for link in &mut self.links {
             link.cut = false;
         }
@@ -235,6 +260,8 @@ impl Network {
     /// From now on nothing goes wrong between the nodes of `core`, and nothing passes to or from any other.
     pub(crate) fn heal(&mut self, core: &[NodeId]) {
         self.healed = true;
+        self.shape = None;
+        self.flaps = false;
         let nodes = self.nodes;
         for (at, link) in (0..).zip(&mut self.links) {
             let inside = |place: u64| core.contains(&NodeId(place + 1));
@@ -273,11 +300,13 @@ impl Network {
         let mut begins = now;
         let carrying = message.cost_bytes() as u64 * 1_000_000;
         if let Some(us) = carrying.checked_div(plan.bytes_per_s) {
-            if now < link.carried {
+            let waits = message.lane() == Lane::Append;
+            if waits && now < link.carried {
                 coverage.hit(Mark::Bandwidth);
             }
-            begins = now.max(link.carried).after(us);
-            link.carried = begins;
+            // Streams have priorities: what is small overtakes the bytes of appends, which come so much later.
+            link.carried = now.max(link.carried).after(us);
+            begins = if waits { link.carried } else { now.after(us) };
         }
         let arrival = begins.after(delay);
         let lane = match message.lane() {

@@ -333,6 +333,7 @@ impl<M: Model> SimNode<M> {
     pub fn heal(&mut self, now: Micros) {
         self.disk.rates = crate::disk::FaultRates::default();
         self.disk.starved_percent = 0;
+        self.medium.withdraw_faults();
         self.paused_until = now;
         self.plan.node.apply_us = self.plan.node.apply_us.min(HEALED_APPLY_US);
         if let Some(running) = &mut self.running {
@@ -347,9 +348,7 @@ impl<M: Model> SimNode<M> {
 
     /// Lets the next operation of its disk that `fault` speaks of fail.
     pub fn inject(&mut self, fault: Fault) {
-        if let Some(running) = &mut self.running {
-            running.shard.disk_mut().disk.inject(fault);
-        }
+        self.medium.inject(fault);
     }
 
     /// Its disk ends nothing before then.
@@ -557,6 +556,7 @@ fn disk_options(plan: &Plan) -> SimDiskOptions {
         flush_us: disk.flush_us,
         read_us: disk.read_us,
         starved_percent: disk.starved_percent,
+        create_flushes: 10,
         direct: disk.direct,
         flush_mode: if disk.drained_fsync {
             FlushMode::DrainedFsync
@@ -565,6 +565,7 @@ fn disk_options(plan: &Plan) -> SimDiskOptions {
         },
         rates: crate::disk::FaultRates {
             read_error_ppm: disk.rates.read_error_ppm,
+            short_read_ppm: disk.rates.short_read_ppm,
             write_error_ppm: disk.rates.write_error_ppm,
             short_write_ppm: disk.rates.short_write_ppm,
             flush_error_ppm: disk.rates.flush_error_ppm,

@@ -99,10 +99,12 @@ pub struct DiskPlan {
 
 /// How often operations fail by themselves, in a million.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct DiskRates {
     /// Reads.
     pub read_error_ppm: u32,
+    /// Reads that end early and say so.
+    pub short_read_ppm: u32,
     /// Writes.
     pub write_error_ppm: u32,
     /// Writes that end early and say so.

@@ -44,8 +44,8 @@ pub enum Shape {
     Chained,
     /// All see the first, and nobody else: only it has a quorum (Omni-Paxos, quorum loss).
     QuorumLoss,
-    /// As quorum loss, and the second, which led, is cut off: only the first may lead, and its log may be
-    /// behind (Omni-Paxos, constrained election).
+    /// The first, which leads, is cut off, all others see the second, and nobody else: only the second may
+    /// lead, and its log may be behind (Omni-Paxos, constrained election).
     Constrained,
 }
 
@@ -75,8 +75,8 @@ pub enum Step {
     Cut {
         /// Which.
         shape: Shape,
-        /// Where the circle begins.
-        first: NodeId,
+        /// Where the circle begins. Nothing is cut if the leader is meant and nobody leads.
+        first: Target,
     },
     /// All links work again.
     Mend,
@@ -179,6 +179,10 @@ pub enum DiskFault {
     Flush,
     /// A flush fails; what it was to cover is gone.
     FlushBack,
+    /// A read ends early and says so.
+    ShortRead,
+    /// A flush says that it worked, did nothing, and the next one fails in its place.
+    FlushLate,
     /// A flush says that it worked and did nothing.
     Lie,
     /// A write says that it worked and did nothing.
@@ -204,12 +208,14 @@ const ROTS: [(Rot, &str); 3] = [
     (Rot::Garbage, "garbage"),
 ];
 
-const DISK_FAULTS: [(DiskFault, &str); 8] = [
+const DISK_FAULTS: [(DiskFault, &str); 10] = [
     (DiskFault::Read, "read"),
     (DiskFault::Write, "write"),
     (DiskFault::ShortWrite, "short-write"),
     (DiskFault::Flush, "flush"),
     (DiskFault::FlushBack, "flush-back"),
+    (DiskFault::ShortRead, "short-read"),
+    (DiskFault::FlushLate, "flush-late"),
     (DiskFault::Lie, "lie"),
     (DiskFault::LostWrite, "lost-write"),
     (DiskFault::Misdirect, "misdirect"),
@@ -240,7 +246,7 @@ impl Shape {
             Shape::Mute => from == 0,
             Shape::Chained => from.abs_diff(to) > 1,
             Shape::QuorumLoss => from != 0 && to != 0,
-            Shape::Constrained => from == 1 || to == 1 || (from != 0 && to != 0),
+            Shape::Constrained => from == 0 || to == 0 || (from != 1 && to != 1),
         }
     }
 }
@@ -381,19 +387,19 @@ impl<'a> Words<'a> {
             .copied()
     }
 
-    fn value(&self, name: &str) -> Option<u64> {
+    fn text(&self, name: &str) -> Option<&'a str> {
         self.0.iter().find_map(|word| {
             let (found, value) = word.split_once('=')?;
-            (found == name).then(|| value.parse().ok())?
+            (found == name).then_some(value)
         })
     }
 
+    fn value(&self, name: &str) -> Option<u64> {
+        self.text(name)?.parse().ok()
+    }
+
     fn target(&self) -> Option<Target> {
-        let word = self.bare(0)?;
-        match word.strip_prefix("leader:") {
-            Some(group) => Some(Target::Leader(GroupId(group.parse().ok()?))),
-            None => Some(Target::Node(NodeId(word.parse().ok()?))),
-        }
+        target_of(self.bare(0)?)
     }
 
     fn node(&self) -> Option<NodeId> {
@@ -406,6 +412,13 @@ impl<'a> Words<'a> {
     fn link(&self) -> Option<(NodeId, NodeId)> {
         let (from, to) = self.bare(0)?.split_once('>')?;
         Some((NodeId(from.parse().ok()?), NodeId(to.parse().ok()?)))
+    }
+}
+
+fn target_of(word: &str) -> Option<Target> {
+    match word.strip_prefix("leader:") {
+        Some(group) => Some(Target::Leader(GroupId(group.parse().ok()?))),
+        None => Some(Target::Node(NodeId(word.parse().ok()?))),
     }
 }
 
@@ -443,7 +456,7 @@ fn parse(line: &str) -> Option<Timed> {
         },
         "cut" => Step::Cut {
             shape: named(&SHAPES, words.bare(0)?)?,
-            first: NodeId(words.value("first")?),
+            first: target_of(words.text("first")?)?,
         },
         "mend" => Step::Mend,
         "clog" => Step::Clog {
@@ -501,6 +514,7 @@ mod tests {
             "4 crash leader:1 process down=5000 recovery=7",
             "5 crash-all down=10",
             "6 cut quorum-loss first=2",
+            "7 cut constrained first=leader:2",
             "7 mend",
             "8 clog 1>2 for=100",
             "9 reset 1>2 down=100",
@@ -546,7 +560,7 @@ mod tests {
                 [0, 3, 3, 3, 3],
                 [1, 2, 2, 2, 1],
                 [4, 1, 1, 1, 1],
-                [3, 0, 1, 1, 1],
+                [0, 3, 1, 1, 1],
             ]
         );
     }

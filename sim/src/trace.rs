@@ -33,7 +33,7 @@ impl<'a> Trace<'a> {
         }
     }
 
-    /// Something happened. The text is made only if somebody listens.
+    /// An event: a delivery, a call or an answer of a client.
     pub(crate) fn event(
         &mut self,
         now: Micros,
@@ -42,14 +42,53 @@ impl<'a> Trace<'a> {
         text: impl FnOnce() -> String,
     ) {
         self.events += 1;
+        self.note(now, kind, words, text);
+    }
+
+    /// So many events that nobody has to be told of: completions of a disk, a timer that did something.
+    pub(crate) fn count(&mut self, now: Micros, node: u64, events: u64) {
+        if events > 0 {
+            self.events += events;
+            self.mix(now, 12, [node, events, 0]);
+        }
+    }
+
+    /// Something that is no event by itself. The text is made only if somebody listens.
+    pub(crate) fn note(
+        &mut self,
+        now: Micros,
+        kind: u64,
+        words: [u64; 3],
+        text: impl FnOnce() -> String,
+    ) {
+        self.mix(now, kind, words);
+        self.tell(now, text);
+    }
+
+    fn mix(&mut self, now: Micros, kind: u64, words: [u64; 3]) {
         for word in [now.0, kind, words[0], words[1], words[2]] {
             self.hash = (self.hash ^ word)
                 .wrapping_mul(0x9e37_79b9_7f4a_7c15)
                 .rotate_left(29);
         }
+    }
+
+    /// Says something to whoever listens, and only to them.
+    pub(crate) fn tell(&mut self, now: Micros, text: impl FnOnce() -> String) {
         if let Some(tell) = &mut self.tell {
             tell(now, &text());
         }
+    }
+
+    /// Whether anybody listens.
+    pub(crate) fn is_told(&self) -> bool {
+        self.tell.is_some()
+    }
+
+    /// A text as a number (FNV-1a).
+    pub(crate) fn digest_text(text: &str) -> u64 {
+        let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+        text.bytes().fold(0xcbf2_9ce4_8422_2325, mix)
     }
 
     /// A message as a number.

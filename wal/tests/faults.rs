@@ -35,7 +35,7 @@ fn a_failed_or_short_write_or_flush_poisons_the_log_for_good() {
         rig.idle();
         // The pool is not growing any more: the next operation is of the log.
         let durable = rig.wal.durable();
-        rig.wal.disk_mut().inject(fault);
+        rig.wal.disk_mut().medium().inject(fault);
         rig.append_entries(1, 1, 100);
         rig.settle();
         let reason = rig.wal.poisoned().unwrap_or_else(|| panic!("{fault:?}"));
@@ -232,7 +232,7 @@ fn a_durable_entry_that_reads_back_bad_is_not_handed_out() {
         (Some(GROUP), Some(Index(4)))
     );
     assert_eq!(finding.offset_bytes / 4096, inside as u64 / 4096);
-    rig.wal.disk_mut().inject(Fault::ReadError);
+    rig.wal.disk_mut().medium().inject(Fault::ReadError);
     rig.wal.read(request).unwrap();
     let done = loop {
         rig.step();

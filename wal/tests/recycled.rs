@@ -127,10 +127,10 @@ fn an_opening_that_ends_while_it_clears_a_slot_is_followed_by_one_that_clears_th
                 rates,
                 ..SimDiskOptions::default()
             };
-            let mut disk = SimDisk::new(medium.clone(), faulty);
+            let disk = SimDisk::new(medium.clone(), faulty);
             if attempt == 0 {
                 // The first write of an opening that has something to clear.
-                disk.inject(Fault::WriteError);
+                disk.medium().inject(Fault::WriteError);
             }
             let opened = Wal::open(disk, options(8));
             assert!(opened.is_err() || attempt > 0);

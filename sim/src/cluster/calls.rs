@@ -1,5 +1,7 @@
 //! What clients do to a cluster, and what they are told.
 
+use bytes::Bytes;
+use logdrive_raft::limits::ENTRY_PAYLOAD_BYTES_MAX;
 use logdrive_raft::{GroupId, LogPosition, Micros, NodeId};
 use logdrive_shard::{Failure, Refused};
 
@@ -32,11 +34,6 @@ impl<M: Model> Cluster<'_, M> {
         let (attempt, number, deadline) =
             self.clients.begin(self.now, call, timeout_us, self.model);
         self.schedule(deadline, Due::Deadline(number));
-        match call.bytes {
-            0 => self.coverage.hit(Mark::EmptyPayload),
-            large if large >= 16 << 10 => self.coverage.hit(Mark::LargePayload),
-            _ => {}
-        }
         self.hand_in(attempt)
     }
 
@@ -56,8 +53,19 @@ impl<M: Model> Cluster<'_, M> {
             None => Some((None, "it is down".to_owned())),
             Some(door) => {
                 let (payloads, sink, token) = self.clients.hand_in(attempt);
+                let longest = payloads.iter().map(Bytes::len).max().unwrap_or(0);
+                let empty = payloads.iter().filter(|payload| payload.is_empty()).count();
                 match door.submit(payloads, &sink, token) {
-                    Ok(()) => None,
+                    Ok(()) => {
+                        self.coverage.add(Mark::EmptyPayload, empty as u64);
+                        if longest == door.payload_bytes_max() {
+                            self.coverage.hit(Mark::LargePayload);
+                        }
+                        if longest == ENTRY_PAYLOAD_BYTES_MAX {
+                            self.coverage.hit(Mark::LargestPayload);
+                        }
+                        None
+                    }
                     Err(refused) => {
                         let busy = matches!(refused, Refused::Busy { .. });
                         self.coverage.add(Mark::Busy, u64::from(busy));
@@ -97,7 +105,7 @@ impl<M: Model> Cluster<'_, M> {
             match what {
                 Follow::Next(call) => self.begin(call)?,
                 Follow::Unknown => {
-                    self.trace.events += 1;
+                    self.trace.count(self.now, 0, 1);
                     self.coverage.hit(Mark::MayYetCommit);
                 }
                 Follow::Acked {

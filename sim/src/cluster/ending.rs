@@ -10,25 +10,11 @@ use crate::coverage::Mark;
 use crate::history::{History, Outcome};
 use crate::model::Model;
 use crate::oracle::{Rule, Violation};
-use crate::step::Shape;
 
 use super::{Checked, Cluster, Due, SETTLE_US, place};
 
 /// How often queues are measured: once in so many turns of a node.
 const MEASURE_TURNS: u64 = 32;
-
-pub(super) fn mark_of(shape: Shape) -> Mark {
-    match shape {
-        Shape::Isolate => Mark::Isolate,
-        Shape::Halves => Mark::Halves,
-        Shape::Bridge => Mark::Bridge,
-        Shape::Deaf => Mark::Deaf,
-        Shape::Mute => Mark::Mute,
-        Shape::Chained => Mark::Chained,
-        Shape::QuorumLoss => Mark::QuorumLoss,
-        Shape::Constrained => Mark::Constrained,
-    }
-}
 
 /// How a node stands, in a line a group.
 pub(super) fn stands(id: NodeId, status: &ShardStatus) -> String {
@@ -74,7 +60,7 @@ impl<M: Model> Cluster<'_, M> {
     pub(super) fn heal(&mut self) -> Checked {
         let now = self.now;
         self.trace
-            .event(now, 10, [0; 3], || "everything is healed".to_owned());
+            .note(now, 10, [0; 3], || "everything is healed".to_owned());
         self.healed = true;
         self.network.heal(&self.core);
         for node in &mut self.nodes {
@@ -362,9 +348,6 @@ impl<M: Model> Cluster<'_, M> {
 
     /// Adds to the coverage what the media and the plan know.
     pub(super) fn cover(&mut self) {
-        if self.plan.disk.starved_percent > 0 {
-            self.coverage.hit(Mark::SlowFlush);
-        }
         if self.plan.groups > 1 {
             self.coverage.hit(Mark::ManyGroups);
         }
@@ -377,9 +360,16 @@ impl<M: Model> Cluster<'_, M> {
                 (Mark::ReadError, counts.read_errors),
                 (Mark::WriteError, counts.write_errors),
                 (Mark::ShortWrite, counts.short_writes),
-                (Mark::FlushError, counts.flush_errors + counts.flush_reverts),
+                (Mark::ShortRead, counts.short_reads),
+                (Mark::FlushError, counts.flush_errors),
+                (Mark::FlushReverts, counts.flush_reverts),
+                (Mark::FlushErrorLate, counts.flush_errors_late),
                 (Mark::NoSpace, counts.no_space),
                 (Mark::Stall, counts.stalls),
+                (Mark::SlowFlush, counts.slow_flushes),
+                (Mark::LandedLate, counts.blocks_landed_late),
+                (Mark::FileCut, counts.files_cut),
+                (Mark::FileLost, counts.files_lost),
                 (Mark::TornSector, counts.blocks_torn),
                 (Mark::Rot, counts.rotted),
                 (Mark::FlushLied, counts.lying_flushes),

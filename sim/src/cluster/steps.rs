@@ -9,7 +9,7 @@ use crate::model::Model;
 use crate::node::SimNode;
 use crate::step::{DiskFault, Step, Target};
 
-use super::{Checked, Cluster, Due, ending, place};
+use super::{Checked, Cluster, Due, place};
 
 impl<M: Model> Cluster<'_, M> {
     pub(super) fn take_step(&mut self, step: Step) -> Checked {
@@ -35,10 +35,11 @@ impl<M: Model> Cluster<'_, M> {
                 }
             }
             Step::Cut { shape, first } => {
-                self.coverage.hit(ending::mark_of(shape));
-                self.network.cut(shape, first);
+                if let Some(first) = self.find(first) {
+                    self.network.cut(self.now, shape, first);
+                }
             }
-            Step::Mend => self.network.mend(),
+            Step::Mend => self.network.mend(self.now),
             Step::Clog { from, to, for_us } => {
                 self.network.clog(from, to, self.now.after(for_us));
             }
@@ -47,19 +48,25 @@ impl<M: Model> Cluster<'_, M> {
                 other,
                 down_us,
             } => {
-                self.coverage.hit(Mark::Reset);
+                if self.node(one).is_running() && self.node(other).is_running() {
+                    self.coverage.hit(Mark::Reset);
+                }
                 self.disconnect(one, other);
                 self.schedule(self.now.after(down_us), Due::Connect(one, other));
             }
             Step::Pause { target, for_us } => {
-                if let Some(id) = self.find(target) {
+                if let Some(id) = self.find(target)
+                    && self.node(id).is_running()
+                {
                     self.coverage.hit(Mark::Pause);
                     let until = self.now.after(for_us);
                     self.node(id).pause(until);
                 }
             }
             Step::Stall { target, for_us } => {
-                if let Some(id) = self.find(target) {
+                if let Some(id) = self.find(target)
+                    && self.node(id).is_running()
+                {
                     self.coverage.hit(Mark::Stall);
                     let until = self.now.after(for_us);
                     self.node(id).stall(until);
@@ -108,15 +115,13 @@ impl<M: Model> Cluster<'_, M> {
             DiskFault::ShortWrite => Fault::ShortWrite,
             DiskFault::Flush => Fault::FlushError,
             DiskFault::FlushBack => Fault::FlushReverts,
+            DiskFault::ShortRead => Fault::ShortRead,
+            DiskFault::FlushLate => Fault::FlushErrorLate,
             DiskFault::Lie => Fault::LyingFlush,
             DiskFault::LostWrite => Fault::LostWrite,
             DiskFault::Misdirect => Fault::MisdirectedWrite,
         };
-        if matches!(
-            fault,
-            Fault::LyingFlush | Fault::LostWrite | Fault::MisdirectedWrite
-        ) && !self.plan.canary
-        {
+        if !fault.is_within_limit() && !self.plan.canary {
             self.oracle.distrust(id);
             self.damaged.insert(id);
         }

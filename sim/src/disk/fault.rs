@@ -213,6 +213,8 @@ pub struct FaultCounts {
     pub blocks_kept: u64,
     /// Blocks that a power cut left half written.
     pub blocks_torn: u64,
+    /// Flushes that took much longer, as beside others that write.
+    pub slow_flushes: u64,
     /// Blocks of a dead process that landed later.
     pub blocks_landed_late: u64,
     /// Files that a power cut left shorter than they were written.
@@ -230,7 +232,7 @@ pub struct FaultCounts {
 impl FaultCounts {
     /// Each count with its name.
     #[must_use]
-    pub fn named(&self) -> [(&'static str, u64); 23] {
+    pub fn named(&self) -> [(&'static str, u64); 24] {
         [
             ("write_errors", self.write_errors),
             ("short_writes", self.short_writes),
@@ -249,6 +251,7 @@ impl FaultCounts {
             ("blocks_lost", self.blocks_lost),
             ("blocks_kept", self.blocks_kept),
             ("blocks_torn", self.blocks_torn),
+            ("slow_flushes", self.slow_flushes),
             ("blocks_landed_late", self.blocks_landed_late),
             ("files_cut", self.files_cut),
             ("files_lost", self.files_lost),

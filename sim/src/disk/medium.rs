@@ -56,6 +56,8 @@ pub(super) struct Medium {
     pub(super) capacity_blocks: Option<u64>,
     pub(super) counts: FaultCounts,
     pub(super) completions: u64,
+    /// What goes wrong with the next operation that it speaks of, whichever process asks for it.
+    pub(super) injected: Vec<Fault>,
     /// Blocks whose flushed contents have changed; nothing is kept for nobody.
     newly_flushed: Option<Vec<(SlotId, u32)>>,
     spare: Spare,
@@ -75,6 +77,7 @@ impl Medium {
             capacity_blocks: None,
             counts: FaultCounts::default(),
             completions: 0,
+            injected: Vec::new(),
             newly_flushed: None,
             spare: Spare::default(),
         }
@@ -124,6 +127,12 @@ impl Medium {
     pub(super) fn draw_fault(&mut self, rates: &FaultRates, kind: Kind) -> Option<Fault> {
         let fault = self.dice.one_of(What::Fault, rates.rates(kind));
         Fault::from_number(fault).filter(|fault| fault.concerns(kind))
+    }
+
+    /// What somebody wanted to go wrong with such an operation.
+    pub(super) fn take_injected(&mut self, kind: Kind) -> Option<Fault> {
+        let place = self.injected.iter().position(|fault| fault.concerns(kind));
+        place.map(|place| self.injected.remove(place))
     }
 
     /// How many of so many blocks are done by an operation that fails or ends early.
@@ -344,7 +353,12 @@ impl Medium {
                 true
             }
             Some(Fault::LyingFlush) => {
-                self.counts.lying_flushes += u64::from(contents.has_unflushed(covers));
+                if contents.has_unflushed(covers) {
+                    self.counts.lying_flushes += 1;
+                } else {
+                    // It was no lie. The next one is.
+                    self.injected.push(Fault::LyingFlush);
+                }
                 true
             }
             _ => {

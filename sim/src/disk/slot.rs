@@ -308,7 +308,7 @@ impl Slot {
                 }
                 match (tear, random.u8(0..4)) {
                     (_, 0) | (Tear::Never, 2) => 0,
-                    (Tear::Sectors, 2) => 2,
+                    (Tear::Sectors, 2 | 3) => 2,
                     _ => 1,
                 }
             });

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use fastrand::Rng;
 use logdrive_wal::disk::{BLOCK_BYTES, Block, SlotFile, SlotId};
 
-use super::fault::FaultCounts;
+use super::fault::{Fault, FaultCounts};
 use super::medium::Medium;
 use super::slot::{Contents, Slot, Spare};
 use crate::dice::{Choice, Dice, What};
@@ -122,6 +122,21 @@ impl SimStorage {
     /// Other dice decide from now on.
     pub fn set_dice(&self, dice: Dice) {
         self.lock().dice = dice;
+    }
+
+    /// Lets the next operation that `fault` speaks of meet it, if need be one of a later process. Several wait
+    /// for one each.
+    pub fn inject(&self, fault: Fault) {
+        self.lock().injected.push(fault);
+    }
+
+    /// Nothing waits for its operation any more, and no flush tells of an earlier one.
+    pub fn withdraw_faults(&self) {
+        let mut medium = self.lock();
+        medium.injected.clear();
+        for slot in medium.slots.values_mut() {
+            slot.owes_error = false;
+        }
     }
 
     /// All files together take no more than this.

@@ -207,7 +207,7 @@ impl Work<'_> {
                     Fault::FlushReverts,
                 ];
                 let fault = *self.random.choice(&faults).unwrap_or(&Fault::WriteError);
-                self.wal.disk_mut().disk.inject(fault);
+                self.wal.disk_mut().disk.medium().inject(fault);
             }
             self.act(large_percent);
             for _ in 0..self.random.u64(1..4) {

@@ -7,8 +7,8 @@ fn is_lost(rig: &Rig, block: u32) -> bool {
 #[test]
 fn injected_faults_happen_once_each_and_are_counted() {
     let mut rig = Rig::new(1);
-    rig.disk.inject(Fault::ShortWrite);
-    rig.disk.inject(Fault::FlushError);
+    rig.medium.inject(Fault::ShortWrite);
+    rig.medium.inject(Fault::FlushError);
     assert_eq!(rig.write(0, &[1], false).unwrap(), 0);
     assert!(rig.flush().is_err());
     assert_eq!(rig.write(0, &[1], false).unwrap(), 4096);
@@ -25,7 +25,7 @@ fn a_write_that_fails_may_have_reached_the_medium_in_part() {
     let mut parts = [0; 4];
     for seed in 0..64 {
         let mut rig = Rig::new(seed);
-        rig.disk.inject(Fault::WriteError);
+        rig.medium.inject(Fault::WriteError);
         assert!(rig.write(0, &[1; 3], true).is_err());
         let bytes = bytes_of(&rig.medium, SLOT);
         parts[bytes.iter().filter(|byte| **byte == 1).count()] += 1;
@@ -38,14 +38,14 @@ fn a_write_that_fails_may_have_reached_the_medium_in_part() {
 fn reads_fail_or_end_early() {
     let mut rig = Rig::new(1);
     rig.write(0, &[1, 2, 3], true).unwrap();
-    rig.disk.inject(Fault::ReadError);
+    rig.medium.inject(Fault::ReadError);
     assert!(rig.read(3).0.is_err());
-    rig.disk.inject(Fault::ShortRead);
+    rig.medium.inject(Fault::ShortRead);
     assert!(rig.read(3).0.unwrap() < 3 * 4096);
     let (whole, bytes) = rig.read(3);
     assert_eq!((whole.unwrap(), bytes), (3 * 4096, vec![1, 2, 3]));
     for fault in [Fault::ReadError, Fault::ShortRead] {
-        rig.disk.inject(fault);
+        rig.medium.inject(fault);
         assert!(rig.disk.read(SLOT, 0, &mut [Block::ZERO; 3]).is_err());
     }
 }
@@ -54,7 +54,7 @@ fn reads_fail_or_end_early() {
 fn a_page_cache_forgets_what_a_failed_flush_owed() {
     let mut rig = Rig::buffered(1);
     rig.write(0, &[1], false).unwrap();
-    rig.disk.inject(Fault::FlushError);
+    rig.medium.inject(Fault::FlushError);
     assert!(rig.flush().is_err());
     rig.flush().unwrap();
     // It reads well, and a power cut may take it.
@@ -70,7 +70,7 @@ fn a_page_cache_forgets_what_a_failed_flush_owed() {
 fn a_page_cache_that_forgot_does_not_remember_when_the_block_is_written_again() {
     let mut rig = Rig::buffered(1);
     rig.write(0, &[1], false).unwrap();
-    rig.disk.inject(Fault::FlushError);
+    rig.medium.inject(Fault::FlushError);
     assert!(rig.flush().is_err());
     rig.disk.options_mut().flush_us = (1000, 1000);
     rig.submit(Op::Flush { slot: SLOT });
@@ -83,7 +83,7 @@ fn a_page_cache_that_forgot_does_not_remember_when_the_block_is_written_again() 
 fn without_a_page_cache_the_next_flush_makes_good_for_one_that_failed() {
     let mut rig = Rig::new(1);
     rig.write(0, &[1], false).unwrap();
-    rig.disk.inject(Fault::FlushError);
+    rig.medium.inject(Fault::FlushError);
     assert!(rig.flush().is_err());
     assert!(is_lost(&rig, 0));
     rig.flush().unwrap();
@@ -95,7 +95,7 @@ fn a_flush_that_fails_may_bring_the_old_bytes_back() {
     let mut rig = Rig::buffered(1);
     rig.write(0, &[1], true).unwrap();
     rig.write(0, &[2], false).unwrap();
-    rig.disk.inject(Fault::FlushReverts);
+    rig.medium.inject(Fault::FlushReverts);
     assert!(rig.flush().is_err());
     assert_eq!(bytes_of(&rig.medium, SLOT)[0], 1);
     assert_eq!(durable(&rig.medium, 0), Some(1));
@@ -106,7 +106,7 @@ fn a_flush_that_fails_may_bring_the_old_bytes_back() {
 fn an_error_may_be_told_to_the_flush_after_the_one_that_failed() {
     let mut rig = Rig::buffered(1);
     rig.write(0, &[1], false).unwrap();
-    rig.disk.inject(Fault::FlushErrorLate);
+    rig.medium.inject(Fault::FlushErrorLate);
     rig.flush().unwrap();
     assert!(is_lost(&rig, 0));
     assert!(rig.flush().is_err());
@@ -120,7 +120,7 @@ fn an_error_may_be_told_to_the_flush_after_the_one_that_failed() {
 fn a_flush_may_lie() {
     let mut rig = Rig::new(1);
     for dsync in [false, true] {
-        rig.disk.inject(Fault::LyingFlush);
+        rig.medium.inject(Fault::LyingFlush);
         rig.write(0, &[1], dsync).unwrap();
         if !dsync {
             rig.flush().unwrap();
@@ -134,7 +134,7 @@ fn a_flush_may_lie() {
 #[test]
 fn a_write_may_be_lost_or_land_somewhere_else() {
     let mut rig = Rig::new(1);
-    rig.disk.inject(Fault::LostWrite);
+    rig.medium.inject(Fault::LostWrite);
     assert_eq!(rig.write(0, &[1], true).unwrap(), 4096);
     assert_eq!(bytes_of(&rig.medium, SLOT), [0; 8]);
 
@@ -142,7 +142,7 @@ fn a_write_may_be_lost_or_land_somewhere_else() {
     for seed in 0..64 {
         let mut rig = Rig::new(seed);
         rig.disk.create(OTHER, 8).unwrap();
-        rig.disk.inject(Fault::MisdirectedWrite);
+        rig.medium.inject(Fault::MisdirectedWrite);
         assert_eq!(rig.write(0, &[1], true).unwrap(), 4096);
         let left = rig.medium.flushed_only();
         for slot in [SLOT, OTHER] {
@@ -156,7 +156,7 @@ fn a_write_may_be_lost_or_land_somewhere_else() {
 #[test]
 fn an_operation_may_stall() {
     let mut rig = Rig::new(1);
-    rig.disk.inject(Fault::Stall);
+    rig.medium.inject(Fault::Stall);
     rig.begin_write(0, &[1], true);
     assert!(rig.disk.next_due().unwrap() >= 10_000);
     rig.finish().pop().unwrap().unwrap();

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use logdrive_sim::images::{ImagesOptions, run};
 
+use crate::say::say;
 use crate::{EXIT_VIOLATION, ImagesArgs, VERSION, jobs};
 
 pub(crate) fn images(args: &ImagesArgs) -> ExitCode {
@@ -18,18 +19,18 @@ pub(crate) fn images(args: &ImagesArgs) -> ExitCode {
         ..ImagesOptions::default()
     });
     let violations = std::mem::take(&mut report.violations);
-    println!("{report:#?}");
+    say!("{report:#?}");
     for violation in &violations {
-        println!("{violation}");
+        say!("{violation}");
     }
     if !violations.is_empty() {
-        println!("build: logdrive-sim {VERSION}");
-        println!(
+        say!("build: logdrive-sim {VERSION}");
+        say!(
             "replay: logdrive-sim images --seed {} --history NUMBER",
             args.seed
         );
     }
-    println!(
+    say!(
         "images {} damaged {} recoveries {} violations {} seconds {:.1}",
         report.images,
         report.damage.images,

@@ -9,13 +9,20 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use clap::{Args, Parser, Subcommand};
+use logdrive_raft::Micros;
+use logdrive_shard::units;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 
 mod images;
 mod mutants;
 mod replay;
 mod run;
+mod say;
 mod story;
 
 /// Whole clusters in one thread each, from seeds.
@@ -43,8 +50,8 @@ enum Command {
 /// Which seeds.
 #[derive(Debug, Args)]
 struct RunArgs {
-    /// How many.
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    /// How many: `200`, `2k`.
+    #[arg(long, value_parser = some)]
     seeds: u64,
     /// The first of them.
     #[arg(long, default_value_t = 1)]
@@ -75,9 +82,9 @@ struct ReplayArgs {
     /// Disks lie to a log that is held to its promises: the run has to fail.
     #[arg(long, conflicts_with_all = ["script", "beyond_limit"])]
     canary: bool,
-    /// Stop at this virtual time, in microseconds.
-    #[arg(long)]
-    until: Option<u64>,
+    /// Stop at this virtual time: `7262ms`, or microseconds without a unit, as the story has them.
+    #[arg(long, value_parser = virtual_time)]
+    until: Option<Micros>,
     /// Tell the story.
     #[arg(long)]
     trace: bool,
@@ -102,7 +109,7 @@ struct ShrinkArgs {
     #[arg(long)]
     mutant: Option<String>,
     /// The most runs that are tried.
-    #[arg(long, default_value_t = 2_000)]
+    #[arg(long, default_value = "2k", value_parser = some)]
     runs: u64,
 }
 
@@ -113,7 +120,7 @@ struct MutantsArgs {
     #[arg(long)]
     search: bool,
     /// The most seeds for a bug.
-    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value = "2k", value_parser = some)]
     seeds: u64,
     /// Only the bugs whose names begin so.
     #[arg(long)]
@@ -127,7 +134,7 @@ struct MutantsArgs {
 #[derive(Debug, Args)]
 struct ImagesArgs {
     /// How many crash images, about.
-    #[arg(long, default_value_t = 300_000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value = "300k", value_parser = some)]
     images: u64,
     /// Draws the histories.
     #[arg(long, default_value_t = 0)]
@@ -158,6 +165,40 @@ const EXIT_ASSERTION: u8 = 10;
 
 /// A promise was broken.
 const EXIT_VIOLATION: u8 = 20;
+
+/// A signal asked for the end; what there is has been written.
+const EXIT_INTERRUPTED: u8 = 130;
+
+/// A count that is not zero.
+fn some(text: &str) -> Result<u64, String> {
+    match units::count(text) {
+        Ok(0) => Err("at least 1 is needed".to_owned()),
+        Ok(count) => Ok(count),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn virtual_time(text: &str) -> Result<Micros, String> {
+    if let Ok(us) = text.parse() {
+        return Ok(Micros(us));
+    }
+    let time = units::duration(text).map_err(|error| error.to_string())?;
+    u64::try_from(time.as_micros())
+        .map(Micros)
+        .map_err(|error| error.to_string())
+}
+
+/// Set by SIGINT and SIGTERM; a second one ends the process at once.
+fn stop_flag() -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        let again = flag::register_conditional_default(signal, Arc::clone(&stop));
+        if let Err(error) = again.and_then(|_| flag::register(signal, Arc::clone(&stop))) {
+            eprintln!("signal {signal} will end it at once: {error}");
+        }
+    }
+    stop
+}
 
 /// How many runs go side by side.
 fn jobs(asked: Option<NonZeroUsize>) -> usize {

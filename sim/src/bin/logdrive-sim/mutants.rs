@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use logdrive_raft::mutant::Mutant;
@@ -14,8 +14,12 @@ use logdrive_sim::cluster::{Cluster, Failed, Source};
 use logdrive_sim::draw;
 use logdrive_sim::kv::KvModel;
 use logdrive_sim::oracle::Rule;
+use logdrive_sim::script::Script;
 
-use crate::{EXIT_ASSERTION, EXIT_INTERNAL, MutantsArgs, jobs};
+use crate::say::say;
+use crate::{
+    EXIT_ASSERTION, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_USAGE, MutantsArgs, jobs, stop_flag,
+};
 
 /// Every so many seeds of a search one is beyond the limit.
 const BEYOND_EVERY: u64 = 4;
@@ -38,6 +42,8 @@ struct Found {
 }
 
 pub(crate) fn mutants(args: &MutantsArgs) -> ExitCode {
+    // The program that holds the bugs is told of the same signal, and its exit code is passed on.
+    let stop = stop_flag();
     if !cfg!(mutants) {
         return build_and_run();
     }
@@ -49,11 +55,22 @@ pub(crate) fn mutants(args: &MutantsArgs) -> ExitCode {
         mutant.name().starts_with(only)
     };
     let wanted: Vec<Mutant> = Mutant::ALL.iter().filter(wanted).copied().collect();
+    if wanted.is_empty() {
+        eprintln!("error: no planted bug has a name that begins so");
+        return ExitCode::from(EXIT_USAGE);
+    }
     let found = look_for(&wanted, |mutant| {
         let first = known.iter().filter(|(name, _)| *name == mutant.name());
         let first = first.map(|(_, run)| *run).filter(|_| !args.search);
-        search(mutant, first, args.seeds)
+        search(mutant, first, args.seeds, &stop)
     });
+    if stop.load(Ordering::Relaxed) {
+        return ExitCode::from(EXIT_INTERRUPTED);
+    }
+    let kept = match args.only {
+        Some(_) => Ok(0),
+        None => play_scripts(),
+    };
     let mut tried: Vec<u64> = found.iter().flatten().map(|found| found.tried).collect();
     tried.sort_unstable();
     let asserted = found.iter().flatten();
@@ -62,21 +79,25 @@ pub(crate) fn mutants(args: &MutantsArgs) -> ExitCode {
     if args.write && args.only.is_none() {
         write_known(&wanted, &found);
     }
-    println!(
+    say!(
         "asserted {asserted} of {caught}, at most a third may; {:.0} s",
         began.elapsed().as_secs_f64()
     );
     let survived = wanted.len() - caught;
-    println!(
+    say!(
         "mutants {} caught {caught} survived {survived} median_seeds {} max_seeds {}",
         wanted.len(),
         tried.get(tried.len() / 2).copied().unwrap_or(0),
         tried.last().copied().unwrap_or(0)
     );
-    if survived > 0 || asserted * 3 > caught || wanted.is_empty() {
-        return ExitCode::from(EXIT_ASSERTION);
+    match kept {
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(EXIT_INTERNAL)
+        }
+        Ok(0) if survived == 0 && asserted * 3 <= caught => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::from(EXIT_ASSERTION),
     }
-    ExitCode::SUCCESS
 }
 
 /// Looks for all of them, side by side; says what became of each as soon as it is known.
@@ -95,7 +116,7 @@ fn look_for(
                         return;
                     };
                     let one = search(*mutant);
-                    println!("{}", line(*mutant, one.as_ref()));
+                    say!("{}", line(*mutant, one.as_ref()));
                     if let Ok(mut found) = found.lock() {
                         found[place] = one;
                     }
@@ -121,13 +142,21 @@ fn line(mutant: Mutant, found: Option<&Found>) -> String {
 }
 
 /// The first run that catches a bug by an oracle, or else by an assertion.
-fn search(mutant: Mutant, first: impl Iterator<Item = Run>, seeds: u64) -> Option<Found> {
+fn search(
+    mutant: Mutant,
+    first: impl Iterator<Item = Run>,
+    seeds: u64,
+    stop: &AtomicBool,
+) -> Option<Found> {
     let all = (1..=seeds).map(|seed| Run {
         seed,
         beyond_limit: seed.is_multiple_of(BEYOND_EVERY),
     });
     let mut asserted: Option<Found> = None;
     for (tried, run) in (1..).zip(first.chain(all)) {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
         let Some(failed) = try_one(Some(mutant), run) else {
             continue;
         };
@@ -152,6 +181,45 @@ fn try_one(mutant: Option<Mutant>, run: Run) -> Option<Failed> {
     let mut model = KvModel::default();
     let cluster = Cluster::new(&plan, steps, &Source::Drawn(run.seed), &mut model);
     cluster.with_mutant(mutant).run(None).failed
+}
+
+/// Plays the scripts that name a planted bug: with it they break the promise that they name, and without it
+/// none. Says how many do not.
+fn play_scripts() -> Result<usize, String> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("regressions");
+    let files = std::fs::read_dir(&directory);
+    let files = files.map_err(|error| format!("{}: {error}", directory.display()))?;
+    let mut wrong = 0;
+    for file in files {
+        let path = file.map_err(|error| error.to_string())?.path();
+        let text = std::fs::read_to_string(&path);
+        let text = text.map_err(|error| format!("{}: {error}", path.display()))?;
+        let script = Script::parse(&text);
+        let script = script.map_err(|error| format!("{}: {error}", path.display()))?;
+        let Some(name) = &script.mutant else {
+            continue;
+        };
+        let mutant: Mutant = name
+            .parse()
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+        let play = |mutant| {
+            let mut model = KvModel::default();
+            let played = script.play(&mut model, mutant, None, &mut |_, _| {});
+            let broke = played.ended.failed.map(|failed| failed.violation.rule);
+            broke.map(|rule| rule.to_string())
+        };
+        let (with, without) = (play(Some(mutant)), play(None));
+        let is_right = with.as_ref() == Some(&script.broke) && without.is_none();
+        wrong += usize::from(!is_right);
+        say!(
+            "{:<28} script {}: {}, without it {}",
+            name,
+            path.file_name().unwrap_or_default().display(),
+            with.as_deref().unwrap_or("SURVIVED"),
+            without.as_deref().unwrap_or("nothing"),
+        );
+    }
+    Ok(wrong)
 }
 
 fn known_path() -> PathBuf {

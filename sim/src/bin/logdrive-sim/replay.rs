@@ -11,6 +11,7 @@ use logdrive_sim::kv::KvModel;
 use logdrive_sim::script::{Played, Script};
 use logdrive_sim::shrink::Shrinker;
 
+use crate::say::say;
 use crate::story::{print_failure, replay_of};
 use crate::{EXIT_ASSERTION, EXIT_INTERNAL, EXIT_USAGE, EXIT_VIOLATION, ReplayArgs, ShrinkArgs};
 
@@ -22,7 +23,7 @@ pub(crate) fn replay(args: &ReplayArgs) -> ExitCode {
     std::panic::set_hook(Box::new(|_| {}));
     let mut tell = |at: Micros, what: &str| {
         if args.trace {
-            println!("{:>10} {what}", at.0);
+            say!("{:>10} {what}", at.0);
         }
     };
     if let Some(path) = &args.script {
@@ -37,7 +38,7 @@ pub(crate) fn replay(args: &ReplayArgs) -> ExitCode {
     let mut model = KvModel::default();
     let cluster = Cluster::new(&plan, steps, &Source::Drawn(seed), &mut model);
     let cluster = cluster.with_mutant(mutant);
-    let until = args.until.map(Micros);
+    let until = args.until;
     let ended = if args.trace {
         cluster.traced(&mut tell).run(until)
     } else {
@@ -49,7 +50,7 @@ pub(crate) fn replay(args: &ReplayArgs) -> ExitCode {
     }
     print_failure(&format!("seed {seed}"), &plan, &ended, &replay);
     let summary = &ended.summary;
-    println!(
+    say!(
         "seed {seed} {} events {} crashes {} elections {} acked {} hash {:016x}",
         if ended.failed.is_some() {
             "failed"
@@ -94,8 +95,15 @@ fn replay_script(
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    println!("{}: {}", path.display(), script.cause);
-    let until = args.until.map(Micros);
+    say!("{}: {}", path.display(), script.cause);
+    if script.reaches.is_empty() {
+        eprintln!(
+            "error: {}: `reaches` names nothing that the run has to reach, so it would prove nothing",
+            path.display()
+        );
+        return ExitCode::from(EXIT_ASSERTION);
+    }
+    let until = args.until;
     let Played { ended, missed } = script.play(&mut KvModel::default(), mutant, until, tell);
     let again = format!("logdrive-sim replay --script {} --trace", path.display());
     print_failure("the script", &script.plan, &ended, &again);
@@ -104,13 +112,14 @@ fn replay_script(
     }
     match missed.filter(|_| until.is_none()) {
         Some(missed) => {
-            println!("the script no longer reaches: {missed}");
+            say!("the script no longer reaches: {missed}");
             ExitCode::from(EXIT_ASSERTION)
         }
         None => {
-            println!(
+            say!(
                 "ok events {} hash {:016x}",
-                ended.summary.events, ended.summary.hash
+                ended.summary.events,
+                ended.summary.hash
             );
             ExitCode::SUCCESS
         }
@@ -126,18 +135,18 @@ pub(crate) fn shrink(args: &ShrinkArgs) -> ExitCode {
     let (plan, steps) = draw::run_of(args.seed, args.beyond_limit);
     let mut shrinker = Shrinker::new(KvModel::default, mutant, args.runs);
     let Some(failing) = shrinker.record(args.seed, &plan, steps) else {
-        println!("seed {} does not fail", args.seed);
+        say!("seed {} does not fail", args.seed);
         return ExitCode::from(EXIT_ASSERTION);
     };
-    println!("{}", failing.failed);
-    println!(
+    say!("{}", failing.failed);
+    say!(
         "{} steps, {} decisions",
         failing.steps.len(),
         failing.choices.len()
     );
     let small = shrinker.shrink(failing);
-    println!("{}", small.failed);
-    println!(
+    say!("{}", small.failed);
+    say!(
         "{} steps, {} decisions",
         small.steps.len(),
         small.choices.len()
@@ -152,7 +161,12 @@ pub(crate) fn shrink(args: &ShrinkArgs) -> ExitCode {
         plan: small.plan,
     };
     match std::fs::write(&args.out, script.to_text()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            say!(
+                "write into `reaches` what it has to reach, in words of its story, and into `cause` why it failed"
+            );
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             eprintln!("error: {}: {error}", args.out.display());
             ExitCode::from(EXIT_INTERNAL)

@@ -1,17 +1,26 @@
 //! Many seeds, side by side.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::catch_unwind;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::Instant;
 
 use logdrive_sim::cluster::{Cluster, Ended, Source, Summary};
 use logdrive_sim::coverage::{Coverage, Mark};
 use logdrive_sim::draw;
+use logdrive_sim::enabled::enabled;
 use logdrive_sim::kv::KvModel;
+use logdrive_sim::plan::Plan;
+use logdrive_sim::step::Timed;
 
+use crate::say::say;
 use crate::story::{print_failure, replay_of};
-use crate::{EXIT_ASSERTION, EXIT_USAGE, EXIT_VIOLATION, RunArgs, jobs};
+use crate::{
+    EXIT_ASSERTION, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_USAGE, EXIT_VIOLATION, RunArgs, jobs,
+    stop_flag,
+};
 
 /// With fewer seeds chance decides whether every fault was met.
 const SEEDS_THAT_COUNT: u64 = 200;
@@ -41,12 +50,32 @@ struct Sum {
     explained: u64,
     given_up: u64,
     coverage: Coverage,
+    /// How many seeds had it switched on, and how many met it.
+    seeds: BTreeMap<Mark, Seeds>,
+    done: u64,
     violations: Vec<u64>,
     differ: Vec<u64>,
+    /// The simulator itself gave up.
+    broken: Vec<u64>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Seeds {
+    on: u64,
+    met: u64,
+}
+
+/// How one seed ended.
+struct Outcome {
+    ended: Ended,
+    enabled: BTreeSet<Mark>,
+    /// It ended the same twice, if it ran twice.
+    same: bool,
 }
 
 impl Sum {
-    fn add(&mut self, seed: u64, summary: &Summary) {
+    fn add(&mut self, seed: u64, summary: &Summary, enabled: &BTreeSet<Mark>) {
+        self.done += 1;
         self.events += summary.events;
         self.crashes += summary.crashes;
         self.elections += summary.elections;
@@ -54,6 +83,11 @@ impl Sum {
         self.explained += summary.searched.explained;
         self.given_up += summary.searched.given_up;
         self.coverage.merge(&summary.coverage);
+        for mark in Mark::all() {
+            let seeds = self.seeds.entry(mark).or_default();
+            seeds.on += u64::from(enabled.contains(&mark));
+            seeds.met += u64::from(summary.coverage.of(mark) > 0);
+        }
         // In whatever order the seeds end: a sum of what depends on the seed too.
         let salted = summary.hash ^ seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         self.hash = self.hash.wrapping_add(salted.rotate_left(17));
@@ -70,34 +104,31 @@ pub(crate) fn run(args: &RunArgs) -> ExitCode {
     };
     // A run that hits an assertion tells of it in its own words.
     std::panic::set_hook(Box::new(|_| {}));
+    let stop = stop_flag();
     let began = Instant::now();
-    let sum = run_all(args, end);
-    println!("\n{:>12}  what happened", "times");
+    let sum = run_all(args, end, &stop);
     let marks: Vec<Mark> = marks(args.beyond_limit).collect();
-    for mark in &marks {
-        println!("{:>12}  {mark}", sum.coverage.of(*mark));
-    }
-    println!(
-        "{:>12}  keys whose answers the search explained, {} given up",
-        sum.explained, sum.given_up
-    );
-    let shortfall = shortfall(args, &sum, &marks);
+    print_marks(&sum, &marks);
+    let stopped = stop.load(Ordering::Relaxed);
+    let shortfall = if stopped {
+        Vec::new()
+    } else {
+        shortfall(args, &sum, &marks)
+    };
     for short in &shortfall {
-        println!("short: {short}");
+        say!("short: {short}");
     }
     for seed in &sum.differ {
-        println!(
-            "seed {seed} did not run to the same end twice: something in it follows from no seed"
-        );
+        say!("seed {seed} did not run to the same end twice: something in it follows from no seed");
     }
     let seconds = began.elapsed().as_secs_f64();
     let violations = sum.violations.len();
-    println!(
+    say!(
         "seeds {} first {} ok {} violations {violations} events {} crashes {} elections {} acked {} \
          seconds {seconds:.1} hash {:016x}",
-        args.seeds,
+        sum.done,
         args.seed,
-        args.seeds - violations as u64,
+        sum.done - violations as u64,
         sum.events,
         sum.crashes,
         sum.elections,
@@ -106,60 +137,121 @@ pub(crate) fn run(args: &RunArgs) -> ExitCode {
     );
     if violations > 0 {
         ExitCode::from(EXIT_VIOLATION)
+    } else if !sum.broken.is_empty() {
+        ExitCode::from(EXIT_INTERNAL)
     } else if !shortfall.is_empty() || !sum.differ.is_empty() {
         ExitCode::from(EXIT_ASSERTION)
+    } else if stopped {
+        ExitCode::from(EXIT_INTERRUPTED)
     } else {
         ExitCode::SUCCESS
     }
 }
 
-fn run_all(args: &RunArgs, end: u64) -> Sum {
+/// What happened how often, in how many seeds, and how many of them had it switched on.
+fn print_marks(sum: &Sum, marks: &[Mark]) {
+    say!(
+        "\n{:>12} {:>8} {:>8}  what happened",
+        "times",
+        "met in",
+        "on in"
+    );
+    for mark in marks {
+        let seeds = sum.seeds.get(mark).copied().unwrap_or_default();
+        let on = match seeds.on {
+            0 => "-".to_owned(),
+            on => on.to_string(),
+        };
+        let times = sum.coverage.of(*mark);
+        say!("{times:>12} {:>8} {on:>8}  {mark}", seeds.met);
+    }
+    say!(
+        "{:>12} {:>8} {:>8}  keys whose answers the search explained, {} given up",
+        sum.explained,
+        "",
+        "",
+        sum.given_up
+    );
+}
+
+fn run_all(args: &RunArgs, end: u64, stop: &AtomicBool) -> Sum {
     let next = AtomicU64::new(args.seed);
     let mut sum = Sum::default();
     std::thread::scope(|scope| {
-        let (done, results) = mpsc::sync_channel::<(u64, Ended, bool)>(64);
+        let (done, results) = mpsc::sync_channel::<(u64, Result<Outcome, String>)>(64);
         for _ in 0..jobs(args.jobs) {
             let (done, next) = (done.clone(), &next);
             scope.spawn(move || {
-                loop {
+                while !stop.load(Ordering::Relaxed) {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= end || seed < args.seed {
                         return;
                     }
-                    let ended = run_one(seed, args.beyond_limit);
-                    let same =
-                        !args.twice || run_one(seed, args.beyond_limit).summary == ended.summary;
-                    if done.send((seed, ended, same)).is_err() {
+                    let outcome = catch_unwind(|| outcome_of(seed, args)).map_err(|panic| {
+                        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+                        text.or_else(|| panic.downcast_ref::<String>().cloned())
+                            .unwrap_or_default()
+                    });
+                    if done.send((seed, outcome)).is_err() {
                         return;
                     }
                 }
             });
         }
         drop(done);
-        for (seed, ended, same) in results {
-            sum.add(seed, &ended.summary);
-            if !same {
-                sum.differ.push(seed);
-            }
-            if ended.failed.is_some() {
-                if sum.violations.len() < STORIES_MAX {
-                    let (plan, _) = draw::run_of(seed, args.beyond_limit);
+        for (seed, outcome) in results {
+            match outcome {
+                Ok(outcome) => take_outcome(args, &mut sum, seed, &outcome),
+                Err(text) => {
                     let replay = replay_of(seed, args.beyond_limit);
-                    print_failure(&format!("seed {seed}"), &plan, &ended, &replay);
-                } else {
-                    println!("seed {seed} fails too");
+                    say!("\nseed {seed}: the simulator itself failed: {text}\nreplay: {replay}");
+                    sum.broken.push(seed);
                 }
-                sum.violations.push(seed);
             }
         }
     });
     sum
 }
 
-fn run_one(seed: u64, beyond_limit: bool) -> Ended {
-    let (plan, steps) = draw::run_of(seed, beyond_limit);
+fn outcome_of(seed: u64, args: &RunArgs) -> Outcome {
+    let (plan, steps) = draw::run_of(seed, args.beyond_limit);
+    let enabled = enabled(&plan, &steps);
+    let ended = run_one(seed, &plan, steps.clone());
+    let again = args.twice.then(|| run_one(seed, &plan, steps));
+    let same = again.is_none_or(|again| again.summary == ended.summary);
+    Outcome {
+        ended,
+        enabled,
+        same,
+    }
+}
+
+fn take_outcome(args: &RunArgs, sum: &mut Sum, seed: u64, outcome: &Outcome) {
+    let Outcome {
+        ended,
+        enabled,
+        same,
+    } = outcome;
+    sum.add(seed, &ended.summary, enabled);
+    if !same {
+        sum.differ.push(seed);
+    }
+    let Some(failed) = &ended.failed else {
+        return;
+    };
+    let replay = replay_of(seed, args.beyond_limit);
+    if sum.violations.len() < STORIES_MAX {
+        let (plan, _) = draw::run_of(seed, args.beyond_limit);
+        print_failure(&format!("seed {seed}"), &plan, ended, &replay);
+    } else {
+        say!("\nseed {seed}: {failed}\nreplay: {replay}");
+    }
+    sum.violations.push(seed);
+}
+
+fn run_one(seed: u64, plan: &Plan, steps: Vec<Timed>) -> Ended {
     let mut model = KvModel::default();
-    Cluster::new(&plan, steps, &Source::Drawn(seed), &mut model).run(None)
+    Cluster::new(plan, steps, &Source::Drawn(seed), &mut model).run(None)
 }
 
 fn marks(beyond_limit: bool) -> Box<dyn Iterator<Item = Mark>> {
@@ -190,8 +282,14 @@ fn shortfall(args: &RunArgs, sum: &Sum, marks: &[Mark]) -> Vec<String> {
         }
     }
     for mark in marks {
-        if sum.coverage.of(*mark) == 0 {
+        let times = sum.coverage.of(*mark);
+        let on = sum.seeds.get(mark).map_or(0, |seeds| seeds.on);
+        if times == 0 {
             short.push(format!("no {mark}"));
+        } else if times < on {
+            short.push(format!(
+                "{mark}: {times} times in {on} seeds that had it on"
+            ));
         }
     }
     short

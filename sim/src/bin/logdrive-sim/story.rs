@@ -4,19 +4,20 @@ use logdrive_sim::cluster::Ended;
 use logdrive_sim::plan::Plan;
 
 use crate::VERSION;
+use crate::say::say;
 
 /// Prints how a failing run ended, and how to see it again.
 pub(crate) fn print_failure(what: &str, plan: &Plan, ended: &Ended, replay: &str) {
     let Some(failed) = &ended.failed else {
         return;
     };
-    println!("\n{what}: {failed}");
-    println!("options: {plan:?}");
+    say!("\n{what}: {failed}");
+    say!("options: {plan:?}");
     for node in &ended.nodes {
-        println!("  {node}");
+        say!("  {node}");
     }
-    println!("build: logdrive-sim {VERSION}");
-    println!("replay: {replay}");
+    say!("build: logdrive-sim {VERSION}");
+    say!("replay: {replay}");
 }
 
 /// The command that replays a seed.

@@ -44,7 +44,7 @@ impl Debris {
         log_uuid: u128,
     ) -> Result<Self, DiskError> {
         let mut debris = Self::default();
-        let mut blocks = vec![Block::ZERO; READ_BLOCKS];
+        let mut blocks = vec![Block::ZERO; READ_BLOCKS.min(file.blocks as usize)];
         for part in parts(0..file.blocks) {
             let blocks = &mut blocks[..part.len()];
             disk.read(file.slot, part.start, blocks)?;

@@ -106,6 +106,10 @@ impl Stamper {
     /// What the block with this number holds.
     #[must_use]
     pub fn check(&self, block: &Block, number: u32) -> BlockState {
+        // Most blocks of most slots. No segment has the number 0, so the stamp is none of ours.
+        if ends_in_zeros(block) {
+            return BlockState::NotLanded;
+        }
         let stored = crc_stored(block);
         let stamp = Stamp::of(block);
         let whole = stored == crc32c::crc32c_append(self.seed, &block.0[..CRC_AT]);
@@ -113,10 +117,6 @@ impl Stamper {
             || stamp.block == number && mutated!(self.mutant, StaleFrame);
         if whole && ours {
             return BlockState::Whole { first: stamp.first };
-        }
-        // A write that tore inside the block leaves the old end, and so the old stamp.
-        if ends_in_zeros(block) {
-            return BlockState::NotLanded;
         }
         if whole {
             let older = stamp.block == number && self.is_older(stamp);
@@ -126,15 +126,19 @@ impl Stamper {
                 BlockState::Garbage
             };
         }
+        // A write that tore inside the block leaves the old end, and so the old stamp.
         if stamp.block == number && self.is_older(stamp) && !self.was_ours(block, number, stored) {
             return BlockState::NotLanded;
         }
         BlockState::Garbage
     }
 
-    /// The stamp of a block of the log with this uuid, if the block is whole.
+    /// The stamp of a block of the log with this uuid, if the block is whole. One that ends in zeros has none.
     #[must_use]
     pub fn whole_stamp(log_uuid: u128, block: &Block) -> Option<Stamp> {
+        if ends_in_zeros(block) {
+            return None;
+        }
         let seed = crc32c::crc32c(&log_uuid.to_le_bytes());
         let whole = crc_stored(block) == crc32c::crc32c_append(seed, &block.0[..CRC_AT]);
         whole.then(|| Stamp::of(block))

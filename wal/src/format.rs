@@ -21,13 +21,15 @@ pub use stamp::{BLOCK_DATA_BYTES, BlockState, Stamp, Stamper};
 /// The newest format version that this build writes and reads. Slot headers and flush groups share it.
 pub const WAL_VERSION: u16 = 1;
 
-/// The highest number of a boot, a segment, a flush group, a term or an entry that is believed. All of them are
-/// counted by ones, so that none ever gets here: a higher one was made up, and whoever counted on from it would
+/// The highest number of a boot, a flush group, a term or an entry that is believed. All of them are counted by ones, so that none ever gets here: a higher one was made up, and whoever counted on from it would
 /// come to the end of the integer. From here nobody does.
 pub(crate) const COUNT_MAX: u64 = u64::MAX >> 1;
 
 /// The same for blocks of a slot, and for slots: in a stamp the top bit of a block's number means something else.
 pub(crate) const BLOCKS_MAX: u32 = u32::MAX >> 1;
+
+/// The same for segments. Stamps, and whoever knows where an entry lies, have 32 bits for one.
+pub(crate) const SEGMENT_MAX: u64 = (u32::MAX >> 1) as u64;
 
 /// A place in the log: what was written earlier compares lower.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,7 +56,7 @@ impl Encode for Place {
 impl Decode for Place {
     fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(Self {
-            segment: counted("number of a segment", u64::decode(input)?)?,
+            segment: decode_segment(input)?,
             block: counted_blocks("number of a block", u32::decode(input)?)?,
         })
     }
@@ -72,6 +74,16 @@ pub(crate) fn counted(what: &'static str, value: u64) -> Result<u64, DecodeError
 fn counted_blocks(what: &'static str, value: u32) -> Result<u32, DecodeError> {
     if value > BLOCKS_MAX {
         let value = value.into();
+        return Err(DecodeError::Invalid { what, value });
+    }
+    Ok(value)
+}
+
+/// The number of a segment, in the same manner.
+fn decode_segment(input: &mut Reader<'_>) -> Result<u64, DecodeError> {
+    let value = u64::decode(input)?;
+    if value > SEGMENT_MAX {
+        let what = "number of a segment";
         return Err(DecodeError::Invalid { what, value });
     }
     Ok(value)

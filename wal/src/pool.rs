@@ -9,6 +9,7 @@ use std::io::ErrorKind;
 use logdrive_raft::Micros;
 
 use crate::disk::{BLOCK_BYTES, Op, OpId, SlotFile, SlotId, ZERO_BLOCKS_MAX};
+use crate::format::BLOCKS_MAX;
 
 /// How many free slots are kept at least, as far as the pool may grow.
 pub(crate) const FREE_MIN: usize = 2;
@@ -25,8 +26,8 @@ pub(crate) struct Pool {
     lengths: BTreeMap<SlotId, u32>,
     free: BTreeSet<SlotId>,
     growth: Option<Growth>,
-    /// No slot below is made: files of these names turned out to exist.
-    next_min: u32,
+    /// Names of files that turned out to exist. No slot below the highest is made, as long as there are higher ones.
+    exists: BTreeSet<SlotId>,
     /// Slots that were found incomplete and wait to be completed.
     incomplete: Vec<(SlotId, u32)>,
     /// Slots that an opening still needs if it fails, until it has not.
@@ -57,7 +58,7 @@ impl Pool {
             lengths: BTreeMap::new(),
             free: BTreeSet::new(),
             growth: None,
-            next_min: 0,
+            exists: BTreeSet::new(),
             incomplete: Vec::new(),
             held_back: Vec::new(),
             retry_at: None,
@@ -77,7 +78,8 @@ impl Pool {
         }
     }
 
-    /// A number that no slot has.
+    /// A number that no slot has: one more than the highest, or the lowest where that is the last there may be.
+    /// Beyond that one the next opening would not see the file.
     pub(crate) fn next_slot(&self) -> SlotId {
         let known = self
             .lengths
@@ -85,8 +87,16 @@ impl Pool {
             .chain(self.incomplete.iter().map(|(slot, _)| slot));
         let known = known.chain(self.growth.iter().map(|growth| &growth.slot));
         let known = known.chain(self.held_back.iter().map(|file| &file.slot));
-        let beyond = known.max().map_or(0, |slot| slot.0 + 1);
-        SlotId(beyond.max(self.next_min))
+        let known: BTreeSet<SlotId> = known.copied().collect();
+        let beyond = known.last().map_or(0, |slot| slot.0 + 1);
+        let taken = self.exists.last().map_or(0, |slot| slot.0 + 1);
+        let next = beyond.max(taken);
+        if next <= BLOCKS_MAX {
+            return SlotId(next);
+        }
+        let mut lower = (0..BLOCKS_MAX).map(SlotId);
+        let unknown = |slot: &SlotId| !known.contains(slot) && !self.exists.contains(slot);
+        lower.find(unknown).unwrap_or(SlotId(BLOCKS_MAX))
     }
 
     pub(crate) fn length(&self, slot: SlotId) -> u32 {
@@ -220,7 +230,7 @@ impl Pool {
                 match growth.step {
                     // The number is drawn again, and may be another one by then.
                     Step::Create if error.kind() == ErrorKind::AlreadyExists => {
-                        self.next_min = growth.slot.0 + 1;
+                        self.exists.insert(growth.slot);
                     }
                     Step::Create => {}
                     Step::Zero { from } => self.incomplete.push((growth.slot, from)),

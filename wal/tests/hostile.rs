@@ -94,7 +94,8 @@ fn a_header_that_says_the_last_number_there_is_does_not_end_the_process() {
                 medium.change(slot, number, |block| *block = copy.0);
             }
             let refused = report(&medium).is_err();
-            assert_eq!(refused, end > u64::MAX >> 1, "{header:?}");
+            let beyond = end > u64::MAX >> 1 || header.segment == end;
+            assert_eq!(refused, beyond, "{header:?}");
             survives(&medium);
         }
     }
@@ -356,4 +357,64 @@ fn a_block_anywhere_without_any_header_is_not_written_over() {
     // That the last block is lost too leaves nothing to tell.
     medium.change(SlotId(0), last, |block| block.fill(0));
     assert!(Rig::open(&medium, options(8)).is_ok());
+}
+
+/// Stamps and the places of entries know the low half of a segment's number. One header was enough: the opening
+/// counted on from it, and the first entry that was appended ended the process.
+#[test]
+fn a_segment_whose_number_does_not_fit_into_a_stamp_does_not_end_the_process() {
+    let original = one_slot();
+    let slot = SlotId(0);
+    let plain = header_of(&original, slot);
+    for before in [u64::from(u32::MAX) - 1, u64::from(u32::MAX), (1 << 40) + 5] {
+        let medium = original.copy(dice(1));
+        let mut header = plain;
+        header.by_recovery = false;
+        header.segment = before + 1;
+        header.oldest = before + 1;
+        header.predecessor_end.segment = before;
+        for (number, copy) in (0..).zip(&header.to_blocks()) {
+            medium.change(slot, number, |block| *block = copy.0);
+        }
+        if let Ok(mut rig) = Rig::open(&medium, options(8)) {
+            if rig.wal.groups().next().is_none() {
+                rig.wal.create_group(&genesis(GROUP)).unwrap();
+            }
+            for _ in 0..20 {
+                rig.append_entries(2, 1, 3000);
+                rig.settle();
+            }
+            die(rig, &medium);
+        }
+        survives(&medium);
+    }
+}
+
+/// The pool made its files after the highest number that it found. After the last one that there may be it made one
+/// that the next opening did not see, and what was acknowledged in it was gone.
+#[test]
+fn a_file_with_the_last_number_there_is_does_not_hide_the_files_that_are_made_after_it() {
+    let medium = one_slot();
+    let last = SlotId(u32::MAX >> 1);
+    for file in medium.slot_files() {
+        if file.slot > SlotId(1) {
+            medium.set_contents(file.slot, &[0; 16 * BLOCK_BYTES]);
+        }
+    }
+    medium.set_contents(last, &[]);
+    let mut rig = Rig::open(&medium, options(8)).unwrap();
+    while rig.wal.status().segments < 6 {
+        rig.append_entries(2, 1, 3000);
+        rig.settle();
+    }
+    let tip = rig.tip();
+    die(rig, &medium);
+    for file in medium.slot_files() {
+        assert_eq!(
+            SlotId::from_file_name(&file.slot.file_name()),
+            Some(file.slot)
+        );
+    }
+    let rig = Rig::open(&medium, options(8)).unwrap();
+    assert_eq!(rig.tip(), tip);
 }

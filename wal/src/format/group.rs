@@ -208,7 +208,7 @@ pub fn digest_of(table: &[u8], echo: &[u8]) -> u128 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::{BLOCKS_MAX, COUNT_MAX};
+    use crate::format::{BLOCKS_MAX, COUNT_MAX, SEGMENT_MAX};
 
     fn read(header: &GroupHeader) -> Result<GroupHeader, DecodeError> {
         GroupHeader::parse(&header.seal().0).map(|(header, _)| header)
@@ -237,9 +237,9 @@ mod tests {
         };
         let last = GroupHeader {
             boot: Boot(COUNT_MAX),
-            place: place(COUNT_MAX, BLOCKS_MAX),
+            place: place(SEGMENT_MAX, BLOCKS_MAX),
             number: COUNT_MAX,
-            mark: place(COUNT_MAX, BLOCKS_MAX),
+            mark: place(SEGMENT_MAX, BLOCKS_MAX),
             ..plain
         };
         assert_eq!(read(&last), Ok(last));
@@ -249,6 +249,8 @@ mod tests {
             assert!(read(&GroupHeader { boot, ..plain }).is_err());
             let number = beyond;
             assert!(read(&GroupHeader { number, ..plain }).is_err());
+        }
+        for beyond in [SEGMENT_MAX + 1, COUNT_MAX, u64::MAX] {
             let place = place(beyond, 7);
             assert!(read(&GroupHeader { place, ..plain }).is_err());
         }

@@ -8,8 +8,8 @@ use logdrive_raft::wire::{Decode, DecodeError, Encode, Reader, Writer};
 use logdrive_raft::{Boot, Chain, ClusterId, Incarnation, NodeId};
 
 use super::{
-    BLOCK_DATA_BYTES, BlockState, Place, Stamper, WAL_VERSION, check_version, counted,
-    counted_blocks, decode_boot,
+    BLOCK_DATA_BYTES, BlockState, Place, Stamper, WAL_VERSION, check_version, counted_blocks,
+    decode_boot, decode_segment,
 };
 use crate::disk::{BLOCK_BYTES, Block};
 
@@ -131,7 +131,7 @@ impl SlotHeader {
                 value: slot_blocks.into(),
             });
         }
-        let segment = counted("number of a segment", u64::decode(input)?)?;
+        let segment = decode_segment(input)?;
         let epoch = decode_boot(input)?;
         let predecessor = u64::decode(input)?;
         // Whoever follows headers back to the oldest arrives.
@@ -199,7 +199,7 @@ impl Encode for SlotHeader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::{BLOCKS_MAX, COUNT_MAX};
+    use crate::format::{BLOCKS_MAX, COUNT_MAX, SEGMENT_MAX};
 
     fn header(segment: u64, predecessor: u64) -> SlotHeader {
         SlotHeader {
@@ -246,20 +246,21 @@ mod tests {
         let last = SlotHeader {
             slot: BLOCKS_MAX,
             slot_blocks: BLOCKS_MAX,
-            segment: COUNT_MAX,
+            segment: SEGMENT_MAX,
             epoch: Boot(COUNT_MAX),
             predecessor_epoch: Boot(COUNT_MAX),
             predecessor_end: Place {
-                segment: COUNT_MAX - 1,
+                segment: SEGMENT_MAX - 1,
                 block: BLOCKS_MAX,
             },
             ..plain
         };
         let read = |header: SlotHeader| SlotHeader::from_block(&header.to_blocks()[1], 1);
         assert_eq!(read(last), Ok(Some(last)));
-        for beyond in [COUNT_MAX + 1, u64::MAX] {
-            let segment = beyond;
+        for segment in [SEGMENT_MAX + 1, COUNT_MAX, u64::MAX] {
             assert!(read(SlotHeader { segment, ..plain }).is_err());
+        }
+        for beyond in [COUNT_MAX + 1, u64::MAX] {
             let epoch = Boot(beyond);
             assert!(read(SlotHeader { epoch, ..plain }).is_err());
             let predecessor_epoch = Boot(beyond);

@@ -19,10 +19,10 @@ use logdrive_raft::{Boot, Chain, GroupId, Membership};
 
 use crate::configurations::Configurations;
 use crate::debris::Debris;
-use crate::disk::{Block, Disk, SlotFile, SlotId};
+use crate::disk::{BLOCK_BYTES, Block, Disk, SlotFile, SlotId};
 use crate::error::{Finding, OpenError};
 use crate::format::{FooterRow, Place, Record, SLOT_HEADER_BLOCKS, SlotHeader};
-use crate::options::Identity;
+use crate::options::{Identity, SLOT_BYTES_MAX};
 use crate::path::GroupLog;
 use crate::scan::{FromTheFuture, GroupScan, ScanError, SlotScan, read_blocks, scan_headers};
 
@@ -162,6 +162,7 @@ pub(crate) fn judge(
 ) -> Result<Judgement, OpenError> {
     let scans = scan_headers(disk, slots).map_err(|error| open_error(disk, error))?;
     for scan in &scans {
+    check_lengths(disk, slots)?;
         check_identity(disk, scan, question)?;
     }
     let headers = scans.iter().filter_map(|scan| scan.header);
@@ -236,6 +237,18 @@ fn check_identity(disk: &impl Disk, scan: &SlotScan, question: &Question) -> Res
         let (found, configured) = (header.cluster, identity.cluster);
         return Err(OpenError::WrongCluster {
             path,
+/// A file may be long and hold nothing, and slots are read whole: no more memory is taken than a slot needs.
+pub(crate) fn check_lengths(disk: &impl Disk, slots: &[SlotFile]) -> Result<(), OpenError> {
+    let longer = |file: &&SlotFile| u64::from(file.blocks) * BLOCK_BYTES as u64 > SLOT_BYTES_MAX;
+    let Some(file) = slots.iter().find(longer) else {
+        return Ok(());
+    };
+    Err(OpenError::NotALog {
+        path: disk.slot_path(file.slot),
+        why: "it is longer than a slot can be".to_owned(),
+    })
+}
+
             found,
             configured,
         });

@@ -10,7 +10,7 @@ use crate::disk::lock::LOCK_FILE;
 use crate::disk::pwrite::PwriteDisk;
 use crate::disk::{Disk, SlotFile, SlotId};
 use crate::error::{Finding, OpenError};
-use crate::judge::{Judgement, Question, Verdict, judge, open_error};
+use crate::judge::{Judgement, Question, Verdict, check_lengths, judge, open_error};
 use crate::scan::{Piece, scan_headers, scan_segment};
 
 /// What was found in a directory.
@@ -170,6 +170,7 @@ fn inspect_disk(
     slots: &[SlotFile],
     line: &mut dyn FnMut(fmt::Arguments<'_>),
 ) -> Result<(), OpenError> {
+    check_lengths(disk, slots)?;
     let mut scans = scan_headers(disk, slots).map_err(|error| open_error(disk, error))?;
     scans.sort_by_key(|scan| scan.header.map(|header| (header.segment, header.epoch)));
     let mut blocks = Vec::new();

@@ -237,3 +237,40 @@ fn a_second_process_is_told_who_has_the_directory() {
         assert!(text.contains("in use by another process"), "{text}");
     }
 }
+
+/// A file takes no memory for what it does not hold; whoever reads it does.
+#[test]
+fn a_file_that_is_longer_than_any_slot_is_not_read() {
+    let directory = tempfile::tempdir_in(".").unwrap();
+    let disk = || Box::new(PwriteDisk::new(directory.path())) as Box<dyn Disk>;
+    let (mut wal, _) = Wal::open(disk(), options(8)).unwrap();
+    wal.create_group(&genesis(GROUP)).unwrap();
+    wal.close().unwrap();
+    for number in [1, 9] {
+        let path = directory
+            .path()
+            .join(logdrive_wal::disk::SlotId(number).file_name());
+        let before = std::fs::metadata(&path).map(|file| file.len()).ok();
+        let file = std::fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .unwrap();
+        file.set_len(1 << 42).unwrap();
+        let refused = [
+            Wal::open(disk(), options(8)).map(drop).unwrap_err(),
+            verify(directory.path(), false).map(drop).unwrap_err(),
+        ];
+        for error in refused {
+            assert!(matches!(error, OpenError::NotALog { .. }), "{error}");
+            let said = error.to_string();
+            assert!(said.contains("longer than a slot can be"), "{said}");
+        }
+        match before {
+            Some(bytes) => file.set_len(bytes).unwrap(),
+            None => std::fs::remove_file(&path).unwrap(),
+        }
+    }
+    assert!(Wal::open(disk(), options(8)).is_ok());
+}

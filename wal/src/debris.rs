@@ -53,7 +53,7 @@ impl Debris {
         Ok(debris)
     }
 
-    /// Headers are none: whoever takes the slot writes both, one after the other.
+    /// Headers are judged by themselves.
     fn add(&mut self, log_uuid: u128, first: u32, blocks: &[Block]) {
         for (number, block) in (first..).zip(blocks) {
             if number < SLOT_HEADER_BLOCKS || !Stamper::is_debris(log_uuid, block, number) {

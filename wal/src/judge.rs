@@ -136,6 +136,8 @@ pub(crate) struct Judgement {
     pub(crate) bad_copies: Vec<(SlotId, u32)>,
     /// Slots, in use or not, of whose header the first copy counts and the second is bad, older or missing.
     pub(crate) first_counts: BTreeSet<SlotId>,
+    /// Slots, in use or not, with one copy of the header that cannot be read.
+    pub(crate) torn_copies: BTreeMap<SlotId, u32>,
     pub(crate) entries: u64,
     /// What has to be cleared in slots that are not in use before they are taken, as far as they were read whole.
     pub(crate) debris: BTreeMap<SlotId, Debris>,
@@ -160,9 +162,9 @@ pub(crate) fn judge(
     slots: &[SlotFile],
     question: &Question,
 ) -> Result<Judgement, OpenError> {
+    check_lengths(disk, slots)?;
     let scans = scan_headers(disk, slots).map_err(|error| open_error(disk, error))?;
     for scan in &scans {
-    check_lengths(disk, slots)?;
         check_identity(disk, scan, question)?;
     }
     let headers = scans.iter().filter_map(|scan| scan.header);
@@ -191,6 +193,11 @@ pub(crate) fn judge(
         .iter()
         .filter(|scan| scan.first_counts || (scan.header.is_none() && scan.bad_copies == [1]));
     let first_counts: BTreeSet<SlotId> = first_counts.map(|scan| scan.slot).collect();
+    let torn_copies = scans.iter().filter_map(|scan| match scan.bad_copies[..] {
+        [copy] => Some((scan.slot, copy)),
+        _ => None,
+    });
+    let torn_copies: BTreeMap<SlotId, u32> = torn_copies.collect();
     loop {
         let mut court = Court::new(disk, &scans, question);
         let Some(newest) = newest_of(&candidates) else {
@@ -199,6 +206,7 @@ pub(crate) fn judge(
             fresh.boot = boot;
             fresh.known = Some(known);
             fresh.first_counts = first_counts;
+            fresh.torn_copies = torn_copies;
             return Ok(fresh);
         };
         let judged = court.try_chain(&candidates, newest)?;
@@ -215,6 +223,7 @@ pub(crate) fn judge(
                 judgement.boot = boot;
                 judgement.known = Some(known);
                 judgement.first_counts = first_counts;
+                judgement.torn_copies = torn_copies;
                 if !judgement.tail.is_empty() {
                     let older = |header: &SlotHeader| header.epoch <= newest.epoch;
                     let slots = scans
@@ -228,15 +237,6 @@ pub(crate) fn judge(
     }
 }
 
-fn check_identity(disk: &impl Disk, scan: &SlotScan, question: &Question) -> Result<(), OpenError> {
-    let (Some(header), Some(identity)) = (scan.header, question.identity) else {
-        return Ok(());
-    };
-    let path = disk.slot_path(scan.slot);
-    if header.cluster != identity.cluster {
-        let (found, configured) = (header.cluster, identity.cluster);
-        return Err(OpenError::WrongCluster {
-            path,
 /// A file may be long and hold nothing, and slots are read whole: no more memory is taken than a slot needs.
 pub(crate) fn check_lengths(disk: &impl Disk, slots: &[SlotFile]) -> Result<(), OpenError> {
     let longer = |file: &&SlotFile| u64::from(file.blocks) * BLOCK_BYTES as u64 > SLOT_BYTES_MAX;
@@ -249,6 +249,15 @@ pub(crate) fn check_lengths(disk: &impl Disk, slots: &[SlotFile]) -> Result<(), 
     })
 }
 
+fn check_identity(disk: &impl Disk, scan: &SlotScan, question: &Question) -> Result<(), OpenError> {
+    let (Some(header), Some(identity)) = (scan.header, question.identity) else {
+        return Ok(());
+    };
+    let path = disk.slot_path(scan.slot);
+    if header.cluster != identity.cluster {
+        let (found, configured) = (header.cluster, identity.cluster);
+        return Err(OpenError::WrongCluster {
+            path,
             found,
             configured,
         });
@@ -322,6 +331,7 @@ impl Judgement {
             anchored: BTreeMap::new(),
             bad_copies: Vec::new(),
             first_counts: BTreeSet::new(),
+            torn_copies: BTreeMap::new(),
             entries: 0,
             debris: BTreeMap::new(),
         }

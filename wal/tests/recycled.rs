@@ -243,3 +243,68 @@ fn a_slot_of_many_parts_is_cleared_all_over() {
         assert!(bytes[6 * BLOCK_BYTES..].iter().all(|byte| *byte == 0));
     }
 }
+
+/// A disk that writes in order tore one copy of a header in a slot that is free now. A roll writes both copies at
+/// once, and the power fails when the other one is torn, too: then there were two bad copies, and a node on such a
+/// disk did not start any more.
+#[test]
+fn a_roll_into_a_slot_with_a_torn_header_does_not_leave_two() {
+    let stale = |number: u32| {
+        let header = logdrive_wal::format::SlotHeader {
+            by_recovery: false,
+            compatible: 0,
+            log_uuid: fresh().log_uuid,
+            cluster: identity().cluster,
+            node: identity().node,
+            incarnation: fresh().incarnation,
+            slot: FREE_TOO.0,
+            slot_blocks: SLOT_BLOCKS,
+            segment: 2,
+            epoch: logdrive_raft::Boot(1),
+            predecessor_epoch: logdrive_raft::Boot(1),
+            predecessor_end: logdrive_wal::format::Place {
+                segment: 1,
+                block: 15,
+            },
+            predecessor_chain: logdrive_raft::Chain(9),
+            oldest: 1,
+        };
+        header.to_blocks()[number as usize].0
+    };
+    for torn in 0..2 {
+        let medium = died();
+        for number in 0..2 {
+            medium.change(FREE_TOO, number, |block| *block = stale(number));
+        }
+        // The front is new, the stamp is the old one.
+        medium.change(FREE_TOO, torn, |block| block[60] ^= 1);
+        let mut rig = Rig::open(&medium, options(8)).unwrap();
+        let before = medium.contents(FREE_TOO)[..2 * BLOCK_BYTES].to_vec();
+        let now = |medium: &SimStorage| medium.contents(FREE_TOO)[..2 * BLOCK_BYTES].to_vec();
+        while now(&medium) == before {
+            rig.append_entries(1, 1, 3000);
+            rig.settle();
+        }
+        // Nothing of the roll is durable but the front of the other copy.
+        for number in 0..2 {
+            let copy = &now(&medium)[number as usize * BLOCK_BYTES..][..BLOCK_BYTES].to_vec();
+            let old = &before[number as usize * BLOCK_BYTES..][..BLOCK_BYTES];
+            medium.change(FREE_TOO, number, |block| {
+                block.copy_from_slice(old);
+                if number != torn {
+                    block[..512].copy_from_slice(&copy[..512]);
+                }
+            });
+        }
+        for number in 2..SLOT_BLOCKS {
+            medium.change(FREE_TOO, number, |block| block.fill(0));
+        }
+        drop(rig);
+        medium.crash(Crash::Power, Tear::Never);
+        match Rig::open(&medium, options(8)) {
+            // What the end of the segment before says was durable is gone, so it is missed: no crash did that.
+            Ok(_) | Err(OpenError::Rot { .. }) => {}
+            Err(error) => panic!("copy {torn}: {error}"),
+        }
+    }
+}

@@ -511,6 +511,10 @@ impl Opening {
 
 /// Clears what may be taken for a part of a later segment in a slot that is going to be free. Every free slot
 /// is cleared, also those that only a roll will take.
+///
+/// A copy of a header that cannot be read goes too. Of a slot that a roll takes both copies are written at once, and a
+/// power cut may leave one of them torn: if the other one was torn before, both would be bad, and suspect. Nothing
+/// was read from that copy, so nothing is judged by it.
 fn clear(
     disk: &mut impl Disk,
     file: &SlotFile,
@@ -521,6 +525,10 @@ fn clear(
         Some(debris) => debris.clear(disk, file.slot)?,
         // It belonged to the log until its segment turned out not to count.
         None => Debris::read(disk, file, log_uuid)?.clear(disk, file.slot)?,
+    }
+    if let Some(copy) = judgement.torn_copies.get(&file.slot) {
+        disk.write(file.slot, *copy, &[Block::ZERO])?;
+        disk.flush(file.slot)?;
     }
     Ok(())
 }

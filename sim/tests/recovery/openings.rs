@@ -278,3 +278,54 @@ fn a_segment_is_missed_after_an_opening_that_died() {
         }
     }
 }
+
+/// An opening that reads through a page cache goes on at the mark, writes the rest of the log again, and dies. The
+/// next one reads the medium and goes on after the whole of it. Then the header of the first lies about still,
+/// which says that nothing counted after the mark; and a segment there that is lost later is missed all the same.
+#[test]
+fn what_an_opening_that_died_left_out_is_missed_if_the_next_one_took_it() {
+    let mode = FlushMode::Dsync;
+    let (cached, direct) = (disk_options(false, mode), disk_options(true, mode));
+    let (medium, chains) = begun(&direct, false);
+    cut_a_free_slot(&medium);
+    let headed = |medium: &SimStorage| -> Vec<SlotFile> {
+        let mut files = medium.slot_files();
+        files.retain(|file| {
+            let bytes = medium.contents(file.slot);
+            bytes.len() >= BLOCK_BYTES && bytes[..BLOCK_BYTES] != [0; BLOCK_BYTES]
+        });
+        files
+    };
+    let used = headed(&medium);
+    assert!(used.len() > 2);
+    let (mut both, mut silent) = (0, Vec::new());
+    for (left, medium) in killed_openings(&medium, &cached, Crash::Process, 1) {
+        let died = headed(&medium).len() - used.len();
+        let opened = open(&medium, &direct, None, 1).expect("nobody kills it");
+        check(&opened.expect("it is whole"), &chains);
+        medium.crash(Crash::Process, Tear::Never);
+        both += u32::from(headed(&medium).len() > used.len() + died);
+        for file in &used {
+            let medium = medium.copy(dice(1));
+            for copy in 0..2 {
+                medium.change(file.slot, copy, |block| *block = [0; BLOCK_BYTES]);
+            }
+            let opened = open(&medium, &direct, None, 1).expect("nobody kills it");
+            let Ok(recovery) = opened else {
+                continue;
+            };
+            let entries = recovery.groups.get(&GROUP);
+            let entries = entries.map_or(0, |group| group.restored.entries.len());
+            // If the first one got as far as its verdict, it is not needed any more.
+            if entries < chains.len() {
+                silent.push(format!(
+                    "killed after {left}, {} lost: {entries} of {} entries",
+                    file.slot.file_name(),
+                    chains.len()
+                ));
+            }
+        }
+    }
+    assert!(both > 0, "the header of the first was never left");
+    assert!(silent.is_empty(), "{}", silent.join("\n"));
+}

@@ -110,7 +110,7 @@ impl<'a, D: Disk> Court<'a, D> {
             };
             // What was cut off may have said more of it.
             let unmarked = self.judgement.mark <= first && !live.iter().any(Live::is_cut);
-            let uncounted = unmarked || self.was_discounted(first, epoch);
+            let uncounted = unmarked || self.was_discounted(epoch);
             if uncounted && !self.question.sealed_only {
                 // Its header never landed, nor was anything after it acknowledged.
                 return Ok(Judged::without(live, &segments));
@@ -139,17 +139,16 @@ impl<'a, D: Disk> Court<'a, D> {
         })
     }
 
-    /// Whether a later opening found nothing durable at this place of this epoch: it went on before it, or after a
-    /// segment of an older epoch, so that no segment of this one counted. What says otherwise was written by
-    /// an opening that did not get as far as its verdict.
+    /// Whether a later opening found that no segment of this epoch counted: it went on after one of an older epoch.
+    /// What says otherwise was written by an opening that did not get as far as its verdict.
     ///
-    /// Places alone do not tell. Where reads come from the page cache an opening goes on at the mark, and the next
-    /// one, which may read the medium itself, at the end that lies beyond.
-    pub(super) fn was_discounted(&self, place: Place, epoch: Boot) -> bool {
+    /// Where it went on within an epoch says nothing of that epoch: with reads from the page cache an opening goes on
+    /// at the mark, and if it dies, what it was to write again lies beyond and counts. The next one, which may read
+    /// the medium itself, goes on after all of it.
+    pub(super) fn was_discounted(&self, epoch: Boot) -> bool {
         let mut headers = self.scans.iter().filter_map(|scan| scan.header);
         headers.any(|header| {
-            let elsewhere = header.predecessor_end <= place || header.predecessor_epoch < epoch;
-            header.by_recovery && header.epoch > epoch && elsewhere
+            header.by_recovery && header.epoch > epoch && header.predecessor_epoch < epoch
         })
     }
 
@@ -160,15 +159,11 @@ impl<'a, D: Disk> Court<'a, D> {
     ///
     /// The blocks of the segment are those that were read last.
     fn was_taken(&self, header: &SlotHeader) -> bool {
-        let first = Place {
-            segment: header.segment,
-            block: SLOT_HEADER_BLOCKS,
-        };
         let newer = |(number, block): (u32, &Block)| {
             let stamp = Stamper::whole_stamp_at(header.log_uuid, block, number);
             stamp.is_some_and(|stamp| u64::from(stamp.epoch) > header.epoch.0)
         };
-        self.was_discounted(first, header.epoch)
+        self.was_discounted(header.epoch)
             && (0..)
                 .zip(&self.blocks)
                 .skip(SLOT_HEADER_BLOCKS as usize)

@@ -68,7 +68,7 @@ impl<D: Disk> Court<'_, D> {
                     block: SLOT_HEADER_BLOCKS,
                 };
                 let stated = pieces.iter().filter_map(mark_in).any(|mark| mark > first);
-                if stated && !self.was_discounted(first, Boot(epoch)) {
+                if stated && !self.was_discounted(Boot(epoch)) {
                     let meaning = format!("the header of segment {segment} is gone");
                     self.find(FindingVerdict::Rot, scan.slot, 0, None, meaning);
                 }

@@ -308,7 +308,7 @@ impl Slot {
                 }
                 match (tear, random.u8(0..4)) {
                     (_, 0) | (Tear::Never, 2) => 0,
-                    (Tear::Sectors, 2 | 3) => 2,
+                    (Tear::Sectors, 2 | 3) | (Tear::InOrder, 2) => 2,
                     _ => 1,
                 }
             });
@@ -320,7 +320,10 @@ impl Slot {
                 }
                 2 => {
                     counts.blocks_torn += 1;
-                    let new = dice.decide(What::Sectors, 0, |random| u64::from(random.u8(..)));
+                    let new = dice.decide(What::Sectors, 0, |random| match tear {
+                        Tear::InOrder => (1 << random.u8(1..8)) - 1,
+                        _ => u64::from(random.u8(..)),
+                    });
                     *written = torn(written, &flushed, new);
                 }
                 older_from_three if older_from_three >= 3 => {

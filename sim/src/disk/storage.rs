@@ -29,6 +29,8 @@ pub enum Tear {
     Never,
     /// A block may be left with some sectors of 512 bytes new and some old.
     Sectors,
+    /// The same, and the new ones come first: the disk writes in order.
+    InOrder,
 }
 
 /// What becomes of a block that rots.

@@ -11,10 +11,12 @@ use logdrive_raft::{
     Replica, Term,
 };
 use logdrive_sim::dice::{Dice, Site};
-use logdrive_sim::disk::{Crash, SimDisk, SimDiskOptions, SimStorage, Tear};
+use logdrive_sim::disk::{Crash, Fault, FaultRates, SimDisk, SimDiskOptions, SimStorage, Tear};
 use logdrive_wal::disk::{Disk, FlushMode};
 use logdrive_wal::verify::verify_disk;
-use logdrive_wal::{FreshIds, Identity, OpenError, Options, Recovery, Verdict, Wal};
+use logdrive_wal::{
+    AppendError, FreshIds, Identity, OpenError, Options, Position, Recovery, Verdict, Wal,
+};
 
 use crate::damage;
 use crate::model::{self, Model};
@@ -26,7 +28,10 @@ pub struct Counts {
     pub lives: u64,
     pub opened: u64,
     pub killed_in_opening: u64,
+    pub failed_openings: u64,
+    pub poisoned: u64,
     pub torn: u64,
+    pub blocks_torn: u64,
     /// Bytes that were changed, and what became of them.
     pub damaged: u64,
     pub rot: u64,
@@ -38,7 +43,10 @@ impl Counts {
         self.lives += other.lives;
         self.opened += other.opened;
         self.killed_in_opening += other.killed_in_opening;
+        self.failed_openings += other.failed_openings;
+        self.poisoned += other.poisoned;
         self.torn += other.torn;
+        self.blocks_torn += other.blocks_torn;
         self.damaged += other.damaged;
         self.rot += other.rot;
         self.suspect += other.suspect;
@@ -79,6 +87,9 @@ pub struct Directory {
     mixed: bool,
     slot_bytes: u64,
     damage: bool,
+    tear: Tear,
+    /// Its disk fails now and then, and says so.
+    fails: bool,
     models: BTreeMap<GroupId, Model>,
     boot: Boot,
     incarnation: Option<Incarnation>,
@@ -114,11 +125,27 @@ impl Directory {
             mixed,
             slot_bytes,
             damage,
+            tear: Tear::Never,
+            fails: false,
             models: BTreeMap::new(),
             boot: Boot(0),
             incarnation: None,
             counts: Counts::default(),
         }
+    }
+
+    /// Power cuts tear blocks.
+    pub fn torn(mut self, tear: Tear) -> Self {
+        self.tear = tear;
+        self
+    }
+
+    /// The disk fails, in openings and at work.
+    pub fn failing(mut self) -> Self {
+        self.fails = true;
+        // A page cache that has forgotten something does not tell who reads past it.
+        self.mixed = false;
+        self
     }
 
     /// Lives until the seed says that it is enough, or until something is wrong.
@@ -134,6 +161,11 @@ impl Directory {
                     checked
                 }
                 Ok(None) => Ok(()),
+                // A block is torn in the middle, and nobody can say what it was.
+                Err(OpenError::Suspect { .. }) if self.tear == Tear::Sectors => {
+                    self.counts.suspect += 1;
+                    break;
+                }
                 Err(error) => Err(format!("refused: {error}")),
             };
             lived.map_err(|why| {
@@ -146,12 +178,13 @@ impl Directory {
             } else {
                 Crash::Process
             };
-            self.medium.crash(crash, Tear::Never);
+            self.medium.crash(crash, self.tear);
             if self.damage {
                 self.change_bytes()
                     .map_err(|why| format!("life {life}: {why}"))?;
             }
         }
+        self.counts.blocks_torn += self.medium.counts().blocks_torn;
         Ok(())
     }
 
@@ -174,9 +207,32 @@ impl Directory {
             self.disk.direct = self.rng.bool();
         }
         let left = (self.rng.u8(0..3) > 0).then(|| self.rng.u64(0..40));
-        let disk = SimDisk::new(self.medium.clone(), self.disk.clone());
+        let mut disk_options = self.disk.clone();
+        let fails = self.fails && self.rng.bool();
+        if fails {
+            let ppm = *self.rng.choice(&[5_000, 50_000]).expect("there are two");
+            disk_options.rates = FaultRates {
+                write_error_ppm: ppm,
+                short_write_ppm: ppm,
+                flush_error_ppm: ppm,
+                flush_reverts_ppm: ppm,
+                read_error_ppm: ppm / 8,
+                short_read_ppm: ppm / 8,
+                no_space_ppm: ppm,
+                ..FaultRates::default()
+            };
+        }
+        let disk = SimDisk::new(self.medium.clone(), disk_options);
         let disk = Mortal { disk, left };
-        let opened = unless_killed(|| Wal::open(disk, options)).transpose()?;
+        let opened = match unless_killed(|| Wal::open(disk, options)).transpose() {
+            Err(
+                OpenError::Disk { .. } | OpenError::Poisoned { .. } | OpenError::NoSpace { .. },
+            ) if fails => {
+                self.counts.failed_openings += 1;
+                return Ok(None);
+            }
+            opened => opened?,
+        };
         match &opened {
             None => self.counts.killed_in_opening += 1,
             Some((_, recovery)) => {
@@ -203,25 +259,48 @@ impl Directory {
         wal.disk_mut().left = (self.rng.u8(0..5) == 0).then(|| self.rng.u64(0..200));
         let mut now = 1_000_000;
         let steps = self.rng.u64(0..120);
+        wal.disk_mut().disk.heal();
+        let fails_at = (self.fails && self.rng.bool()).then(|| self.rng.u64(0..=steps));
         let survived = unless_killed(|| {
-            for _ in 0..steps {
+            for step in 0..steps {
+                if fails_at == Some(step) {
+                    let faults = [
+                        Fault::WriteError,
+                        Fault::ShortWrite,
+                        Fault::NoSpace,
+                        Fault::FlushError,
+                        Fault::FlushReverts,
+                    ];
+                    let fault = *self.rng.choice(&faults).expect("there are some");
+                    wal.disk_mut().disk.inject(fault);
+                }
                 self.step(&mut wal);
                 let most = if self.rng.u8(0..10) == 0 { 5000 } else { 150 };
                 now += self.rng.u64(0..most);
                 wal.disk_mut().disk.advance(now);
                 wal.poll(Micros(now));
-                assert!(wal.poisoned().is_none());
                 for model in self.models.values_mut() {
                     model.acknowledge(wal.durable(), wal.echoed());
+                }
+                if wal.poisoned().is_some() {
+                    assert!(self.fails);
+                    return;
                 }
                 wal.submit(Micros(now));
             }
         });
+        if wal.poisoned().is_some() {
+            self.counts.poisoned += 1;
+            return;
+        }
         if survived.is_some() && self.rng.u8(0..4) == 0 {
             wal.disk_mut().left = None;
             let everything = self.models.values_mut();
-            wal.close().expect("nothing fails here but by being killed");
-            let end = logdrive_wal::Position(u64::MAX);
+            if let Err(reason) = wal.close() {
+                assert!(self.fails, "{reason}");
+                return;
+            }
+            let end = Position(u64::MAX);
             everything.for_each(|model| model.acknowledge(end, end));
         }
     }
@@ -230,8 +309,9 @@ impl Directory {
         match self.rng.u8(0..20) {
             0..2 if self.models.len() < 4 => {
                 let group = GroupId(self.models.len() as u64 + 1);
-                let at = wal.create_group(&genesis(group)).expect("there is room");
-                self.models.insert(group, Model::created(at));
+                if let Some(at) = room(wal.create_group(&genesis(group)), self.fails) {
+                    self.models.insert(group, Model::created(at));
+                }
             }
             2..11 => self.append(wal),
             11 => self.cut(wal),
@@ -276,7 +356,9 @@ impl Directory {
             entries.push(entry);
         }
         let at = wal.append(group, &[Write::Entries(entries)]);
-        model.append(at.expect("there is room"), &rows, count);
+        if let Some(at) = room(at, self.fails) {
+            model.append(at, &rows, count);
+        }
     }
 
     fn cut(&mut self, wal: &mut Wal<Mortal>) {
@@ -288,7 +370,9 @@ impl Directory {
         let keep = rows.len() - self.rng.usize(0..=rows.len().min(6));
         let to = position(group, &rows[..keep]);
         let at = wal.append(group, &[Write::Truncate(to)]);
-        model.cut(at.expect("there is room"), keep);
+        if let Some(at) = room(at, self.fails) {
+            model.cut(at, keep);
+        }
     }
 
     fn vote(&mut self, wal: &mut Wal<Mortal>) {
@@ -302,9 +386,10 @@ impl Directory {
             vote: self.rng.bool().then(|| replica(self.rng.u64(1..4))),
         };
         let at = wal.append(group, &[Write::HardState(hard_state)]);
-        let at = at.expect("there is room");
-        wal.want_echo(at);
-        model.vote(at, hard_state);
+        if let Some(at) = room(at, self.fails) {
+            wal.want_echo(at);
+            model.vote(at, hard_state);
+        }
     }
 
     /// Changes one byte after another, and each back again: nothing that was acknowledged may be gone in
@@ -358,6 +443,14 @@ impl Directory {
             }
             Err(error) => Err(format!("refused for another reason: {error}")),
         }
+    }
+}
+
+/// Where it was accepted. None: the pool could not grow on a disk that fails.
+fn room(at: Result<Position, AppendError>, fails: bool) -> Option<Position> {
+    match at {
+        Err(AppendError::Full) if fails => None,
+        at => Some(at.expect("there is room")),
     }
 }
 

@@ -26,13 +26,14 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use directory::{Counts, Directory};
+use logdrive_sim::disk::Tear;
 
 fn asked(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
 /// Runs as many seeds as are asked for, on every core.
-fn run(test: &str, seeds: u64, damage: bool) -> Counts {
+fn run(test: &str, seeds: u64, new: impl Fn(u64) -> Directory + Sync) -> Counts {
     let only = asked("SEED");
     let first = only.unwrap_or(0);
     let count = only.map_or_else(|| asked("SEEDS").unwrap_or(seeds), |_| 1);
@@ -49,7 +50,7 @@ fn run(test: &str, seeds: u64, damage: bool) -> Counts {
                     if seed >= first + count {
                         return;
                     }
-                    let mut directory = Directory::new(seed, damage);
+                    let mut directory = new(seed);
                     let lived =
                         std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| directory.live()));
                     sum.lock().unwrap().add(directory.counts);
@@ -76,7 +77,7 @@ fn run(test: &str, seeds: u64, damage: bool) -> Counts {
 
 #[test]
 fn crashes_alone_refuse_no_opening_and_lose_nothing() {
-    let sum = run("crashes_alone", 600, false);
+    let sum = run("crashes_alone", 600, |seed| Directory::new(seed, false));
     if asked("SEED").is_none() {
         // A run in which nothing happens proves nothing.
         assert!(sum.opened > 5 * sum.lives / 10 && sum.killed_in_opening > sum.lives / 10);
@@ -84,9 +85,52 @@ fn crashes_alone_refuse_no_opening_and_lose_nothing() {
     }
 }
 
+/// A disk that writes in order tears blocks, too, and lets a log open all the same.
+#[test]
+fn blocks_that_are_torn_in_order_refuse_no_opening_and_lose_nothing() {
+    let sum = run("torn_in_order", 400, |seed| {
+        Directory::new(seed, false).torn(Tear::InOrder)
+    });
+    if asked("SEED").is_none() {
+        assert!(sum.blocks_torn > sum.lives / 10 && sum.suspect == 0);
+    }
+}
+
+/// Torn in any way, a log may be suspect. It loses nothing in silence.
+#[test]
+fn blocks_that_are_torn_anyhow_lose_nothing_in_silence() {
+    let sum = run("torn_anyhow", 400, |seed| {
+        Directory::new(seed, false).torn(Tear::Sectors)
+    });
+    if asked("SEED").is_none() {
+        assert!(sum.blocks_torn > sum.lives / 10 && sum.suspect > 0);
+    }
+}
+
+/// Openings and lives on a disk that fails, one after the other and with crashes between.
+#[test]
+fn a_disk_that_fails_refuses_no_later_opening_and_loses_nothing() {
+    let sum = run("a_disk_that_fails", 400, |seed| {
+        Directory::new(seed, false).failing()
+    });
+    if asked("SEED").is_none() {
+        assert!(sum.failed_openings > sum.lives / 20 && sum.poisoned > sum.lives / 20);
+    }
+}
+
+#[test]
+fn a_disk_that_fails_and_tears_in_order_loses_nothing_either() {
+    let sum = run("fails_and_tears", 200, |seed| {
+        Directory::new(seed, false).failing().torn(Tear::InOrder)
+    });
+    if asked("SEED").is_none() {
+        assert!(sum.failed_openings > sum.lives / 20 && sum.blocks_torn > 0);
+    }
+}
+
 #[test]
 fn damage_on_top_of_crashes_is_never_silent() {
-    let sum = run("damage", 20, true);
+    let sum = run("damage", 20, |seed| Directory::new(seed, true));
     if asked("SEED").is_none() {
         assert!(sum.damaged > 10 * 20 && sum.rot > sum.damaged / 4);
     }

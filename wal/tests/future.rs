@@ -187,6 +187,58 @@ fn a_kind_that_this_build_does_not_know_halts_the_reader() {
     );
 }
 
+/// Both copies of the header of the first slot, with other bytes from somewhere on.
+fn rewrite_header(medium: &SimStorage, at: usize, bytes: &[u8]) {
+    let contents = medium.contents(SlotId(0));
+    let block = Block(contents[..BLOCK_BYTES].try_into().unwrap());
+    let header = SlotHeader::from_block(&block, 0).unwrap().unwrap();
+    for (number, mut copy) in (0..).zip(header.to_blocks()) {
+        copy.0[at..at + bytes.len()].copy_from_slice(bytes);
+        header.stamper().stamp(&mut copy, number, false);
+        medium.change(SlotId(0), number, |block| *block = copy.0);
+    }
+}
+
+#[test]
+fn a_flag_that_this_build_does_not_know_halts_the_reader() {
+    for bit in 0..16 {
+        let medium = written();
+        // An opening made the segment: that flag is known, and set.
+        rewrite_header(&medium, 10, &(1_u16 | 1 << bit).to_le_bytes());
+        if bit == 0 {
+            assert!(Rig::open(&medium, options(8)).is_ok());
+            continue;
+        }
+        let flag = 1_u32 << bit;
+        assert_refused(
+            &medium,
+            &format!(
+                "a slot header's flag field uses features {flag:#x} that this build does not know: upgrade logdrive"
+            ),
+        );
+    }
+}
+
+#[test]
+fn a_field_that_is_zero_today_halts_the_reader_when_it_is_not() {
+    for at in 124..128 {
+        let medium = written();
+        rewrite_header(&medium, at, &[1]);
+        assert_refused(
+            &medium,
+            "a field of a slot header that is zero today cannot be heeded by this build: upgrade logdrive",
+        );
+    }
+    let medium = written();
+    rewrite(&medium, holds(RecordKind::Entries), |parts| {
+        parts.overrides.push((7, vec![1]));
+    });
+    assert_refused(
+        &medium,
+        "a field of a flush group's header that is zero today cannot be heeded by this build: upgrade logdrive",
+    );
+}
+
 #[test]
 fn a_guard_or_a_hole_is_not_forgotten() {
     let guard = Guard {

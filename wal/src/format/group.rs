@@ -108,7 +108,7 @@ impl GroupHeader {
         }
         let version = u16::decode(&mut input)?;
         let kind = u8::decode(&mut input)?;
-        let _zero = u8::decode(&mut input)?;
+        let zero = u8::decode(&mut input)?;
         let incompatible = u32::decode(&mut input)?;
         check_version("flush group", version, incompatible)?;
         let chain = Chain::decode(&mut Reader::new(&bytes[CHAIN_AT..]))?;
@@ -116,6 +116,10 @@ impl GroupHeader {
             return Err(DecodeError::Checksum("flush group header"));
         }
         // The bytes are what their writer meant. What it meant may still be beyond this build.
+        if zero != 0 {
+            let what = "a field of a flush group's header that is zero today";
+            return Err(DecodeError::Unsupported(what));
+        }
         let header = Self {
             kind: GroupKind::from_u8(kind)?,
             compatible: Decode::decode(&mut input)?,

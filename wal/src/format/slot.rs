@@ -98,6 +98,13 @@ impl SlotHeader {
         };
         // The bytes are what their writer meant. What it meant may still be beyond this build.
         check_version("slot header", version, incompatible)?;
+        let unknown = flags & !OPENED_BY_RECOVERY;
+        if unknown != 0 {
+            return Err(DecodeError::Incompatible {
+                what: "a slot header's flag field",
+                found: unknown.into(),
+            });
+        }
         if block_bytes as usize != BLOCK_BYTES {
             return Err(DecodeError::Invalid {
                 what: "block size",
@@ -143,7 +150,10 @@ impl SlotHeader {
         }
         let predecessor_epoch = decode_boot(input)?;
         let predecessor_block = counted_blocks("number of a block", u32::decode(input)?)?;
-        let _zero = u32::decode(input)?;
+        if u32::decode(input)? != 0 {
+            let what = "a field of a slot header that is zero today";
+            return Err(DecodeError::Unsupported(what));
+        }
         Ok(Self {
             by_recovery: flags & OPENED_BY_RECOVERY != 0,
             compatible,

@@ -136,8 +136,8 @@ pub(crate) struct Judgement {
     pub(crate) bad_copies: Vec<(SlotId, u32)>,
     /// Slots, in use or not, of whose header the first copy counts and the second is bad, older or missing.
     pub(crate) first_counts: BTreeSet<SlotId>,
-    /// Slots, in use or not, with one copy of the header that cannot be read.
-    pub(crate) torn_copies: BTreeMap<SlotId, u32>,
+    /// Slots, in use or not, and which copies of a header in them hold something, bad ones first.
+    pub(crate) written_copies: BTreeMap<SlotId, Vec<u32>>,
     pub(crate) entries: u64,
     /// What has to be cleared in slots that are not in use before they are taken, as far as they were read whole.
     pub(crate) debris: BTreeMap<SlotId, Debris>,
@@ -193,11 +193,8 @@ pub(crate) fn judge(
         .iter()
         .filter(|scan| scan.first_counts || (scan.header.is_none() && scan.bad_copies == [1]));
     let first_counts: BTreeSet<SlotId> = first_counts.map(|scan| scan.slot).collect();
-    let torn_copies = scans.iter().filter_map(|scan| match scan.bad_copies[..] {
-        [copy] => Some((scan.slot, copy)),
-        _ => None,
-    });
-    let torn_copies: BTreeMap<SlotId, u32> = torn_copies.collect();
+    let written_copies = scans.iter().map(|scan| (scan.slot, scan.written_copies()));
+    let written_copies: BTreeMap<SlotId, Vec<u32>> = written_copies.collect();
     loop {
         let mut court = Court::new(disk, &scans, question);
         let Some(newest) = newest_of(&candidates) else {
@@ -206,7 +203,7 @@ pub(crate) fn judge(
             fresh.boot = boot;
             fresh.known = Some(known);
             fresh.first_counts = first_counts;
-            fresh.torn_copies = torn_copies;
+            fresh.written_copies = written_copies;
             return Ok(fresh);
         };
         let judged = court.try_chain(&candidates, newest)?;
@@ -223,7 +220,7 @@ pub(crate) fn judge(
                 judgement.boot = boot;
                 judgement.known = Some(known);
                 judgement.first_counts = first_counts;
-                judgement.torn_copies = torn_copies;
+                judgement.written_copies = written_copies;
                 if !judgement.tail.is_empty() {
                     let older = |header: &SlotHeader| header.epoch <= newest.epoch;
                     let slots = scans
@@ -331,7 +328,7 @@ impl Judgement {
             anchored: BTreeMap::new(),
             bad_copies: Vec::new(),
             first_counts: BTreeSet::new(),
-            torn_copies: BTreeMap::new(),
+            written_copies: BTreeMap::new(),
             entries: 0,
             debris: BTreeMap::new(),
         }

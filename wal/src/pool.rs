@@ -107,6 +107,13 @@ impl Pool {
         self.free.len()
     }
 
+    /// Whether the slot is free, or will be once it is complete.
+    pub(crate) fn is_unused(&self, slot: SlotId) -> bool {
+        let growing = self.growth.iter().map(|growth| growth.slot);
+        let mut incomplete = self.incomplete.iter().map(|(slot, _)| *slot).chain(growing);
+        self.free.contains(&slot) || incomplete.any(|unused| unused == slot)
+    }
+
     pub(crate) fn any_free(&self) -> Option<SlotId> {
         self.free.first().copied()
     }

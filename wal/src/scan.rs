@@ -29,6 +29,8 @@ pub(crate) struct SlotScan {
     pub(crate) read: Vec<SlotHeader>,
     /// That is the first copy, and the second is not as good.
     pub(crate) first_counts: bool,
+    /// The copies that are good.
+    good_copies: Vec<u32>,
     /// The copies that are neither good nor unwritten.
     pub(crate) bad_copies: Vec<u32>,
     /// The copies that are unwritten, or good and older than the other one: their write never landed.
@@ -123,6 +125,7 @@ pub(crate) fn scan_headers(
             header: None,
             read: Vec::new(),
             first_counts: false,
+            good_copies: Vec::new(),
             bad_copies: Vec::new(),
             missing_copies: Vec::new(),
         };
@@ -132,10 +135,11 @@ pub(crate) fn scan_headers(
         if there > 0 {
             disk.read(slot, 0, &mut copies[..there])?;
         }
-        for (number, copy) in (0..).zip(&copies) {
-            scan.take_copy(number, copy).map_err(ScanError::Future)?;
+        let mut read = [None; SLOT_HEADER_BLOCKS as usize];
+        for ((number, copy), read) in (0..).zip(&copies).zip(&mut read) {
+            *read = scan.take_copy(number, copy).map_err(ScanError::Future)?;
         }
-        scan.note_missing(&copies);
+        scan.note_missing(&read);
         scans.push(scan);
     }
     Ok(scans)
@@ -150,7 +154,18 @@ impl SlotScan {
         self.header.is_none() && bad > 0 && !torn
     }
 
-    fn take_copy(&mut self, number: u32, copy: &Block) -> Result<(), FromTheFuture> {
+    /// The copies that hold something, those that cannot be read first.
+    pub(crate) fn written_copies(&self) -> Vec<u32> {
+        let good = (0..SLOT_HEADER_BLOCKS).filter(|number| self.good_copies.contains(number));
+        self.bad_copies.iter().copied().chain(good).collect()
+    }
+
+    /// What the copy says, if it is good and of this slot.
+    fn take_copy(
+        &mut self,
+        number: u32,
+        copy: &Block,
+    ) -> Result<Option<SlotHeader>, FromTheFuture> {
         let read = SlotHeader::from_block(copy, number);
         self.read.extend(read.iter().flatten());
         match read {
@@ -163,6 +178,8 @@ impl SlotScan {
                     self.header = Some(header);
                     self.first_counts = number == 0;
                 }
+                self.good_copies.push(number);
+                return Ok(Some(header));
             }
             Err(source) if is_from_the_future(&source) => {
                 let slot = self.slot;
@@ -170,17 +187,16 @@ impl SlotScan {
             }
             Ok(Some(_)) | Err(_) => self.bad_copies.push(number),
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Takes note of the copies that do not say what the slot's header says.
-    fn note_missing(&mut self, copies: &[Block]) {
-        let Some(header) = self.header else {
+    fn note_missing(&mut self, copies: &[Option<SlotHeader>]) {
+        if self.header.is_none() {
             return;
-        };
+        }
         for (number, copy) in (0..).zip(copies) {
-            let same = SlotHeader::from_block(copy, number).is_ok_and(|read| read == Some(header));
-            if !same && !self.bad_copies.contains(&number) {
+            if *copy != self.header && !self.bad_copies.contains(&number) {
                 self.missing_copies.push(number);
             }
         }

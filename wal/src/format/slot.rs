@@ -8,8 +8,8 @@ use logdrive_raft::wire::{Decode, DecodeError, Encode, Reader, Writer};
 use logdrive_raft::{Boot, Chain, ClusterId, Incarnation, NodeId};
 
 use super::{
-    BLOCK_DATA_BYTES, BlockState, Place, Stamper, WAL_VERSION, check_version, counted_blocks,
-    decode_boot, decode_segment,
+    BLOCK_DATA_BYTES, Place, Stamper, WAL_VERSION, check_version, counted_blocks, decode_boot,
+    decode_segment,
 };
 use crate::disk::{BLOCK_BYTES, Block};
 
@@ -112,13 +112,13 @@ impl SlotHeader {
             });
         }
         let header = Self::decode_rest(&mut input, flags, compatible, log_uuid)?;
-        match header.stamper().check(block, number) {
-            BlockState::Whole { .. } => Ok(Some(header)),
-            _ => Err(DecodeError::Invalid {
+        if !header.stamper().is_own(stamp, number) {
+            return Err(DecodeError::Invalid {
                 what: "place of a slot header",
                 value: stamp.block.into(),
-            }),
+            });
         }
+        Ok(Some(header))
     }
 
     fn decode_rest(

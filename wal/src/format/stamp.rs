@@ -113,7 +113,7 @@ impl Stamper {
         let stored = crc_stored(block);
         let stamp = Stamp::of(block);
         let whole = stored == crc32c::crc32c_append(self.seed, &block.0[..CRC_AT]);
-        let ours = stamp == self.expected(number, stamp.first)
+        let ours = self.is_own(stamp, number)
             || stamp.block == number && mutated!(self.mutant, StaleFrame);
         if whole && ours {
             return BlockState::Whole { first: stamp.first };
@@ -165,6 +165,11 @@ impl Stamper {
             let fields = self.expected(number, first).fields();
             stored == crc32c::crc32c_append(data, &fields)
         })
+    }
+
+    /// Whether a whole block with this stamp is ours, and the one with this number.
+    pub(super) fn is_own(&self, stamp: Stamp, number: u32) -> bool {
+        stamp == self.expected(number, stamp.first)
     }
 
     fn is_older(&self, stamp: Stamp) -> bool {

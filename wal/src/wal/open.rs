@@ -190,6 +190,8 @@ impl<D: Disk> Wal<D> {
             log.settle();
         }
         if self.active.next == SLOT_HEADER_BLOCKS {
+            // The new segment's header is durable, and says of all these that they do not count.
+            self.forget_headers(judgement)?;
             self.write_first_group();
         }
         let rewritten = !again.is_empty();
@@ -231,8 +233,28 @@ impl<D: Disk> Wal<D> {
             clear(&mut self.disk, &file, judgement, log_uuid)?;
             self.pool.add(file.slot, file.blocks, true);
         }
+        self.forget_headers(judgement)?;
         self.counters = Counters::default();
         self.flush_histogram = FlushHistogram::default();
+        Ok(())
+    }
+
+    /// Clears the headers in slots that are free. A roll writes both copies at once, and of blocks that are torn in
+    /// order the ends are the old ones: over an older header that makes two bad copies, which is suspect; over
+    /// zeros, two that never landed.
+    ///
+    /// One copy once the other is flushed, and one that cannot be read first, so that no cut leaves two bad ones here
+    /// either.
+    fn forget_headers(&mut self, judgement: &mut Judgement) -> Result<(), OpenError> {
+        for (slot, copies) in &mut judgement.written_copies {
+            if !self.pool.is_unused(*slot) {
+                continue;
+            }
+            for copy in copies.drain(..) {
+                self.disk.write(*slot, copy, &[Block::ZERO])?;
+                self.disk.flush(*slot)?;
+            }
+        }
         Ok(())
     }
 
@@ -511,10 +533,6 @@ impl Opening {
 
 /// Clears what may be taken for a part of a later segment in a slot that is going to be free. Every free slot
 /// is cleared, also those that only a roll will take.
-///
-/// A copy of a header that cannot be read goes too. Of a slot that a roll takes both copies are written at once, and a
-/// power cut may leave one of them torn: if the other one was torn before, both would be bad, and suspect. Nothing
-/// was read from that copy, so nothing is judged by it.
 fn clear(
     disk: &mut impl Disk,
     file: &SlotFile,
@@ -525,10 +543,6 @@ fn clear(
         Some(debris) => debris.clear(disk, file.slot)?,
         // It belonged to the log until its segment turned out not to count.
         None => Debris::read(disk, file, log_uuid)?.clear(disk, file.slot)?,
-    }
-    if let Some(copy) = judgement.torn_copies.get(&file.slot) {
-        disk.write(file.slot, *copy, &[Block::ZERO])?;
-        disk.flush(file.slot)?;
     }
     Ok(())
 }

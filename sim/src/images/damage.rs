@@ -209,8 +209,11 @@ impl Known {
         if groups.any(|(_, owner)| below(owner)) {
             return Deserves::Rot;
         }
+        // Zeros were written over a header that did not count.
+        let is_in_use = |place: &(SlotId, u32)| image.contents(place.0, place.1).is_some();
         if let ([place], [Some(owner)]) = (&places[..], &owners[..])
             && is_header(place)
+            && is_in_use(place)
         {
             return Deserves::Healed {
                 told: *owner < mark,

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 
 use logdrive_raft::io::Role;
 use logdrive_raft::message::Body;
-use logdrive_raft::quorum::Quorum;
-use logdrive_raft::{GroupId, Index, LogPosition, Message, Micros, NodeId, Raft, Replica, Term};
+use logdrive_raft::{
+    GroupId, Index, LogPosition, Member, Membership, Message, Micros, NodeId, Raft, Replica, Term,
+};
 
 use crate::disk::SimStorage;
 use crate::plan::Plan;
@@ -16,10 +17,12 @@ use crate::plan::Plan;
 mod flushed;
 mod replica;
 mod rule;
+mod said;
 mod truth;
 
 use flushed::FlushedView;
 pub use rule::{Rule, Violation};
+use said::Said;
 use truth::Truth;
 
 /// What is known of a whole run.
@@ -27,6 +30,8 @@ use truth::Truth;
 pub(crate) struct Oracle {
     groups: BTreeMap<GroupId, GroupTruth>,
     media: Vec<Medium>,
+    /// So many voters has each group: nothing changes memberships as yet.
+    voters: usize,
     /// Disks may lie: then only what a replica owes by itself must hold.
     beyond: bool,
     /// Terms that had a leader, in all groups.
@@ -46,6 +51,7 @@ struct Medium {
 #[derive(Debug, Default)]
 struct GroupTruth {
     truth: Truth,
+    said: Said,
     /// How long a leader's disk may be behind.
     disk_lag_us_max: u64,
     /// How long a voter sticks to a leader that it has heard.
@@ -73,6 +79,11 @@ struct Seen {
     heard_before: Micros,
     heard_until_turn: Micros,
     heard: Micros,
+    /// The highest term that a vote request has asked it in, and that any other message has told it of.
+    asked_in: Term,
+    told_of: Term,
+    /// Since when it leads this term.
+    leads_since: Micros,
     last: LogPosition,
     last_before: LogPosition,
     /// Since when a follower has durably what this leader has not.
@@ -101,6 +112,7 @@ impl Oracle {
         Self {
             groups: (1..=groups).map(|id| (GroupId(id), group(id))).collect(),
             media: (0..nodes).map(|_| Medium::default()).collect(),
+            voters: usize::try_from(nodes).unwrap_or(usize::MAX),
             beyond: plan.beyond_limit,
             elections: 0,
         }
@@ -201,16 +213,17 @@ impl Oracle {
         Ok(())
     }
 
-    /// A leader's message reaches a node, whose clock says so.
+    /// A message reaches a node, whose clock says so.
     pub(crate) fn hears(&mut self, node: NodeId, message: &Message, local: Micros) {
+        let Some(group) = self.groups.get_mut(&message.group) else {
+            return;
+        };
+        group.said.arrives(node, message);
+        let seen = &mut group.nodes[place(node)];
+        seen.hears_of_term(message);
         // An append may be dropped at the door of a log that is full.
-        if let Some(group) = self.groups.get_mut(&message.group)
-            && matches!(message.body, Body::Heartbeat(_))
-        {
-            let seen = &mut group.nodes[place(node)];
-            if seen.term == message.term {
-                seen.heard = local;
-            }
+        if matches!(message.body, Body::Heartbeat(_)) && seen.term == message.term {
+            seen.heard = local;
         }
     }
 
@@ -223,6 +236,7 @@ impl Oracle {
         local: Micros,
     ) -> Result<bool, Violation> {
         let group = self.groups.get_mut(&id).expect("made for every group");
+        group.said.taken_in(node, local);
         let leads = core.role() == Role::Leader;
         let before = group.nodes[place(node)];
         let now = Seen {
@@ -257,13 +271,33 @@ impl Oracle {
             seen.follows = follows;
             seen.last_before = before.last;
             if leads {
-                return group
-                    .check_trailing(About { node, id }, core, local)
-                    .map(|()| false);
+                let about = About { node, id };
+                group.check_matches(about, core)?;
+                group.check_followed(about, core, local)?;
+                group.check_trailing(about, core, local)?;
             }
             return Ok(false);
         }
         group.formed = true;
+        let medium = &self.media[place(node)];
+        if !before.alive && !medium.untrusted && !medium.view.has_begun(id) {
+            return Err(Violation::new(
+                Rule::SendAfterFlush,
+                format!(
+                    "node {node} runs group {id}, and a power cut would take what it began with"
+                ),
+            ));
+        }
+        let voters = core.membership().voters.len();
+        if voters != self.voters {
+            return Err(Violation::new(
+                Rule::CommitRule,
+                format!(
+                    "node {node} counts {voters} voters of group {id}, which has {}",
+                    self.voters
+                ),
+            ));
+        }
         if !before.alive && core.base().index == Index(0) {
             group.truth.add_root(core.base().chain);
         }
@@ -284,6 +318,15 @@ impl Oracle {
             ));
         }
         group.check_monotone(about, core, &before, &now)?;
+        group.check_new_term(about, core, &before, local)?;
+        if leads {
+            if !before.leads || before.term < now.term {
+                now.leads_since = local;
+                group.nodes[place(node)].leads_since = local;
+            }
+            group.check_matches(about, core)?;
+            group.check_followed(about, core, local)?;
+        }
         if leads && !self.beyond {
             group.check_trailing(about, core, local)?;
             now.trails = group.nodes[place(node)].trails;
@@ -308,7 +351,8 @@ impl Oracle {
         if !leads {
             group.nodes[place(node)].trails = None;
         }
-        if before.durable < now.durable || !before.alive {
+        // Of a log that was cut and has grown again the same index may be another entry.
+        if before.durable < now.durable || cut || !before.alive {
             self.check_durable(about, core)?;
         }
         if before.commit < now.commit && !self.beyond {
@@ -414,6 +458,16 @@ impl Oracle {
                 ),
             ));
         }
+        // A machine with storage of its own may begin anywhere.
+        if seen.applied > Index(0) && seen.applied.next() < at.index {
+            return Err(Violation::new(
+                Rule::Monotone,
+                format!(
+                    "node {node} applies entry {} of group {id} right after entry {}",
+                    at.index, seen.applied
+                ),
+            ));
+        }
         seen.applied = at.index;
         if seen.commit < at.index {
             return Err(Violation::new(
@@ -492,15 +546,18 @@ impl Oracle {
             ));
         }
         let truth = &group.truth;
+        // What a medium once held may have been cut from the log since: whoever runs still has it.
+        let has = |seen: &Seen| !seen.alive || truth.is_on_log(commit, seen.last);
         let holders: Vec<NodeId> = (1..)
             .map(NodeId)
             .zip(&mut self.media)
-            .filter_map(|(holder, medium)| {
-                (medium.untrusted || medium.view.covers(id, commit.chain, truth)).then_some(holder)
+            .zip(&group.nodes)
+            .filter_map(|((holder, medium), seen)| {
+                let covered = has(seen) && medium.view.covers(id, commit.chain, truth);
+                (medium.untrusted || covered).then_some(holder)
             })
             .collect();
-        let quorum = Quorum::of(core.membership());
-        if !quorum.agrees(|replica| holders.contains(&replica.id)) {
+        if !is_majority(core.membership(), |id| holders.contains(&id)) {
             return Err(Violation::new(
                 Rule::CommitRule,
                 format!(
@@ -533,6 +590,17 @@ const STICKY_US: u64 = 140_000;
 struct About {
     node: NodeId,
     id: GroupId,
+}
+
+/// Whether those for whom `yes` holds are more than half of the voters, in both halves of a membership that
+/// has two (Raft §6). Counted here, for what the engine counts with is what is looked at.
+fn is_majority(membership: &Membership, yes: impl Fn(NodeId) -> bool) -> bool {
+    let more_than_half = |members: &[Member]| {
+        let ids = members.iter().map(|member| member.replica.id);
+        2 * ids.filter(|id| yes(*id)).count() > members.len()
+    };
+    more_than_half(&membership.voters)
+        && (membership.outgoing.is_empty() || more_than_half(&membership.outgoing))
 }
 
 fn place(node: NodeId) -> usize {

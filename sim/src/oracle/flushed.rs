@@ -59,6 +59,8 @@ pub(super) struct FlushedView {
     complete: HashSet<(GroupId, Chain), Build>,
     /// The flush groups that state a term and a vote in it.
     votes: HashMap<(GroupId, Term, NodeId), BTreeSet<u64>, Build>,
+    /// Groups whose beginning is durable.
+    begun: BTreeSet<GroupId>,
     fresh: Vec<(SlotId, u32)>,
     block: Scratch,
 }
@@ -146,6 +148,11 @@ impl FlushedView {
         copies.map_or(0, BTreeSet::len)
     }
 
+    /// Whether what a group began with is durable.
+    pub(super) fn has_begun(&self, group: GroupId) -> bool {
+        self.begun.contains(&group)
+    }
+
     /// The disk is gone.
     pub(super) fn forget(&mut self) {
         *self = Self::default();
@@ -222,9 +229,13 @@ impl FlushedView {
 
     fn note(&mut self, number: u64, record: &Record) {
         match record {
+            Record::Genesis(genesis) => {
+                self.begun.insert(genesis.group);
+            }
             Record::HardState { group, hard_state } => self.note_vote(number, *group, hard_state),
             Record::Checkpoint(groups) => {
                 for stated in groups {
+                    self.begun.insert(stated.genesis.group);
                     self.note_vote(number, stated.genesis.group, &stated.hard_state);
                 }
             }

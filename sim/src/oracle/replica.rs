@@ -200,7 +200,8 @@ impl GroupTruth {
             return Err(Violation::new(
                 Rule::VoteChoice,
                 format!(
-                    "node {node} votes (pre-vote: {pre}) for {candidate} in term {} of group {id}, whose log                      ends at {asked:?}; its own ends at {}",
+                    "node {node} votes (pre-vote: {pre}) for {candidate} in term {} of group {id}, whose log \
+                     ends at {asked:?}; its own ends at {}",
                     message.term, seen.last
                 ),
             ));
@@ -210,7 +211,8 @@ impl GroupTruth {
             return Err(Violation::new(
                 Rule::NeedlessElection,
                 format!(
-                    "node {node} would vote for {candidate} in term {} of group {id}, and has heard of its                      leader {} us ago",
+                    "node {node} would vote for {candidate} in term {} of group {id}, and has heard of its \
+                     leader {} us ago",
                     message.term,
                     local.since(seen.heard_before)
                 ),

@@ -430,7 +430,8 @@ impl<'a, M: Model> Cluster<'a, M> {
             }
             Started::Refused(Refusal { damage, text }) => {
                 self.coverage.hit(Mark::RefusedStart);
-                let excused = self.damaged.contains(&id) || self.plan.disk.tear_sectors;
+                let torn = self.nodes[place].medium().counts().blocks_torn > 0;
+                let excused = self.damaged.contains(&id) || torn;
                 if damage && !excused {
                     let text =
                         format!("node {id} does not start, and nothing it wrote was lost: {text}");
@@ -606,6 +607,7 @@ impl<'a, M: Model> Cluster<'a, M> {
         self.told = told;
         self.sent = sent;
         self.take_notices(at, id)?;
+        self.check_poisoned(at, id)?;
         self.check_bounds(at, id)
     }
 
@@ -731,10 +733,11 @@ impl<'a, M: Model> Cluster<'a, M> {
             let why = self.refused.get(&id);
             return Some(why.cloned().unwrap_or_else(|| "it is down".to_owned()));
         };
-        let found = status.groups.iter().find(|stands| stands.group == group)?;
-        match &found.state {
-            GroupState::Running(_) => None,
-            other => Some(format!("{other:?}")),
+        let found = status.groups.iter().find(|stands| stands.group == group);
+        match found.map(|stands| &stands.state) {
+            Some(GroupState::Running(_)) => None,
+            Some(other) => Some(format!("{other:?}")),
+            None => Some(String::new()),
         }
     }
 }

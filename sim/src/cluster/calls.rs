@@ -67,6 +67,7 @@ impl<M: Model> Cluster<'_, M> {
                         None
                     }
                     Err(refused) => {
+                        self.clients.not_taken();
                         let busy = matches!(refused, Refused::Busy { .. });
                         self.coverage.add(Mark::Busy, u64::from(busy));
                         let hint = match &refused {
@@ -93,6 +94,10 @@ impl<M: Model> Cluster<'_, M> {
     pub(super) fn take_answers(&mut self) -> Checked {
         let mut follow = std::mem::take(&mut self.follow);
         self.clients.take(self.now, &mut follow);
+        if let Some(attempt) = self.clients.answered_twice() {
+            let text = format!("more answers than proposals have come to {attempt:?}");
+            return Err(Violation::new(Rule::AppliedTwice, text));
+        }
         if follow.is_empty() {
             self.follow = follow;
             return Ok(());

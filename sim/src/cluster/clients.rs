@@ -29,6 +29,12 @@ pub(super) struct Clients<O> {
     pub(super) operations: Vec<Operation<O>>,
     payloads: Vec<Bytes>,
     tries: Vec<Try>,
+    /// How many proposals of each try wait for their answer.
+    unanswered: Vec<u32>,
+    /// A try that has been given more answers than it has proposals.
+    answered_twice: Option<Try>,
+    /// What was told about proposals after their clients had given up: where each lies.
+    late: Vec<(u64, LogPosition, u32)>,
     calls: Vec<CallState>,
     /// What closed-loop clients have still to ask, and whether they wait for something.
     waiting: BTreeMap<u64, (bool, VecDeque<Call>)>,
@@ -130,6 +136,9 @@ impl<O: Clone + std::fmt::Debug + Send + 'static> Clients<O> {
             operations: Vec::new(),
             payloads: Vec::new(),
             tries: Vec::new(),
+            unanswered: Vec::new(),
+            answered_twice: None,
+            late: Vec::new(),
             calls: Vec::new(),
             waiting: BTreeMap::new(),
             answers: Arc::new(answers),
@@ -200,6 +209,7 @@ impl<O: Clone + std::fmt::Debug + Send + 'static> Clients<O> {
     pub(super) fn hand_in(&mut self, attempt: Try) -> (&[Bytes], Arc<dyn ReplySink<O>>, u64) {
         let token = self.tries.len() as u64;
         self.tries.push(attempt);
+        self.unanswered.push(attempt.count);
         let first = usize_of(attempt.first);
         let payloads = &self.payloads[first..first + attempt.count as usize];
         let sink: Arc<dyn ReplySink<O>> = Arc::clone(&self.answers) as _;
@@ -210,6 +220,39 @@ impl<O: Clone + std::fmt::Debug + Send + 'static> Clients<O> {
     pub(super) fn is_open(&self, now: Micros, attempt: Try) -> Option<GroupId> {
         let state = &self.calls[attempt.call];
         (now < state.deadline).then_some(state.call.group)
+    }
+
+    /// A door did not take the try that was handed in last.
+    pub(super) fn not_taken(&mut self) {
+        if let Some(last) = self.unanswered.last_mut() {
+            *last = 0;
+        }
+    }
+
+    /// A try that has been given more answers than it has proposals, if there is one.
+    pub(super) fn answered_twice(&self) -> Option<Try> {
+        self.answered_twice
+    }
+
+    /// The tries that nobody has answered. Their processes have been told to, for even one that ends does.
+    pub(super) fn unanswered(&self) -> impl Iterator<Item = &Try> {
+        let tries = self.tries.iter().zip(&self.unanswered);
+        tries
+            .filter(|(_, open)| **open > 0)
+            .map(|(attempt, _)| attempt)
+    }
+
+    /// What was told about proposals after their clients had given up: where each lies.
+    pub(super) fn take_late(&mut self) -> Vec<(u64, LogPosition, u32)> {
+        std::mem::take(&mut self.late)
+    }
+
+    fn answered(&mut self, attempt: u64, count: u32) {
+        let open = &mut self.unanswered[usize_of(attempt)];
+        match open.checked_sub(count) {
+            Some(left) => *open = left,
+            None => self.answered_twice = Some(self.tries[usize_of(attempt)]),
+        }
     }
 
     /// A door did not take a try.
@@ -241,8 +284,9 @@ impl<O: Clone + std::fmt::Debug + Send + 'static> Clients<O> {
                     slot,
                     outputs,
                 } => {
-                    let attempt = self.tries[usize_of(attempt)];
                     let count = u32::try_from(outputs.len()).expect("an entry has fewer slots");
+                    self.answered(attempt, count);
+                    let attempt = self.tries[usize_of(attempt)];
                     let first = attempt.first + u64::from(first);
                     for (place, output) in (0..).zip(outputs) {
                         let outcome = Outcome::Done {
@@ -266,6 +310,7 @@ impl<O: Clone + std::fmt::Debug + Send + 'static> Clients<O> {
                     count,
                     failure,
                 } => {
+                    self.answered(attempt, count);
                     let attempt = self.tries[usize_of(attempt)];
                     let first = attempt.first + u64::from(first);
                     self.failed(now, attempt, first, count, &failure, follow);
@@ -335,6 +380,9 @@ impl<O: Clone + std::fmt::Debug + Send + 'static> Clients<O> {
     fn settle(&mut self, now: Micros, id: u64, outcome: Outcome<O>, follow: &mut Vec<Follow>) {
         let operation = &mut self.operations[usize_of(id)];
         if !matches!(operation.outcome, Outcome::Pending) {
+            if let Outcome::Done { at, slot, .. } = outcome {
+                self.late.push((id, at, slot));
+            }
             return;
         }
         self.order += 1;

@@ -1,4 +1,5 @@
-//! Bugs that real systems shipped, each planted at one or two places, to show that the tests would see them.
+//! Bugs, most of which real systems shipped, each planted at one or two places, to show that the tests would
+//! see them.
 //!
 //! A build with `--cfg mutants` holds them all, and a value given to a replica or a log when it is built says
 //! which one is active: [`Config::mutant`](crate::io::Config::mutant) and the same field of the log's
@@ -103,6 +104,14 @@ mutants! {
     /// what is committed. A check that was missing altogether: ClickHouse/NuRaft#134, in the pre-vote.
     VoteByLength = "vote-by-length",
 
+    /// A pre-vote that comes late, when the candidacy it was for has begun, counts as a vote. Whoever gave it
+    /// has promised nothing and may vote for somebody else in the same term.
+    PreVoteCountsAsVote = "pre-vote-counts-as-vote",
+
+    /// A vote for an earlier candidacy of the same replica, come late, counts for the present one (Raft
+    /// §5.1: what is of an older term is dropped).
+    StaleVoteCounts = "stale-vote-counts",
+
     /// An ack that waited for the disk leaves although its term has passed: it may speak of an entry that has
     /// been replaced meanwhile, and the old leader counts it. openraft cecb5de8.
     LateAck = "late-ack",
@@ -119,6 +128,18 @@ mutants! {
     /// The hint in a rejection, accepted but perhaps not durable, counts as an acknowledgement. Rejections
     /// that moved what they should not: openraft#1500, RATIS-1074.
     RejectAdvancesMatch = "reject-advances-match",
+
+    /// What a follower was known to have stays known when a connection breaks or comes up: match belongs to a
+    /// session (DESIGN §5), for it may be another follower's disk by then.
+    MatchSurvivesSession = "match-survives-session",
+
+    /// A group acts on what it begins with before that is durable: it may give its vote in a group that it does
+    /// not know after a power cut.
+    GenesisNotAwaited = "genesis-not-awaited",
+
+    /// A log that has failed stops nobody: whoever leads goes on leading and taking proposals that its own disk
+    /// will never have (DESIGN §5).
+    PoisonedLeads = "poisoned-leads",
 
     /// A leader counts its own entries before its disk has them. etcd#10508.
     LeaderCountsUnflushed = "leader-counts-unflushed",
@@ -162,9 +183,21 @@ mutants! {
     /// deposes it, again and again. etcd#8498, raft-rs#84.
     StickinessIgnored = "stickiness-ignored",
 
+    /// Stickiness holds for pre-votes and not for votes: a candidate that has its pre-votes from others still
+    /// deposes a leader that this replica hears (thesis §4.2.3).
+    RealVoteNotSticky = "real-vote-not-sticky",
+
+    /// Any pre-vote is taken for one of the election that is being asked about: what was granted for an earlier
+    /// one, when there was no leader, deposes the leader that there is now.
+    PreVoteAnyTerm = "pre-vote-any-term",
+
     /// A leader that no quorum answers leads on: with links that carry one way only the others hear it and
     /// never elect, and nothing commits. Ranges of CockroachDB were lost to partial partitions like that.
     CheckQuorumOff = "check-quorum-off",
+
+    /// One follower that answers is enough to go on leading: of five a leader with one follower never gives up,
+    /// and nothing commits.
+    CheckQuorumAnyPeer = "check-quorum-any-peer",
 
     /// Every election timeout ends at a whole multiple of the shortest one, so that candidates collide again and
     /// again. openraft 5e15946d.
@@ -181,6 +214,13 @@ mutants! {
     /// What was on its way when a connection broke keeps its room in the window for ever, so that a full one
     /// never moves again. cockroach#133202, etcd's empty probe.
     WindowLeak = "window-leak",
+
+    /// The window counts bytes and not entries: a follower is sent any number of small ones ahead.
+    InflightEntriesUnbounded = "inflight-entries-unbounded",
+
+    /// After a rejection the leader goes on one entry too far, is rejected for the same reason, and never gets
+    /// anywhere.
+    ProbeBeyondHint = "probe-beyond-hint",
 
     /// A probe or an answer that was lost is not asked for again, and the follower is stuck until something
     /// else happens. etcd#7037, etcd-io/raft#52.
@@ -200,6 +240,14 @@ mutants! {
     /// Whoever waits for an entry that was replaced is answered with what is committed in its place. Lost
     /// updates like these: Redis-Raft (Jepsen 2020).
     AnswerReplaced = "answer-replaced",
+
+    /// Whoever waits for an entry that was replaced is never answered, and the bytes that were held for it are
+    /// never given back.
+    AnswerForgotten = "answer-forgotten",
+
+    /// An entry that cannot be read back for the machine is passed over, and the machine is another one from
+    /// then on.
+    UnreadableSkipped = "unreadable-skipped",
 
     /// Who waits long for an answer has the engine propose again, and both commit. fluree/db#1839.
     RetriedByEngine = "retried-by-engine",
@@ -225,6 +273,14 @@ mutants! {
     /// what was acknowledged on that. LazyFS (VLDB'24) found it in etcd, ZooKeeper and Redis.
     RecoveryReadsUnflushed = "recovery-reads-unflushed",
 
+    /// A recovery counts only what a later flush group states as durable: the last flush group has no later
+    /// one, and what was acknowledged with it is gone.
+    OnlyMarkedCounts = "only-marked-counts",
+
+    /// A restart goes on with the boot that was there: stamps and replication sessions of two lives are the
+    /// same, and what one life left unfinished passes for the other's.
+    BootReused = "boot-reused",
+
     /// A directory's identity is its node's number, so that an empty one, once it meets a peer with a genesis,
     /// adopts it as the voter whose log it has lost, and votes against that. etcd#21178, nexus#3939,
     /// cockroach#756.
@@ -237,6 +293,20 @@ mutants! {
     /// A flush that failed is made again, and the kernel has forgotten what it owed: the second one succeeds
     /// without the data. cockroach#37102, raft-engine#131. Needs the drained flush mode.
     FlushRetried = "flush-retried",
+
+    /// A flush that failed counts as one that did not. Needs the drained flush mode.
+    FlushErrorIgnored = "flush-error-ignored",
+
+    /// A flush counts for writes to other files than its own. Needs the drained flush mode.
+    FlushCoversOtherSlot = "flush-covers-other-slot",
+
+    /// Whether a write is durable when it completes is asked when it completes: the flush mode may have changed
+    /// since it was begun.
+    ModeAtCompletion = "mode-at-completion",
+
+    /// A slot is used as soon as it is written full of zeros, before that is flushed: a power cut takes the
+    /// file's length back, and what was acknowledged in it.
+    SlotUsedUnflushed = "slot-used-unflushed",
 
     /// A write that ended early counts as whole. timeplus-io/proton#1229, cqlite#1390.
     ShortWriteOk = "short-write-ok",
@@ -300,7 +370,7 @@ mod tests {
     #[cfg(mutants)]
     #[test]
     fn every_name_is_of_one_mutant_and_reads_back() {
-        assert!(Mutant::ALL.len() >= 30);
+        assert!(Mutant::ALL.len() >= 65);
         for mutant in Mutant::ALL {
             assert_eq!(mutant.name().parse(), Ok(*mutant));
         }

@@ -6,6 +6,7 @@
 use crate::ids::{Boot, Index, Micros, Replica, ReplicationSession};
 use crate::io::{Config, PeerStatus};
 use crate::log::Log;
+use crate::mutated;
 
 /// One follower, as long as its leader leads.
 #[derive(Debug)]
@@ -104,7 +105,12 @@ impl Progress {
     pub(crate) fn window(&self, log: &Log, config: &Config) -> Option<(u64, u64)> {
         let (bytes, entries) = self.inflight(log);
         let bytes_left = (config.inflight_bytes_max as u64).saturating_sub(bytes);
-        let entries_left = (config.inflight_entries_max as u64).saturating_sub(entries);
+        let entries_max = if mutated!(config.mutant, InflightEntriesUnbounded) {
+            u64::MAX
+        } else {
+            config.inflight_entries_max as u64
+        };
+        let entries_left = entries_max.saturating_sub(entries);
         if entries == 0 {
             return Some((bytes_left.max(1), entries_left.max(1)));
         }

@@ -269,6 +269,10 @@ impl<O> Group<O> {
             }
             let ticket = self.tickets.pop_back().expect("looked at above");
             for run in ticket.runs {
+                if mutated!(self.mutant, AnswerForgotten) {
+                    let _never_dropped = std::mem::ManuallyDrop::new(run);
+                    continue;
+                }
                 if mutated!(self.mutant, SaysNeverAppended) {
                     run.fail(Failure::NotLeader { leader: None });
                 } else {

@@ -263,7 +263,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             let Phase::Founding { position } = group.phase else {
                 continue;
             };
-            if position <= durable {
+            if position <= durable || mutated!(self.core.mutant, GenesisNotAwaited) {
                 let genesis = group
                     .genesis
                     .as_ref()
@@ -468,6 +468,9 @@ impl<D: Disk, P: Ports> Shard<D, P> {
     fn refused(&mut self, id: GroupId, reason: AppendError) {
         let group = self.groups.get_mut(&id).expect("groups stay");
         if reason == AppendError::Poisoned {
+            if mutated!(self.core.mutant, PoisonedLeads) {
+                return;
+            }
             // What every group is told about at the end of the turn.
             group.halt(Halt::Poisoned);
             return;
@@ -532,7 +535,9 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         self.poisoned = true;
         let reason = reason.to_string();
         for group in self.groups.values_mut() {
-            group.halt(Halt::Poisoned);
+            if !mutated!(self.core.mutant, PoisonedLeads) {
+                group.halt(Halt::Poisoned);
+            }
         }
         self.ports.notice(Notice::Poisoned { reason });
     }

@@ -149,7 +149,12 @@ impl Pipeline {
         let flight = self.flights.iter_mut().find(|flight| flight.op == op);
         let flight = flight.expect("completions are of writes under way");
         assert!(flight.state == State::Writing);
-        flight.state = match flight.mode {
+        let mode = if mutated!(self.mutant, ModeAtCompletion) {
+            self.mode
+        } else {
+            flight.mode
+        };
+        flight.state = match mode {
             FlushMode::Dsync => State::Durable,
             FlushMode::DrainedFsync => State::Written,
         };
@@ -190,7 +195,8 @@ impl Pipeline {
     pub(crate) fn begin_flush(&mut self, op: OpId, slot: SlotId, began_ns: u64) {
         assert!(self.flush.is_none());
         for flight in &mut self.flights {
-            if flight.slot == slot && flight.state == State::Written {
+            let here = flight.slot == slot || mutated!(self.mutant, FlushCoversOtherSlot);
+            if here && flight.state == State::Written {
                 flight.state = State::Flushing;
             }
         }

@@ -52,7 +52,10 @@ impl Raft {
 
     pub(super) fn on_pre_vote_granted(&mut self, from: Replica, term: Term) {
         let asked_for = self.hard_state.term.next();
-        if term == asked_for
+        if term == self.hard_state.term && mutated!(self.config.mutant, PreVoteCountsAsVote) {
+            return self.on_vote(from);
+        }
+        if (term == asked_for || mutated!(self.config.mutant, PreVoteAnyTerm))
             && let RoleState::PreCandidate(votes) = &mut self.role
         {
             votes.add(from, self.configurations.quorum());

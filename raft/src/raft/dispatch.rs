@@ -4,6 +4,7 @@ use super::follower::Follower;
 use super::{Raft, RoleState};
 use crate::ids::{LogPosition, Replica, Round, Term};
 use crate::message::{Body, HeartbeatReply, Message, Reject, VoteReply};
+use crate::mutated;
 
 /// No cluster gets here by elections. A peer that says so would leave no room for the next one.
 const TERM_MAX: Term = Term(u64::MAX / 2);
@@ -33,6 +34,13 @@ impl Raft {
         // Questions about a term not entered yet: neither asking nor agreeing enters it.
         match &body {
             Body::VoteRequest(request) => return self.on_vote_request(from, term, request),
+            Body::VoteReply(reply)
+                if !reply.pre
+                    && term < self.hard_state.term
+                    && mutated!(self.config.mutant, StaleVoteCounts) =>
+            {
+                return self.on_vote_reply(from, reply);
+            }
             Body::VoteReply(reply) if reply.pre && reply.granted => {
                 return self.on_pre_vote_granted(from, term);
             }

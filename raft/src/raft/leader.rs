@@ -265,6 +265,12 @@ impl Raft {
             return false;
         };
         let (me, timeout) = (self.config.replica, self.config.election_timeout_max_us);
+        let mut peers = leader.peers.iter();
+        if mutated!(self.config.mutant, CheckQuorumAnyPeer)
+            && peers.any(|peer| self.now.since(peer.heard) < timeout)
+        {
+            return true;
+        }
         self.configurations.quorum().agrees(|replica| {
             replica == me
                 || leader

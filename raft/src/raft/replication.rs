@@ -238,6 +238,9 @@ impl Raft {
             peer.match_index = peer.match_index.max(Some(next));
         }
         peer.next_index = next.next();
+        if mutated!(self.config.mutant, ProbeBeyondHint) {
+            peer.next_index = next.next().next().min(last.next());
+        }
         peer.mode = Mode::Probe {
             waiting: out_of_reach,
             hopeful: exact,
@@ -350,7 +353,11 @@ impl Raft {
         };
         let named = leader.peers.iter_mut().filter(|peer| peer.replica.id == id);
         for peer in named {
+            let matched = peer.match_index;
             peer.open_session(self.sessions.open());
+            if mutated!(self.config.mutant, MatchSurvivesSession) {
+                peer.match_index = matched;
+            }
             if let Mode::Probe { waiting: is, .. } = &mut peer.mode {
                 *is = waiting;
             }

@@ -35,7 +35,7 @@ impl Raft {
     fn on_real_vote_request(&mut self, from: Replica, term: Term, request: &VoteRequest) {
         if self.hard_state.term < term {
             // Stickiness: while a leader is heard, nobody deposes it by a term alone (thesis §4.2.3).
-            if self.hears_a_leader() {
+            if self.hears_a_leader() && !mutated!(self.config.mutant, RealVoteNotSticky) {
                 return;
             }
             self.become_follower(term);

@@ -94,6 +94,11 @@ impl<D: Disk, P: Ports> Shard<D, P> {
                             }
                         }
                         Err(error) => {
+                            if mutated!(group.mutant, UnreadableSkipped) {
+                                let passed_over = group.handed.next();
+                                group.tickets.retain(|ticket| ticket.index != passed_over);
+                                group.handed = passed_over;
+                            }
                             if group.read_failed(now) {
                                 let reason = error.to_string();
                                 self.ports.notice(Notice::ReadFailed {

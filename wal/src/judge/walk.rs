@@ -18,6 +18,12 @@ impl<D: Disk> Court<'_, D> {
         for (number, segment) in segments.iter().enumerate() {
             walk.resume |= number == 0;
             for piece in &segment.pieces {
+                if mutated!(self.question.mutant, OnlyMarkedCounts)
+                    && matches!(piece, Piece::Group(group) if self.judgement.mark < group.place())
+                {
+                    walk.dropped = true;
+                    return walk;
+                }
                 let bad = match piece {
                     Piece::Group(group) => match walk.take(group, number) {
                         Ok(()) => continue,

@@ -67,6 +67,10 @@ impl<D: Disk> Wal<D> {
     pub(super) fn grow_pool(&mut self, now: Micros) {
         let op = self.next_op();
         if let Some(step) = self.pool.grow(op, now) {
+            let flushes = matches!(step, Op::Flush { .. });
+            if flushes && mutated!(self.options.mutant, SlotUsedUnflushed) {
+                return self.pool.on_step(Ok(0), now);
+            }
             self.disk.submit(op, step);
         }
     }

@@ -89,6 +89,10 @@ impl<D: Disk> Wal<D> {
                     self.count_flush(FlushMode::DrainedFsync, now_ns.saturating_sub(began_ns));
                     self.pipeline.on_flushed(now_ns);
                 }
+                Err(_) if mutated!(self.options.mutant, FlushErrorIgnored) => {
+                    let now_ns = self.disk.now_ns();
+                    self.pipeline.on_flushed(now_ns);
+                }
                 Err(_) if mutated!(self.options.mutant, FlushRetried) => {
                     self.disk.submit(id, Op::Flush { slot });
                 }

@@ -409,7 +409,11 @@ impl Opening {
         slots: &[SlotFile],
         judgement: &Judgement,
     ) -> Result<Self, OpenError> {
-        let boot = Boot(judgement.boot.0 + 1);
+        let boot = if mutated!(options.mutant, BootReused) {
+            Boot(judgement.boot.0.max(1))
+        } else {
+            Boot(judgement.boot.0 + 1)
+        };
         let mut live: Vec<SlotHeader> = judgement.live.iter().map(|live| live.header).collect();
         let (mut chain, mut number) = (judgement.chain, judgement.number);
         let mut echo = judgement.last_table.clone();

@@ -226,6 +226,12 @@ mutants! {
     /// else happens. etcd#7037, etcd-io/raft#52.
     LostNotAskedAgain = "lost-not-asked-again",
 
+    /// A follower for which reading the log failed once is never read for again.
+    ReadFailedForEver = "read-failed-for-ever",
+
+    /// Who waits for entries that cannot be read from the log waits for them for ever: nothing else is tried.
+    ReadingForEver = "reading-for-ever",
+
     /// A lane that was full once stays so: a follower gets heartbeats and never an entry. hashicorp/raft#612.
     LaneStaysFull = "lane-stays-full",
 

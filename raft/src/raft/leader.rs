@@ -242,7 +242,9 @@ impl Raft {
                 peer.sent = now;
                 silent.push(peer.replica.id);
             }
-            peer.read_failed = false;
+            if !mutated!(self.config.mutant, ReadFailedForEver) {
+                peer.read_failed = false;
+            }
             due = due.min(peer.sent.after(interval));
         }
         leader.heartbeat_due = due;

@@ -288,7 +288,9 @@ impl Raft {
         };
         leader.wants_sending = true;
         let peer = &mut leader.peers[place];
-        peer.reading = None;
+        if !entries.is_empty() || !mutated!(self.config.mutant, ReadingForEver) {
+            peer.reading = None;
+        }
         peer.read_failed = entries.is_empty();
         if entries.is_empty() || peer.mode != Mode::Replicate || peer.next_index != from {
             return;

@@ -320,6 +320,7 @@ impl Drawing<'_> {
                     self.push(at, Step::CrashAll { down_us });
                 }
                 6 | 7 if partitions => self.draw_partition(at),
+                8 if pauses && self.random.bool() => self.draw_long_pause(at),
                 8 if pauses => {
                     let target = self.target();
                     let for_us = self.random.u64(10_000..800_000);
@@ -383,6 +384,26 @@ impl Drawing<'_> {
                 },
             );
         }
+    }
+
+    /// A leader sleeps while its successor leads and fails too, and then hears of both at once.
+    fn draw_long_pause(&mut self, at: u64) {
+        let target = Target::Leader(self.group());
+        let second = at + self.random.u64(400_000..700_000);
+        let awake = second + self.random.u64(350_000..900_000);
+        let for_us = awake - at;
+        self.push(at, Step::Pause { target, for_us });
+        let for_us = self.random.u64(200_000..1_200_000);
+        let step = match self.random.bool() {
+            true => Step::Pause { target, for_us },
+            false => Step::Crash {
+                target,
+                crash: Crash::Process,
+                down_us: for_us,
+                recovery: None,
+            },
+        };
+        self.push(second, step);
     }
 
     fn draw_partition(&mut self, at: u64) {

@@ -10,7 +10,7 @@
 //!
 //! A block without `----` only sets the stage. Commands (`world.rs` has them all): `start`, `empty`, `crash`, `restart`; `wait 50ms`, `tick`, `timeout`;
 //! `elect`, `propose`, `change`, `durable`, `deliver 1>2 append`, `drop`, `run`; `send KIND from= to= ..` for a message that
-//! nobody in the scenario has sent; `show`. A log is written as the terms of its entries: `log=1,1,4`.
+//! nobody in the scenario has sent, `send-with-next` for one that comes in a turn with the next; `show`. A log is written as the terms of its entries: `log=1,1,4`.
 
 #![allow(clippy::unwrap_used, reason = "a failed test says where")]
 

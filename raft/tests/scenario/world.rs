@@ -195,6 +195,14 @@ impl World {
                 let to = message.to.0;
                 self.step(to, Input::Message(message));
             }
+            // Comes in the same turn as the next input to its receiver.
+            "send-with-next" => {
+                let message = self.crafted(&words);
+                let (to, now) = (message.to.0, self.now);
+                if let Core::Raft(raft) = &mut self.node(to).core {
+                    raft.step(now, Input::Message(message));
+                }
+            }
             "deliver" => self.deliver(&words),
             "repeat" => {
                 let place = self.matching(&words)[0];

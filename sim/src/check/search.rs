@@ -36,7 +36,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             operations_max: 2_000,
-            open_max: 64,
+            open_max: 512,
             steps_max: 1_000_000,
         }
     }

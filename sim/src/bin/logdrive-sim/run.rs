@@ -277,7 +277,7 @@ fn shortfall(args: &RunArgs, sum: &Sum, marks: &[Mark]) -> Vec<String> {
                 ));
             }
         }
-        if sum.given_up * 50 > sum.explained {
+        if sum.given_up * 200 > sum.explained {
             short.push(format!("{} searches of a key were given up", sum.given_up));
         }
     }

@@ -91,7 +91,7 @@ fn draw_plan(random: &mut Rng, beyond_limit: bool) -> Plan {
         core,
         beyond_limit,
         canary: false,
-        faulty_us: random.u64(3_000_000..=6_000_000),
+        faulty_us: random.u64(3_300_000..=6_300_000),
         healthy_us: crate::cluster::SETTLE_US + ASKED_US + QUIET_US,
         quiet_us: QUIET_US,
         raft_seed: random.u64(..) >> 24,

@@ -9,12 +9,16 @@ use logdrive_raft::{
     Boot, Chain, Entry, Genesis, GroupId, Incarnation, Membership, Micros, mutated,
 };
 
-use super::{Held, Position, Segment, Tail, VOTE_BYTES, Wal, check_slot};
+use super::{
+    Held, Position, Segment, Tail, VOTE_BYTES, Wal, check_slot, checkpoint_blocks, seal_blocks,
+};
 use crate::build::gather;
 use crate::debris::Debris;
 use crate::disk::{Block, Disk, FlushMode, FlushWatchdog, SlotFile, SlotId};
 use crate::error::{Finding, FindingVerdict, OpenError};
-use crate::format::{self, Place, Record, SLOT_HEADER_BLOCKS, SlotHeader, VerdictKind};
+use crate::format::{
+    self, COUNT_MAX, Place, Record, SEGMENT_MAX, SLOT_HEADER_BLOCKS, SlotHeader, VerdictKind,
+};
 use crate::judge::{Beyond, Judgement, Question, Verdict, judge};
 use crate::options::{FlushModeChoice, Options};
 use crate::path::GroupLog;
@@ -23,6 +27,9 @@ use crate::pool::Pool;
 use crate::queue::{Item, Queue};
 use crate::read::Reads;
 use crate::status::{Counters, FlushHistogram};
+
+/// The last boot that is followed by another one: of a boot stamps have 32 bits.
+const BOOT_LAST: u64 = (u32::MAX >> 1) as u64;
 
 /// What a log came back with.
 #[derive(Debug)]
@@ -87,7 +94,7 @@ impl<D: Disk> Wal<D> {
         let checkpoint_bytes =
             check_contents(&options, &judgement, &again).map_err(|why| OpenError::Sizes { why })?;
 
-        let opening = Opening::plan(&mut disk, &options, &slots, &judgement)?;
+        let opening = Opening::plan(&mut disk, &options, &slots, &judgement, checkpoint_bytes)?;
         let mut wal = Self::begin(disk, options, opening, &mut judgement, checkpoint_bytes);
         wal.finish_opening(&mut judgement, again)?;
         let recovery = wal.recovery(judgement);
@@ -408,7 +415,9 @@ impl Opening {
         options: &Options,
         slots: &[SlotFile],
         judgement: &Judgement,
+        checkpoint_bytes: usize,
     ) -> Result<Self, OpenError> {
+        check_numbers(disk, judgement)?;
         let boot = if mutated!(options.mutant, BootReused) {
             Boot(judgement.boot.0.max(1))
         } else {
@@ -422,9 +431,12 @@ impl Opening {
         let mut pool = Pool::new(options.slot_blocks(), slots_max.unwrap_or(usize::MAX));
 
         let last = live.last().copied();
+        let seal = seal_blocks(judgement.footer.len(), echo_of(&echo).0.len());
         let roomy = |header: &SlotHeader| {
-            // An eighth is left to write to; with less a new segment is as good.
-            end.block + header.slot_blocks / 8 + 4 <= header.slot_blocks
+            // An eighth is left to write to; with less a new segment is as good. What others wrote may leave less
+            // for the seal than whoever goes on here has to.
+            let left = (header.slot_blocks / 8 + 4).max(seal);
+            u64::from(end.block) + u64::from(left) <= u64::from(header.slot_blocks)
         };
         // A header of an opening that died would stand beyond what is written here, and nothing would say
         // later that it does not count. And a block that was torn inside beyond the end would be garbage in what
@@ -475,7 +487,11 @@ impl Opening {
                 durable,
             });
         }
-        let slot = match pool.any_free() {
+        let free = pool.any_free();
+        let slot_blocks = free.map_or(options.slot_blocks(), |slot| pool.length(slot));
+        check_first_group(slot_blocks, checkpoint_bytes, &echo)
+            .map_err(|why| OpenError::Sizes { why })?;
+        let slot = match free {
             Some(slot) => {
                 pool.take_this(slot);
                 slot
@@ -578,6 +594,50 @@ fn check_contents(
     };
     check_slot(&needed, bytes + more)?;
     Ok(bytes)
+}
+
+/// A log whose numbers are at their end is not gone on with: the next one would not be believed, nor would what is
+/// acknowledged after it. One opening takes one boot; of segments and flush groups half are left to it.
+fn check_numbers(disk: &impl Disk, judgement: &Judgement) -> Result<(), OpenError> {
+    let segment = judgement.known.map_or(0, |known| known.segment);
+    let numbers = [
+        (
+            "segment",
+            segment.max(judgement.end.segment),
+            SEGMENT_MAX / 2,
+        ),
+        ("flush group", judgement.number, COUNT_MAX / 2),
+        // Stamps have the low half of it.
+        ("boot", judgement.boot.0, BOOT_LAST),
+    ];
+    let Some((what, number, _)) = numbers.iter().find(|(_, number, last)| number > last) else {
+        return Ok(());
+    };
+    let slot = judgement.known.map_or(0, |known| known.slot);
+    Err(OpenError::NotALog {
+        path: disk.slot_path(SlotId(slot)),
+        why: format!("after {what} {number} there are not enough numbers left to go on"),
+    })
+}
+
+/// The first flush group of a segment holds a checkpoint and repeats the last table, whole. That one may have been
+/// written to a larger slot.
+fn check_first_group(
+    slot_blocks: u32,
+    checkpoint_bytes: usize,
+    echo: &[Record],
+) -> Result<(), String> {
+    let echo_bytes = echo_of(echo).0.len();
+    let needed = SLOT_HEADER_BLOCKS
+        + checkpoint_blocks(checkpoint_bytes + echo_bytes)
+        + seal_blocks(0, VOTE_BYTES);
+    if needed > slot_blocks {
+        return Err(format!(
+            "a slot of {slot_blocks} blocks does not hold {needed}: headers, a checkpoint of all groups, \
+             {echo_bytes} bytes of the last flush group's table, the footer"
+        ));
+    }
+    Ok(())
 }
 
 /// Puts right what can be put right without a peer, and writes again what may be in the page cache only.

@@ -80,6 +80,12 @@ impl<'a, D: Disk> Court<'a, D> {
         newest: SlotHeader,
     ) -> Result<Judged, OpenError> {
         let (live, missing) = link(candidates, newest);
+        // Before the others, so that all it says was durable is there by the time that they are read.
+        let stated = if self.question.sealed_only {
+            self.stated_in(live.last())?
+        } else {
+            Place::default()
+        };
         let mut segments = Vec::with_capacity(live.len());
         for (place, segment) in live.iter().enumerate() {
             let successor = live
@@ -102,7 +108,7 @@ impl<'a, D: Disk> Court<'a, D> {
                 return Ok(Judged::without(vec![segment.clone()], &segments));
             }
         }
-        self.judgement.mark = mark_of(&segments);
+        self.judgement.mark = mark_of(&segments).max(stated);
         if let Some((missing, epoch)) = missing {
             let first = Place {
                 segment: missing,
@@ -137,6 +143,22 @@ impl<'a, D: Disk> Court<'a, D> {
             without: unfinished.map(Without::Epoch),
             boot,
         })
+    }
+
+    /// What a segment that is being written to says was durable.
+    fn stated_in(&mut self, segment: Option<&Live>) -> Result<Place, OpenError> {
+        let Some(Live {
+            slot,
+            blocks,
+            header,
+        }) = segment
+        else {
+            return Ok(Place::default());
+        };
+        let mutant = self.question.mutant;
+        let scan = scan_segment(self.disk, *slot, header, *blocks, &mut self.blocks, mutant);
+        let scan = scan.map_err(|error| open_error(self.disk, error))?;
+        Ok(mark_of(&[scan]))
     }
 
     /// Whether a later opening found that no segment of this epoch counted: it went on after one of an older epoch.

@@ -44,6 +44,10 @@ impl<D: Disk> Court<'_, D> {
                     walk.resume(piece);
                     continue;
                 }
+                if self.question.sealed_only {
+                    // It is under way.
+                    return walk;
+                }
                 if !bad.not_landed && !cuts_at_once {
                     self.find_bad(FindingVerdict::Suspect, segments, segment, &bad);
                 }

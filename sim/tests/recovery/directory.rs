@@ -202,6 +202,8 @@ impl Directory {
 
     /// None: it was killed half way.
     fn open(&mut self) -> Result<Option<(Wal<Mortal>, Recovery)>, OpenError> {
+        // What waited for an operation of the last process does not wait for one of this.
+        self.medium.withdraw_faults();
         let options = self.options();
         if self.mixed {
             self.disk.direct = self.rng.bool();
@@ -272,7 +274,7 @@ impl Directory {
                         Fault::FlushReverts,
                     ];
                     let fault = *self.rng.choice(&faults).expect("there are some");
-                    wal.disk_mut().disk.inject(fault);
+                    wal.disk().disk.medium().inject(fault);
                 }
                 self.step(&mut wal);
                 let most = if self.rng.u8(0..10) == 0 { 5000 } else { 150 };

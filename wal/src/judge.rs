@@ -273,9 +273,11 @@ fn check_identity(disk: &impl Disk, scan: &SlotScan, question: &Question) -> Res
 /// No slot has a good header: a new directory, unless something was written all the same.
 fn judge_empty(disk: &mut impl Disk, scans: &[SlotScan]) -> Result<Judgement, OpenError> {
     let mut blocks = Vec::new();
+    let mut judgement = Judgement::empty();
     for scan in scans {
-        // The first copy of the very first header may be torn; the second is written once it is durable.
-        let mut written = scan.bad_copies.contains(&1) || scan.is_headless();
+        // One copy of the very first header may be torn: the first, or the second where the first was read from a
+        // page cache and never reached the medium.
+        let mut written = scan.is_headless();
         // Nothing else is written before both are durable, and no slot was in use before.
         read_blocks(disk, scan.slot, scan.blocks, &mut blocks)?;
         let mut beyond = blocks.iter().skip(SLOT_HEADER_BLOCKS as usize);
@@ -286,8 +288,11 @@ fn judge_empty(disk: &mut impl Disk, scans: &[SlotScan]) -> Result<Judgement, Op
                 why: "it holds data and no readable header".to_owned(),
             });
         }
+        if scan.bad_copies == [1] {
+            judgement.first_counts.insert(scan.slot);
+        }
     }
-    Ok(Judgement::empty())
+    Ok(judgement)
 }
 
 pub(crate) fn open_error(disk: &impl Disk, error: ScanError) -> OpenError {

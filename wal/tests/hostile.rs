@@ -418,3 +418,18 @@ fn a_file_with_the_last_number_there_is_does_not_hide_the_files_that_are_made_af
     let rig = Rig::open(&medium, options(8)).unwrap();
     assert_eq!(rig.tip(), tip);
 }
+
+/// A power cut in the first openings of a directory tore one copy of a header, whichever, and the other never
+/// reached the medium: nothing was written yet, and a second cut like it leaves no more.
+#[test]
+fn one_torn_copy_of_the_first_header_is_no_log() {
+    for copy in 0..SLOT_HEADER_BLOCKS {
+        let medium = storage();
+        let mut contents = vec![0; 64 << 10];
+        let torn = copy as usize * BLOCK_BYTES + BLOCK_BYTES / 2;
+        contents[torn..][..BLOCK_BYTES / 2].fill(7);
+        medium.set_contents(SlotId(0), &contents);
+        let rig = Rig::open(&medium, options(8)).unwrap();
+        assert_eq!(rig.recovery.boot, Boot(1));
+    }
+}

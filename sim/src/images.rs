@@ -2,12 +2,15 @@
 //!
 //! A history is some lives of the real log on a simulated disk. What it wrote, flushed and acknowledged is
 //! written down, and then each moment of it is a power cut: every subset of what was not flushed is left, or
-//! many of them where there are too many; blocks are torn; and the recovery of an image has moments of its
-//! own, which are power cuts too. What comes back is compared with what was acknowledged, as the history's
-//! own book has it. Nothing that the log says of itself is believed.
+//! many of them where there are too many; blocks are torn; and the recovery of some images has moments of its
+//! own, which are crashes too. What is complete and what is sampled is said in `sim/README.md`. What comes back
+//! is compared with what was acknowledged, as the history's own book has it. Nothing that the log says of itself
+//! is believed.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+
+use logdrive_raft::mutant::Mutant;
 
 mod book;
 mod damage;
@@ -29,6 +32,8 @@ pub struct ImagesOptions {
     pub history: Option<u64>,
     /// How the disk lies, if it does. Then there have to be violations.
     pub lie: Option<Lie>,
+    /// The bug that is switched on, in builds that hold some. Then there have to be violations, too.
+    pub mutant: Option<Mutant>,
 }
 
 /// A lie of a disk, which no log survives.
@@ -46,11 +51,12 @@ pub enum Lie {
 impl Default for ImagesOptions {
     fn default() -> Self {
         Self {
-            images: 300_000,
+            images: 600_000,
             jobs: 1,
             seed: 0,
             history: None,
             lie: None,
+            mutant: None,
         }
     }
 }
@@ -75,6 +81,20 @@ pub struct ImagesReport {
     pub nested: u64,
     /// Of these after a crash inside the recovery of such an image.
     pub nested_twice: u64,
+    /// Images after a crash inside a recovery that also tore a block.
+    pub nested_torn: u64,
+    /// Images after a recovery whose process died.
+    pub nested_process: u64,
+    /// Recoveries that were looked into: every moment of each.
+    pub recoveries_entered: u64,
+    /// Moments of lives at which every subset of what was not durable was left.
+    pub moments_exhausted: u64,
+    /// Moments of lives with too much for that: many subsets were.
+    pub moments_sampled: u64,
+    /// The same of recoveries.
+    pub nested_moments_exhausted: u64,
+    /// The same of recoveries.
+    pub nested_moments_sampled: u64,
     /// Openings that failed because their disk did.
     pub failed_openings: u64,
     /// How often an image was recovered, those that were recovered twice included.
@@ -115,6 +135,22 @@ pub struct DamageCounts {
     pub healed_deserved: u64,
     /// That look as if they had never been written, and nothing says otherwise.
     pub undetectable: u64,
+    /// Of those with a block of an earlier life, which still counts: that had to be called rot.
+    pub earlier_rot_deserved: u64,
+    /// Blocks that became zeros.
+    pub zeroed: u64,
+    /// Blocks that became ones.
+    pub ones: u64,
+    /// Blocks with a bit that was flipped.
+    pub flipped: u64,
+    /// Blocks that changed places.
+    pub swapped: u64,
+    /// Blocks that became what is at their place in another slot.
+    pub other_slot: u64,
+    /// Blocks that became what this life had written there before. A log writes no block twice in one life.
+    pub older_same_life: u64,
+    /// Blocks that became what an earlier life had left there.
+    pub older_earlier_life: u64,
 }
 
 impl DamageCounts {
@@ -130,6 +166,14 @@ impl DamageCounts {
         self.refused_deserved += other.refused_deserved;
         self.healed_deserved += other.healed_deserved;
         self.undetectable += other.undetectable;
+        self.earlier_rot_deserved += other.earlier_rot_deserved;
+        self.zeroed += other.zeroed;
+        self.ones += other.ones;
+        self.flipped += other.flipped;
+        self.swapped += other.swapped;
+        self.other_slot += other.other_slot;
+        self.older_same_life += other.older_same_life;
+        self.older_earlier_life += other.older_earlier_life;
     }
 }
 
@@ -155,6 +199,8 @@ pub struct Acts {
     pub closed: u64,
     /// Lives that ended with a crash.
     pub crashed: u64,
+    /// Of these with a power cut that tore a block, which the next life finds.
+    pub torn: u64,
     /// Lives with each write durable by itself.
     pub dsync: u64,
     /// Lives with flushes.
@@ -178,6 +224,14 @@ pub struct Violation {
     pub why: String,
 }
 
+impl Violation {
+    /// The log itself stopped at an assertion.
+    #[must_use]
+    pub fn is_panic(&self) -> bool {
+        self.why.contains("panicked")
+    }
+}
+
 impl std::fmt::Display for Violation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self {
@@ -188,6 +242,9 @@ impl std::fmt::Display for Violation {
         write!(f, "history {history}, {image}: {why}")
     }
 }
+
+/// So many images are a run of some size, in which everything has to happen.
+pub const FLOOR_IMAGES: u64 = 60_000;
 
 /// Enumerates histories until there are enough images.
 #[must_use]
@@ -244,6 +301,54 @@ impl Found {
 }
 
 impl ImagesReport {
+    /// What never happened and has to happen in every run of some size: a class that did not come up was not
+    /// checked.
+    #[must_use]
+    pub fn never(&self) -> Vec<&'static str> {
+        let (acts, damage) = (&self.acts, &self.damage);
+        let counts = [
+            ("torn", self.torn),
+            ("process_crashes", self.process_crashes),
+            ("forgotten", self.forgotten),
+            ("nested", self.nested),
+            ("nested_twice", self.nested_twice),
+            ("nested_torn", self.nested_torn),
+            ("nested_process", self.nested_process),
+            ("failed_openings", self.failed_openings),
+            ("suspect", self.suspect),
+            ("appends", acts.appends),
+            ("votes", acts.votes),
+            ("truncations", acts.truncations),
+            ("conflicts", acts.conflicts),
+            ("older_term_conflicts", acts.older_term_conflicts),
+            ("rolls", acts.rolls),
+            ("poisoned", acts.poisoned),
+            ("closed", acts.closed),
+            ("crashed", acts.crashed),
+            ("torn ends", acts.torn),
+            ("moved", acts.moved),
+            ("dsync", acts.dsync),
+            ("drained", acts.drained),
+            ("direct", acts.direct),
+            ("buffered", acts.buffered),
+            ("closed whole", damage.closed),
+            ("unclean", damage.unclean),
+            ("rot_deserved", damage.rot_deserved),
+            ("refused_deserved", damage.refused_deserved),
+            ("healed_deserved", damage.healed_deserved),
+            ("undetectable", damage.undetectable),
+            ("earlier_rot_deserved", damage.earlier_rot_deserved),
+            ("zeroed", damage.zeroed),
+            ("ones", damage.ones),
+            ("flipped", damage.flipped),
+            ("swapped", damage.swapped),
+            ("other_slot", damage.other_slot),
+            ("older_earlier_life", damage.older_earlier_life),
+        ];
+        let never = counts.iter().filter(|(_, count)| *count == 0);
+        never.map(|(name, _)| *name).collect()
+    }
+
     fn add(&mut self, other: Self) {
         self.histories += other.histories;
         self.lives += other.lives;
@@ -253,6 +358,13 @@ impl ImagesReport {
         self.forgotten += other.forgotten;
         self.nested += other.nested;
         self.nested_twice += other.nested_twice;
+        self.nested_torn += other.nested_torn;
+        self.nested_process += other.nested_process;
+        self.recoveries_entered += other.recoveries_entered;
+        self.moments_exhausted += other.moments_exhausted;
+        self.moments_sampled += other.moments_sampled;
+        self.nested_moments_exhausted += other.nested_moments_exhausted;
+        self.nested_moments_sampled += other.nested_moments_sampled;
         self.failed_openings += other.failed_openings;
         self.recoveries += other.recoveries;
         self.suspect += other.suspect;
@@ -273,6 +385,7 @@ impl Acts {
         self.poisoned += other.poisoned;
         self.closed += other.closed;
         self.crashed += other.crashed;
+        self.torn += other.torn;
         self.dsync += other.dsync;
         self.drained += other.drained;
         self.direct += other.direct;

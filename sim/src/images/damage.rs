@@ -1,13 +1,22 @@
 //! Whole images with one block damaged, and the verdict that each deserves.
 //!
-//! The verdict is worked out from what the trace shows: which write a block belongs to, whether a write that is
-//! still readable was begun when this one was known to be durable, and whether it was acknowledged. Of what
-//! earlier lives left only this is known, that nothing that was acknowledged may be gone in silence.
+//! The verdict is worked out from what the traces show: which write a block belongs to, whether a write that is
+//! still readable was begun when this one was known to be durable, and whether it was acknowledged.
+//!
+//! Of earlier lives those writes count that are whole in what the last life found and lie before the place where
+//! it went on: they were durable when it wrote its first flush group, which says so. What else earlier lives left
+//! lies in slots that are free or held back. Of that only this is known, that nothing that was acknowledged may
+//! be gone in silence.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use logdrive_raft::Boot;
 use logdrive_wal::OpenError;
-use logdrive_wal::disk::{BLOCK_BYTES, SlotId};
+use logdrive_wal::disk::{BLOCK_BYTES, Block, SlotId};
+use logdrive_wal::format::{Place, SLOT_HEADER_BLOCKS, SlotHeader};
 
 use super::DamageCounts;
+use super::history::Life;
 use super::trace::Event;
 use crate::disk::SimImage;
 use crate::disk::slot::{Contents, Spare, ZEROS};
@@ -21,8 +30,8 @@ pub(super) enum Damage {
     Bit(u32),
     /// It changes places with another one.
     Swap(SlotId, u32),
-    /// It is what was there before it was last written.
-    Older,
+    /// It is what was there before it was last written, or before that: this one of the known versions.
+    Older(usize),
     /// It is what is at its place in another slot.
     OtherSlot(SlotId),
 }
@@ -45,32 +54,71 @@ pub(super) enum Deserves {
 }
 
 /// One write, in the order of the log.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Written {
     op: u64,
     slot: SlotId,
     block: u32,
-    blocks: u32,
+    contents: Vec<Contents>,
     /// So many writes were known to be durable when it was begun.
     mark: usize,
     is_durable: bool,
+    is_earlier_life: bool,
 }
 
-/// What a trace shows of the writes of one life.
+impl Written {
+    fn end(&self) -> u32 {
+        self.block + u32::try_from(self.contents.len()).unwrap_or(0)
+    }
+
+    fn is_header(&self) -> bool {
+        self.block < SLOT_HEADER_BLOCKS
+    }
+
+    fn is_group(&self) -> bool {
+        !self.is_header() && !self.is_zeros()
+    }
+
+    /// Zeros are written over what does not count.
+    fn is_zeros(&self) -> bool {
+        self.contents.iter().all(Option::is_none)
+    }
+
+    fn is_whole_in(&self, image: &SimImage) -> bool {
+        let mut blocks = (self.block..).zip(&self.contents);
+        blocks.all(|(block, contents)| image.contents(self.slot, block) == *contents)
+    }
+}
+
+/// What was at a place before it was written again.
+#[derive(Clone, Debug)]
+struct Version {
+    slot: SlotId,
+    block: u32,
+    contents: Contents,
+    is_earlier_life: bool,
+}
+
+/// What the traces of all lives up to one show of its writes and of what still counts of theirs.
 #[derive(Debug, Default)]
 pub(super) struct Known {
     writes: Vec<Written>,
     /// Of each block that was written more than once, what was there before.
-    older: Vec<(SlotId, u32, Contents)>,
+    older: Vec<Version>,
 }
 
 impl Known {
-    pub(super) fn of(base: &SimImage, events: &[Event]) -> Self {
-        let mut known = Self::default();
-        let mut now = base.clone();
+    /// Takes note of one more life.
+    pub(super) fn live(&mut self, life: &Life) {
+        self.keep(life);
+        for version in &mut self.older {
+            version.is_earlier_life = true;
+        }
+        let mut now = life.base.clone();
+        let mut is_here: BTreeSet<(SlotId, u32)> = BTreeSet::new();
         let mut landed: Vec<u64> = Vec::new();
         let mut flushes: Vec<(u64, Vec<u64>)> = Vec::new();
-        for event in events {
+        for event in &life.events {
             match event {
                 Event::Write {
                     op,
@@ -80,18 +128,25 @@ impl Known {
                 } => {
                     for (contents, block) in contents.iter().zip(*block..) {
                         let before = now.contents(*slot, block);
+                        let is_earlier_life = is_here.insert((*slot, block));
                         if before.is_some() && before != *contents {
-                            known.older.push((*slot, block, before));
+                            self.older.push(Version {
+                                slot: *slot,
+                                block,
+                                contents: before,
+                                is_earlier_life,
+                            });
                         }
                         now.put(*slot, block, contents.clone());
                     }
-                    known.writes.push(Written {
+                    self.writes.push(Written {
                         op: *op,
                         slot: *slot,
                         block: *block,
-                        blocks: u32::try_from(contents.len()).unwrap_or(0),
-                        mark: known.durable(),
+                        contents: contents.clone(),
+                        mark: self.durable(),
                         is_durable: false,
+                        is_earlier_life: false,
                     });
                 }
                 Event::Create { slot, .. } => now.create(*slot),
@@ -99,24 +154,108 @@ impl Known {
                 Event::Landed(op) => landed.push(*op),
                 Event::FlushBegins { op, slot } => {
                     let on_slot = |of: &&u64| {
-                        let mut writes = known.writes.iter();
+                        let mut writes = self.writes.iter().filter(|write| !write.is_earlier_life);
                         writes.any(|write| write.op == **of && write.slot == *slot)
                     };
                     let covered = landed.iter().filter(on_slot).copied().collect();
                     flushes.push((*op, covered));
                 }
-                Event::Durable(op) => known.settle(&[*op]),
+                Event::Durable(op) => self.settle(&[*op]),
                 Event::FlushEnds(op) => {
                     if let Some(place) = flushes.iter().position(|(of, _)| of == op) {
                         let (_, covered) = flushes.swap_remove(place);
-                        known.settle(&covered);
+                        self.settle(&covered);
                     }
                 }
                 // What it was to cover does not become durable by it.
                 Event::FlushFails { .. } | Event::Acked(_) | Event::Opened => {}
             }
         }
-        known
+    }
+
+    /// Forgets what does not count any more, now that another life has begun.
+    fn keep(&mut self, life: &Life) {
+        let from = self.goes_on_at(life);
+        let writes = std::mem::take(&mut self.writes);
+        let mut headers: BTreeMap<SlotId, SlotHeader> = BTreeMap::new();
+        let mut kept: Vec<(Written, u64)> = Vec::new();
+        let mut segments: BTreeSet<u64> = BTreeSet::new();
+        for write in writes {
+            if !write.is_whole_in(&life.base) {
+                continue;
+            }
+            if let Some(header) = header_in(write.block, &write.contents) {
+                headers.insert(write.slot, header);
+            }
+            let Some(header) = headers.get(&write.slot) else {
+                continue;
+            };
+            let end = Place {
+                segment: header.segment,
+                block: write.end(),
+            };
+            if write.is_zeros() || from.is_none_or(|from| from < end) {
+                continue;
+            }
+            if !write.is_header() {
+                segments.insert(header.segment);
+            }
+            kept.push((write, header.segment));
+        }
+        // The header of a segment counts with the flush groups in it.
+        kept.retain(|(_, segment)| segments.contains(segment));
+        self.writes = kept
+            .into_iter()
+            .map(|(write, _)| Written {
+                mark: 0,
+                is_durable: true,
+                is_earlier_life: true,
+                ..write
+            })
+            .collect();
+    }
+
+    /// Where a life goes on: after the end that the header of its first segment names, or, in the last segment
+    /// of the life before, where it writes its first flush group.
+    fn goes_on_at(&self, life: &Life) -> Option<Place> {
+        let mut headers: BTreeMap<SlotId, SlotHeader> = BTreeMap::new();
+        let mut newest = Boot(0);
+        for write in &self.writes {
+            if let Some(header) = header_in(write.block, &write.contents)
+                && write.is_whole_in(&life.base)
+            {
+                newest = newest.max(header.epoch);
+                headers.insert(write.slot, header);
+            }
+        }
+        for event in &life.events {
+            let Event::Write {
+                slot,
+                block,
+                contents,
+                ..
+            } = event
+            else {
+                continue;
+            };
+            if contents.iter().all(Option::is_none) {
+                continue;
+            }
+            if *block >= SLOT_HEADER_BLOCKS {
+                let segment = headers.get(slot)?.segment;
+                return Some(Place {
+                    segment,
+                    block: *block,
+                });
+            }
+            // A copy of an older header may be written again.
+            if let Some(header) = header_in(*block, contents)
+                && newest < header.epoch
+            {
+                return Some(header.predecessor_end);
+            }
+        }
+        None
     }
 
     fn settle(&mut self, ops: &[u64]) {
@@ -133,16 +272,27 @@ impl Known {
 
     /// The write that a block is of.
     fn owner(&self, slot: SlotId, block: u32) -> Option<usize> {
-        self.writes.iter().rposition(|write| {
-            write.slot == slot && (write.block..write.block + write.blocks).contains(&block)
-        })
+        let owner = self
+            .writes
+            .iter()
+            .rposition(|write| write.slot == slot && (write.block..write.end()).contains(&block));
+        owner.filter(|owner| !self.writes[*owner].is_zeros())
     }
 
-    fn older(&self, slot: SlotId, block: u32) -> Option<&Contents> {
-        let of = |(of_slot, of_block, _): &&(SlotId, u32, Contents)| {
-            *of_slot == slot && *of_block == block
-        };
-        self.older.iter().rev().find(of).map(|(_, _, older)| older)
+    /// Whether a block is of a write of an earlier life that still counts.
+    pub(super) fn is_of_earlier_life(&self, slot: SlotId, block: u32) -> bool {
+        let owner = self.owner(slot, block);
+        owner.is_some_and(|owner| self.writes[owner].is_earlier_life)
+    }
+
+    /// What else was at this place, and whether only an earlier life knew it.
+    pub(super) fn versions(&self, slot: SlotId, block: u32) -> Vec<(Damage, bool)> {
+        let here = |version: &Version| version.slot == slot && version.block == block;
+        let versions = self.older.iter().enumerate();
+        let versions = versions.filter(|(_, version)| here(version));
+        versions
+            .map(|(number, version)| (Damage::Older(number), version.is_earlier_life))
+            .collect()
     }
 
     /// Does damage to a block. None: that would change nothing, or there is nothing to do it with.
@@ -167,7 +317,7 @@ impl Known {
                 changed.put(other, place, was.clone());
                 image.contents(other, place)
             }
-            Damage::Older => self.older(slot, block)?.clone(),
+            Damage::Older(version) => self.older.get(version)?.contents.clone(),
             Damage::OtherSlot(other) => image.contents(other, block),
         };
         if becomes == was {
@@ -195,12 +345,12 @@ impl Known {
             .collect();
         // The highest mark that anything undamaged states.
         let readable = |(number, write): &(usize, &Written)| {
-            write.block >= 2 && !owners.contains(&Some(*number))
+            write.is_group() && !owners.contains(&Some(*number))
         };
         let groups = self.writes.iter().enumerate();
         let mark = groups.filter(readable).map(|(_, write)| write.mark).max();
         let mark = mark.unwrap_or(0);
-        let is_header = |place: &(SlotId, u32)| place.1 < 2;
+        let is_header = |place: &(SlotId, u32)| place.1 < SLOT_HEADER_BLOCKS;
         let below = |owner: &Option<usize>| owner.is_some_and(|owner| owner < mark);
         let mut groups = places
             .iter()
@@ -215,14 +365,15 @@ impl Known {
             && is_header(place)
             && is_in_use(place)
         {
-            return Deserves::Healed {
-                told: *owner < mark,
-            };
+            // A header is known to have been durable once something in its segment is.
+            let mut after = self.writes[..mark].iter().skip(owner + 1);
+            let is_stated = after.any(|write| write.is_group() && write.slot == place.0);
+            return Deserves::Healed { told: is_stated };
         }
         let left = self.damaged(image, slot, block, damage);
         // The stamp of the same place in an older segment is what was there before.
         let is_of_before = match damage {
-            Damage::Older | Damage::OtherSlot(_) => true,
+            Damage::Older(_) | Damage::OtherSlot(_) => true,
             Damage::Swap(_, place) => place == block,
             _ => false,
         };
@@ -249,6 +400,15 @@ impl Known {
     }
 }
 
+/// The header in a write, if there is one.
+fn header_in(block: u32, contents: &[Contents]) -> Option<SlotHeader> {
+    if block >= SLOT_HEADER_BLOCKS {
+        return None;
+    }
+    let bytes = contents.first()?.as_deref()?;
+    SlotHeader::from_block(&Block(*bytes), block).ok()?
+}
+
 /// What became of an image with damage.
 pub(super) struct Came<'a> {
     /// What it was opened with, or why it was not.
@@ -265,6 +425,21 @@ pub(super) struct Opened {
     pub(super) invention: Result<(), String>,
     /// Whether the undamaged image comes to the same.
     pub(super) is_same: bool,
+}
+
+impl DamageCounts {
+    pub(super) fn count(&mut self, damage: Damage, is_earlier_life: bool) {
+        let count = match damage {
+            Damage::Zeros => &mut self.zeroed,
+            Damage::Ones => &mut self.ones,
+            Damage::Bit(_) => &mut self.flipped,
+            Damage::Swap(..) => &mut self.swapped,
+            Damage::OtherSlot(_) => &mut self.other_slot,
+            Damage::Older(_) if is_earlier_life => &mut self.older_earlier_life,
+            Damage::Older(_) => &mut self.older_same_life,
+        };
+        *count += 1;
+    }
 }
 
 impl Deserves {

@@ -3,11 +3,12 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use fastrand::Rng;
+use logdrive_raft::mutant::Mutant;
 use logdrive_wal::disk::{BLOCK_BYTES, SlotId};
 use logdrive_wal::{OpenError, Wal};
 
 use super::book::{Acked, Book, Groups, groups_of};
-use super::damage::{Came, Damage, Known, Opened};
+use super::damage::{Came, Damage, Deserves, Known, Opened};
 use super::history::{self, Life, SITE};
 use super::prefix::{Left, Prefix, Subsets};
 use super::trace::{Event, Recorder, Trace};
@@ -16,7 +17,7 @@ use crate::dice::Dice;
 use crate::disk::{Crash, FaultRates, SimDisk, SimDiskOptions, SimImage, SimStorage, Tear};
 
 /// The recovery of one image in so many is looked into, at each depth.
-const NESTED_ONE_IN: [u64; 2] = [24, 64];
+const NESTED_ONE_IN: [u64; 2] = [16, 200];
 
 /// One history in so many tries all subsets of more pieces.
 const EXHAUSTIVE_ONE_IN: u64 = 8;
@@ -27,7 +28,7 @@ const EXHAUSTIVE: Subsets = Subsets {
 };
 
 const USUAL: Subsets = Subsets {
-    all_of: 6,
+    all_of: 7,
     else_many: 48,
 };
 
@@ -38,7 +39,10 @@ const NESTED: Subsets = Subsets {
 };
 
 /// So many pieces of a moment are torn, one at a time.
-const PIECES_TORN_MAX: usize = 10;
+const PIECES_TORN_MAX: usize = 16;
+
+/// The same of a moment of a recovery.
+const NESTED_TORN_MAX: usize = 4;
 
 /// One image in so many is also left by the death of a process.
 const PROCESS_ONE_IN: u64 = 8;
@@ -52,9 +56,6 @@ const MOVED_ONE_IN: u64 = 4;
 /// One image in so many is recovered twice.
 const TWICE_ONE_IN: u64 = 4;
 
-/// One in so many blocks that hold nothing is damaged.
-const ZEROS_ONE_IN: u64 = 8;
-
 /// Violations beyond so many of one history say nothing new.
 const VIOLATIONS_MAX: usize = 5;
 
@@ -66,7 +67,10 @@ pub(super) fn history(options: &ImagesOptions, number: u64) -> ImagesReport {
         history: number,
         random: Rng::with_seed(seed),
         report: ImagesReport::default(),
-        lie: options.lie,
+        how: Opening {
+            lie: options.lie,
+            mutant: options.mutant,
+        },
         forgets: false,
         path: Vec::new(),
     };
@@ -104,6 +108,13 @@ impl Expect<'_> {
     }
 }
 
+/// How everything is opened.
+#[derive(Clone, Copy, Debug)]
+struct Opening {
+    lie: Option<Lie>,
+    mutant: Option<Mutant>,
+}
+
 /// What became of an image.
 enum Outcome {
     /// It was opened: what came back, how many findings were told of, and the medium afterwards.
@@ -129,7 +140,7 @@ struct Explorer {
     history: u64,
     random: Rng,
     report: ImagesReport,
-    lie: Option<Lie>,
+    how: Opening,
     /// There is a page cache that may forget what a failed flush owed.
     forgets: bool,
     /// Which image is looked at: the moments of power cuts, one inside the recovery from the other.
@@ -169,13 +180,15 @@ impl Explorer {
             Ok(Err(why)) => return self.violation("the history itself", &why),
             Err(_) => return self.violation("the history itself", "it panicked"),
         };
+        let mut known = Known::default();
         for (number, life) in lives.iter().enumerate() {
             self.report.lives += 1;
-            self.life(number, life);
+            known.live(life);
+            self.life(number, life, &known);
         }
     }
 
-    fn life(&mut self, number: usize, life: &Life) {
+    fn life(&mut self, number: usize, life: &Life, known: &Known) {
         // Whoever recovers it may read otherwise than who wrote it.
         let mut disk = life.disk.clone();
         if self.random.u64(0..MOVED_ONE_IN) == 0 {
@@ -204,16 +217,22 @@ impl Explorer {
         let what = Wanted::Book(book, &acked);
         self.moment(number, &disk, &prefix, life.events.len(), what);
         // With a disk that lies the trace does not show what the log was told.
-        if self.lie.is_none() {
-            self.damage(number, life, &prefix.image(u64::MAX), &acked);
+        if self.how.lie.is_none() {
+            self.damage(number, life, known, &prefix.image(u64::MAX), &acked);
         }
     }
 
     /// Every block of the whole image at the end of a life, damaged in every way.
-    fn damage(&mut self, number: usize, life: &Life, image: &SimImage, acked: &Acked) {
-        let known = Known::of(&life.base, &life.events);
+    fn damage(
+        &mut self,
+        number: usize,
+        life: &Life,
+        known: &Known,
+        image: &SimImage,
+        acked: &Acked,
+    ) {
         let opened_with = life.book.acked_when_opened();
-        let healthy = match recover(&image.clone().into(), &life.disk, None, None) {
+        let healthy = match recover(&image.clone().into(), &life.disk, self.how.honest(), None) {
             Outcome::Opened(groups, _, _) => groups,
             _ => return self.violation(&format!("life {number}, whole"), "it was not opened"),
         };
@@ -225,27 +244,29 @@ impl Explorer {
         let slots: Vec<SlotId> = image.slots().collect();
         for slot in &slots {
             for block in 0..image.blocks(*slot) {
-                let is_zero = image.contents(*slot, block).is_none();
-                if is_zero && self.random.u64(0..ZEROS_ONE_IN) > 0 {
-                    continue;
-                }
                 let other = *self.random.choice(&slots).unwrap_or(slot);
                 let place = self.random.u32(0..image.blocks(other).max(1));
-                let damages = [
-                    Damage::Zeros,
-                    Damage::Ones,
-                    Damage::Bit(self.random.u32(0..8 * BLOCK_BYTES as u32)),
+                let mut damages = vec![
+                    (Damage::Zeros, false),
+                    (Damage::Ones, false),
+                    (
+                        Damage::Bit(self.random.u32(0..8 * BLOCK_BYTES as u32)),
+                        false,
+                    ),
                     // The end of a block says which it is.
-                    Damage::Bit(8 * BLOCK_BYTES as u32 - 1 - self.random.u32(0..8 * 16)),
-                    Damage::Swap(other, place),
-                    Damage::Older,
-                    Damage::OtherSlot(other),
+                    (
+                        Damage::Bit(8 * BLOCK_BYTES as u32 - 1 - self.random.u32(0..8 * 16)),
+                        false,
+                    ),
+                    (Damage::Swap(other, place), false),
+                    (Damage::OtherSlot(other), false),
                 ];
-                for damage in damages {
+                damages.extend(known.versions(*slot, block));
+                for (damage, is_earlier_life) in damages {
                     let Some(damaged) = known.damaged(image, *slot, block, damage) else {
                         continue;
                     };
-                    let outcome = recover(&damaged.into(), &life.disk, None, None);
+                    let outcome = recover(&damaged.into(), &life.disk, self.how.honest(), None);
                     let result = match &outcome {
                         Outcome::Opened(groups, findings, _) => Ok(Opened {
                             findings: *findings,
@@ -262,6 +283,10 @@ impl Explorer {
                     };
                     let deserves = known.deserves(image, *slot, block, damage);
                     let came = Came { result };
+                    let counts = &mut self.report.damage;
+                    counts.count(damage, is_earlier_life);
+                    let earlier = known.is_of_earlier_life(*slot, block);
+                    counts.earlier_rot_deserved += u64::from(earlier && deserves == Deserves::Rot);
                     if let Err(why) = deserves.check(&came, &mut self.report.damage) {
                         let image = format!("life {number}, {slot:?} block {block} {damage:?}");
                         self.violation(&image, &why);
@@ -271,7 +296,7 @@ impl Explorer {
         }
     }
 
-    /// Every image of a moment.
+    /// Every image of a moment of a life.
     fn moment(
         &mut self,
         life: usize,
@@ -286,6 +311,48 @@ impl Explorer {
         } else {
             USUAL
         };
+        if prefix.pieces() <= subsets.all_of {
+            self.report.moments_exhausted += 1;
+        } else {
+            self.report.moments_sampled += 1;
+        }
+        self.crashes(
+            life,
+            disk,
+            prefix,
+            event,
+            expect,
+            (subsets, PIECES_TORN_MAX),
+        );
+    }
+
+    /// Every image of a moment of a recovery.
+    fn moment_of_recovery(
+        &mut self,
+        life: usize,
+        disk: &SimDiskOptions,
+        prefix: &Prefix,
+        event: usize,
+        expect: Expect<'_>,
+    ) {
+        if prefix.pieces() <= NESTED.all_of {
+            self.report.nested_moments_exhausted += 1;
+        } else {
+            self.report.nested_moments_sampled += 1;
+        }
+        self.crashes(life, disk, prefix, event, expect, (NESTED, NESTED_TORN_MAX));
+    }
+
+    fn crashes(
+        &mut self,
+        life: usize,
+        disk: &SimDiskOptions,
+        prefix: &Prefix,
+        event: usize,
+        expect: Expect<'_>,
+        (subsets, torn_max): (Subsets, usize),
+    ) {
+        let is_nested = !self.path.is_empty();
         for kept in prefix.subsets(subsets, &mut self.random) {
             self.cut(event, kept, How::Power, |explorer| {
                 explorer.image(life, disk, &prefix.image(kept).into(), expect);
@@ -293,6 +360,7 @@ impl Explorer {
             // What is left is the same to the eye, and not durable.
             if self.random.u64(0..PROCESS_ONE_IN) == 0 {
                 self.report.process_crashes += 1;
+                self.report.nested_process += u64::from(is_nested);
                 self.cut(event, kept, How::Process, |explorer| {
                     explorer.image(life, disk, &prefix.unflushed(kept, false), expect);
                 });
@@ -305,7 +373,7 @@ impl Explorer {
             }
         }
         // One block at a time, the others there or not.
-        for piece in 0..prefix.pieces().min(PIECES_TORN_MAX) {
+        for piece in 0..prefix.pieces().min(torn_max) {
             for kept in [u64::MAX, self.random.u64(..)] {
                 let first = self.random.u32(1..8);
                 let sectors = match self.random.u8(0..3) {
@@ -318,7 +386,11 @@ impl Explorer {
                     continue;
                 };
                 self.report.torn += 1;
-                let expect = Expect { what, torn: true };
+                self.report.nested_torn += u64::from(is_nested);
+                let expect = Expect {
+                    torn: true,
+                    ..expect
+                };
                 self.cut(event, kept, How::Torn(piece, sectors), |explorer| {
                     explorer.image(life, disk, &image.into(), expect);
                 });
@@ -339,7 +411,7 @@ impl Explorer {
             .is_some_and(|one_in| self.random.u64(0..*one_in) == 0);
         let trace = deeper.then(Trace::default);
         self.report.recoveries += 1;
-        let outcome = recover(image, disk, self.lie, trace.as_ref());
+        let outcome = recover(image, disk, self.how, trace.as_ref());
         let (groups, left) = match outcome {
             Outcome::Opened(groups, _, left) => (groups, left),
             Outcome::Refused(OpenError::Suspect { .. }) if expect.torn => {
@@ -363,7 +435,7 @@ impl Explorer {
         if twice {
             self.report.recoveries += 1;
             // What it found is durable by then, whatever else it began.
-            match recover(&left.flushed_only().image().into(), disk, self.lie, None) {
+            match recover(&left.flushed_only().image().into(), disk, self.how, None) {
                 Outcome::Opened(again, _, _) => {
                     if let Err(why) = same.check(&again) {
                         self.wrong(life, &why);
@@ -378,7 +450,8 @@ impl Explorer {
         let Some(trace) = trace else {
             return;
         };
-        // A power cut at every moment of the recovery.
+        // A crash at every moment of the recovery.
+        self.report.recoveries_entered += 1;
         let mut prefix = Prefix::after(image);
         for (at, event) in trace.take().iter().enumerate() {
             if prefix.is_settled_by(event) {
@@ -404,7 +477,7 @@ impl Explorer {
             stall_ppm: 60_000,
             ..FaultRates::default()
         };
-        let opened = match open(medium.clone(), &faulty, self.lie, None) {
+        let opened = match open(medium.clone(), &faulty, self.how, None) {
             Outcome::Opened(groups, _, _) => Some(groups),
             Outcome::Refused(
                 OpenError::Disk { .. } | OpenError::Poisoned { .. } | OpenError::NoSpace { .. },
@@ -431,7 +504,7 @@ impl Explorer {
             },
         };
         let after = format!("after an opening on a disk that fails and a crash ({crash:?})");
-        match open(medium, disk, self.lie, None) {
+        match open(medium, disk, self.how, None) {
             Outcome::Opened(groups, _, _) => {
                 if let Err(why) = expect.check(&groups) {
                     self.wrong(life, &format!("{after}: {why}"));
@@ -440,21 +513,6 @@ impl Explorer {
             Outcome::Refused(OpenError::Suspect { .. }) if expect.torn => {}
             Outcome::Refused(error) => self.wrong(life, &format!("{after}, refused: {error}")),
             Outcome::Panicked => self.wrong(life, &format!("{after}, it panicked")),
-        }
-    }
-
-    fn moment_of_recovery(
-        &mut self,
-        life: usize,
-        disk: &SimDiskOptions,
-        prefix: &Prefix,
-        event: usize,
-        expect: Expect<'_>,
-    ) {
-        for kept in prefix.subsets(NESTED, &mut self.random) {
-            self.cut(event, kept, How::Power, |explorer| {
-                explorer.image(life, disk, &prefix.image(kept).into(), expect);
-            });
         }
     }
 
@@ -485,24 +543,26 @@ impl Explorer {
     }
 }
 
+impl Opening {
+    /// The same on a disk that does not lie.
+    fn honest(self) -> Self {
+        Self { lie: None, ..self }
+    }
+}
+
 /// Opens an image.
-fn recover(left: &Left, disk: &SimDiskOptions, lie: Option<Lie>, trace: Option<&Trace>) -> Outcome {
+fn recover(left: &Left, disk: &SimDiskOptions, how: Opening, trace: Option<&Trace>) -> Outcome {
     // Nothing is drawn: operations take the least time and end in their order.
-    open(left.onto_medium(Dice::played(SITE, &[])), disk, lie, trace)
+    open(left.onto_medium(Dice::played(SITE, &[])), disk, how, trace)
 }
 
 /// Opens what is on a medium.
-fn open(
-    medium: SimStorage,
-    disk: &SimDiskOptions,
-    lie: Option<Lie>,
-    trace: Option<&Trace>,
-) -> Outcome {
+fn open(medium: SimStorage, disk: &SimDiskOptions, how: Opening, trace: Option<&Trace>) -> Outcome {
     let sim = SimDisk::new(medium.clone(), disk.clone());
     // A recovery that is told lies about its own flushes would only hide what it was to find.
-    let lie = lie.filter(|lie| *lie == Lie::SyncAll);
+    let lie = how.lie.filter(|lie| *lie == Lie::SyncAll);
     let opened = catch_unwind(AssertUnwindSafe(|| {
-        let options = history::options();
+        let options = history::options(how.mutant);
         if trace.is_none() && lie.is_none() {
             return Wal::open(sim, options).map(|(_, recovery)| recovery);
         }

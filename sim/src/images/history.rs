@@ -3,6 +3,7 @@
 use fastrand::Rng;
 use logdrive_raft::entry::EntryBuilder;
 use logdrive_raft::io::{HardState, Write};
+use logdrive_raft::mutant::Mutant;
 use logdrive_raft::{
     Chain, ClusterId, Genesis, GroupId, Incarnation, Index, LogPosition, Member, Micros, NodeId,
     Replica, Term,
@@ -34,7 +35,7 @@ pub(super) struct Life {
     pub(super) closed: bool,
 }
 
-pub(super) fn options() -> Options {
+pub(super) fn options(mutant: Option<Mutant>) -> Options {
     let identity = Identity {
         cluster: ClusterId(1),
         node: NodeId(1),
@@ -43,7 +44,10 @@ pub(super) fn options() -> Options {
         incarnation: Incarnation(7),
         log_uuid: 8,
     };
-    Options::new(identity, fresh).with_slots(64 << 10, 8)
+    Options {
+        mutant,
+        ..Options::new(identity, fresh).with_slots(64 << 10, 8)
+    }
 }
 
 fn replica(id: u64) -> Replica {
@@ -74,7 +78,7 @@ pub(super) fn generate(
     let mut lives = Vec::new();
     let mut base = SimImage::empty();
     let mut before = Book::new(Default::default());
-    for number in 0..random.u64(1..=3) {
+    for number in 0..random.u64(1..=4) {
         let (life, next) = live(options, random, acts, base, before)
             .map_err(|why| format!("life {number}: {why}"))?;
         base = next;
@@ -120,7 +124,7 @@ fn live(
         trace.clone(),
         options.lie,
     );
-    let mut wal_options = self::options();
+    let mut wal_options = self::options(options.mutant);
     wal_options.in_flight_max.partial = random.usize(1..5);
     let opened = Wal::open(recorder, wal_options);
     let (wal, recovery) = opened.map_err(|error| format!("refused: {error}"))?;
@@ -169,7 +173,10 @@ fn live(
         1 => u64::MAX,
         _ => random.u64(..),
     };
-    let next = end.image(left);
+    let next = torn_end(&end, left, random)
+        .filter(|torn| opens(torn, &disk, options.mutant))
+        .inspect(|_| acts.torn += 1)
+        .unwrap_or_else(|| end.image(left));
     let life = Life {
         base,
         disk,
@@ -179,6 +186,24 @@ fn live(
         closed,
     };
     Ok((life, next))
+}
+
+/// What a power cut leaves at the end of a life that also tears a block. Half of them do, if there is one.
+fn torn_end(end: &Prefix, left: u64, random: &mut Rng) -> Option<SimImage> {
+    if end.pieces() == 0 || random.bool() {
+        return None;
+    }
+    let piece = random.usize(0..end.pieces().min(64));
+    // A block whose end is new and whose front is old shows itself; any other looks as if it had not landed.
+    let sectors = random.u8(1..255) | if random.bool() { 0x80 } else { 0 };
+    end.torn_image(left, piece, u64::from(sectors))
+}
+
+/// Whether a log opens; one with a block that is torn may be refused as suspect, and then nothing follows.
+fn opens(image: &SimImage, disk: &SimDiskOptions, mutant: Option<Mutant>) -> bool {
+    let medium = image.clone().onto_medium(Dice::played(SITE, &[]));
+    let disk = SimDisk::new(medium, disk.clone());
+    Wal::open(disk, options(mutant)).is_ok()
 }
 
 /// A log at work.
@@ -196,8 +221,12 @@ impl Work<'_> {
         let segments = self.wal.status().segments;
         // Lives that fill segments and lives that look at the small things.
         let large_percent = *self.random.choice(&[0, 10, 60]).unwrap_or(&0);
-        let acts = self.random.u64(4..28);
-        let fails_at = (self.random.u8(0..4) == 0).then(|| self.random.u64(0..acts));
+        // What a short life wrote goes unused, and its slot is taken again.
+        let acts = match self.random.u8(0..3) {
+            0 => self.random.u64(0..4),
+            _ => self.random.u64(4..28),
+        };
+        let fails_at = (self.random.u8(0..4) == 0).then(|| self.random.u64(0..acts.max(1)));
         for number in 0..acts {
             if fails_at == Some(number) {
                 let faults = [
@@ -217,7 +246,13 @@ impl Work<'_> {
                 self.acts.poisoned += 1;
                 return;
             }
-            if self.wal.status().segments > segments + 1 {
+            let rolls = self.wal.status().segments - segments;
+            // Many crash as soon as there is a new segment, of which nothing counts yet.
+            if rolls > 0 && self.random.bool() {
+                self.acts.rolls += rolls as u64;
+                return;
+            }
+            if rolls > 1 {
                 break;
             }
         }

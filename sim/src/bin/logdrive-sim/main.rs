@@ -133,8 +133,8 @@ struct MutantsArgs {
 /// Which images.
 #[derive(Debug, Args)]
 struct ImagesArgs {
-    /// How many crash images, about.
-    #[arg(long, default_value = "300k", value_parser = some)]
+    /// How many crash images, about, those inside recoveries included.
+    #[arg(long, default_value = "600k", value_parser = some)]
     images: u64,
     /// Draws the histories.
     #[arg(long, default_value_t = 0)]

@@ -339,6 +339,17 @@ mutants! {
     /// A recovery that may read from the page cache does not write again what it found there: after a flush
     /// that failed, only the cache has it. What fsync's failures do (ATC'20) to PostgreSQL and others.
     PageCacheTrusted = "page-cache-trusted",
+
+    /// A block is not asked whether it lies where it was written: whole is enough. One that a disk put somewhere
+    /// else passes for a block of the log, or hides one as if nothing had been written over it yet. ZFS and WiredTiger
+    /// keep the sum with the address because of that.
+    BlockAnywhere = "block-anywhere",
+
+    // Elections, once more.
+
+    /// Who refuses a pre-vote because its term is higher is not heard: whoever asked keeps its term and is
+    /// refused for ever, though only its log is long enough to lead. openraft#1796.
+    PreVoteRefusalIgnored = "pre-vote-refusal-ignored",
 }
 
 impl fmt::Display for Mutant {
@@ -376,7 +387,7 @@ mod tests {
     #[cfg(mutants)]
     #[test]
     fn every_name_is_of_one_mutant_and_reads_back() {
-        assert!(Mutant::ALL.len() >= 65);
+        assert!(Mutant::ALL.len() >= 67);
         for mutant in Mutant::ALL {
             assert_eq!(mutant.name().parse(), Ok(*mutant));
         }

@@ -44,6 +44,11 @@ impl Raft {
             Body::VoteReply(reply) if reply.pre && reply.granted => {
                 return self.on_pre_vote_granted(from, term);
             }
+            Body::VoteReply(reply)
+                if reply.pre && mutated!(self.config.mutant, PreVoteRefusalIgnored) =>
+            {
+                return;
+            }
             Body::GenesisQuery(_) | Body::GenesisReply(_) | Body::GenesisOffer(_) => return,
             _ => {}
         }

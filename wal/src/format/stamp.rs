@@ -113,13 +113,14 @@ impl Stamper {
         let stored = crc_stored(block);
         let stamp = Stamp::of(block);
         let whole = stored == crc32c::crc32c_append(self.seed, &block.0[..CRC_AT]);
-        let ours = self.is_own(stamp, number)
+        let placed = stamp.block == number || mutated!(self.mutant, BlockAnywhere);
+        let ours = placed && self.is_own(stamp, stamp.block)
             || stamp.block == number && mutated!(self.mutant, StaleFrame);
         if whole && ours {
             return BlockState::Whole { first: stamp.first };
         }
         if whole {
-            let older = stamp.block == number && self.is_older(stamp);
+            let older = placed && self.is_older(stamp);
             return if older {
                 BlockState::NotLanded
             } else {
@@ -127,7 +128,7 @@ impl Stamper {
             };
         }
         // A write that tore inside the block leaves the old end, and so the old stamp.
-        if stamp.block == number && self.is_older(stamp) && !self.was_ours(block, number, stored) {
+        if placed && self.is_older(stamp) && !self.was_ours(block, number, stored) {
             return BlockState::NotLanded;
         }
         BlockState::Garbage

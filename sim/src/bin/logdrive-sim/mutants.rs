@@ -1,8 +1,13 @@
 //! Known bugs, planted one at a time: each must be caught.
 //!
+//! Most are looked for in runs of a cluster. Some need a medium that no run comes to before something else
+//! happens: those are looked for in [`BY_IMAGES`]' manner, among the images that a crash or a damage leaves of
+//! short histories of the log alone.
+//!
 //! Only a build with `--cfg mutants` holds them. The plain program makes that build, in a target directory of
 //! its own, and lets it do the work.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::Mutex;
@@ -10,8 +15,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use logdrive_raft::mutant::Mutant;
-use logdrive_sim::cluster::{Cluster, Failed, Source};
+use logdrive_sim::cluster::{Cluster, Source};
 use logdrive_sim::draw;
+use logdrive_sim::images::{self, ImagesOptions};
 use logdrive_sim::kv::KvModel;
 use logdrive_sim::oracle::Rule;
 use logdrive_sim::script::Script;
@@ -27,18 +33,49 @@ const BEYOND_EVERY: u64 = 4;
 /// After so many more seeds an assertion of the engine is taken for want of a verdict.
 const VERDICT_SEEDS: u64 = 200;
 
+/// The bugs of the log that the images of its histories show.
+const BY_IMAGES: [&str; 1] = ["block-anywhere"];
+
+/// So many histories are looked into for each of them. 300 000 images come of about 300.
+const HISTORIES: u64 = 300;
+
 /// A run of a known kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Run {
-    seed: u64,
-    beyond_limit: bool,
+enum Run {
+    Cluster {
+        seed: u64,
+        beyond_limit: bool,
+    },
+    /// A history of the log alone, with all its images.
+    Images {
+        history: u64,
+    },
+}
+
+impl fmt::Display for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Run::Cluster { seed, beyond_limit } => {
+                let beyond = if *beyond_limit { " beyond" } else { "" };
+                write!(f, "{seed}{beyond}")
+            }
+            Run::Images { history } => write!(f, "images {history}"),
+        }
+    }
 }
 
 /// What became of a bug.
 struct Found {
     run: Run,
     tried: u64,
-    failed: Failed,
+    caught: Caught,
+}
+
+/// What a run with a bug has come to.
+struct Caught {
+    /// Only an assertion of the engine stopped it.
+    asserted: bool,
+    text: String,
 }
 
 pub(crate) fn mutants(args: &MutantsArgs) -> ExitCode {
@@ -74,7 +111,7 @@ pub(crate) fn mutants(args: &MutantsArgs) -> ExitCode {
     let mut tried: Vec<u64> = found.iter().flatten().map(|found| found.tried).collect();
     tried.sort_unstable();
     let asserted = found.iter().flatten();
-    let asserted = asserted.filter(|found| found.failed.violation.rule == Rule::Assertion);
+    let asserted = asserted.filter(|found| found.caught.asserted);
     let (asserted, caught) = (asserted.count(), tried.len());
     if args.write && args.only.is_none() {
         write_known(&wanted, &found);
@@ -128,17 +165,16 @@ fn look_for(
 }
 
 fn line(mutant: Mutant, found: Option<&Found>) -> String {
-    let Some(Found { run, tried, failed }) = found else {
+    let Some(Found { run, tried, caught }) = found else {
         return format!("{:<28} SURVIVED", mutant.name());
     };
-    let beyond = if run.beyond_limit { " beyond" } else { "" };
-    let text: String = failed.violation.to_string().chars().take(120).collect();
+    let text: String = caught.text.chars().take(120).collect();
     let text = text.replace('\n', " ");
-    format!(
-        "{:<28} seed {}{beyond} after {tried}: {text}",
-        mutant.name(),
-        run.seed
-    )
+    let kind = match run {
+        Run::Cluster { .. } => "seed ",
+        Run::Images { .. } => "",
+    };
+    format!("{:<28} {kind}{run} after {tried}: {text}", mutant.name())
 }
 
 /// The first run that catches a bug by an oracle, or else by an assertion.
@@ -148,24 +184,31 @@ fn search(
     seeds: u64,
     stop: &AtomicBool,
 ) -> Option<Found> {
-    let all = (1..=seeds).map(|seed| Run {
-        seed,
-        beyond_limit: seed.is_multiple_of(BEYOND_EVERY),
+    let by_images = BY_IMAGES.contains(&mutant.name());
+    let runs = if by_images { HISTORIES } else { seeds };
+    let all = (1..=runs).map(|number| {
+        if by_images {
+            return Run::Images { history: number };
+        }
+        Run::Cluster {
+            seed: number,
+            beyond_limit: number.is_multiple_of(BEYOND_EVERY),
+        }
     });
     let mut asserted: Option<Found> = None;
     for (tried, run) in (1..).zip(first.chain(all)) {
         if stop.load(Ordering::Relaxed) {
             break;
         }
-        let Some(failed) = try_one(Some(mutant), run) else {
+        let Some(caught) = try_one(Some(mutant), run) else {
             continue;
         };
         // A run that fails without the bug as well says nothing of it.
         if try_one(None, run).is_some() {
             continue;
         }
-        let found = Found { run, tried, failed };
-        if found.failed.violation.rule != Rule::Assertion {
+        let found = Found { run, tried, caught };
+        if !found.caught.asserted {
             return Some(found);
         }
         let first = asserted.get_or_insert(found).tried;
@@ -176,11 +219,31 @@ fn search(
     asserted
 }
 
-fn try_one(mutant: Option<Mutant>, run: Run) -> Option<Failed> {
-    let (plan, steps) = draw::run_of(run.seed, run.beyond_limit);
-    let mut model = KvModel::default();
-    let cluster = Cluster::new(&plan, steps, &Source::Drawn(run.seed), &mut model);
-    cluster.with_mutant(mutant).run(None).failed
+fn try_one(mutant: Option<Mutant>, run: Run) -> Option<Caught> {
+    match run {
+        Run::Cluster { seed, beyond_limit } => {
+            let (plan, steps) = draw::run_of(seed, beyond_limit);
+            let mut model = KvModel::default();
+            let cluster = Cluster::new(&plan, steps, &Source::Drawn(seed), &mut model);
+            let failed = cluster.with_mutant(mutant).run(None).failed?;
+            Some(Caught {
+                asserted: failed.violation.rule == Rule::Assertion,
+                text: failed.violation.to_string(),
+            })
+        }
+        Run::Images { history } => {
+            let report = images::run(&ImagesOptions {
+                history: Some(history),
+                mutant,
+                ..ImagesOptions::default()
+            });
+            let violation = report.violations.first()?;
+            Some(Caught {
+                asserted: violation.is_panic(),
+                text: violation.to_string(),
+            })
+        }
+    }
 }
 
 /// Plays the scripts that name a planted bug: with it they break the promise that they name, and without it
@@ -226,14 +289,23 @@ fn known_path() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("mutants.txt")
 }
 
-/// The runs that are known to catch a bug: a line each, `NAME SEED` or `NAME SEED beyond`.
+/// The runs that are known to catch a bug: a line each, `NAME SEED`, `NAME SEED beyond` or `NAME images HISTORY`.
 fn read_known() -> Vec<(String, Run)> {
     let text = std::fs::read_to_string(known_path()).unwrap_or_default();
     let parse = |line: &str| {
         let mut words = line.split_whitespace();
-        let (name, seed) = (words.next()?, words.next()?.parse().ok()?);
-        let beyond_limit = words.next() == Some("beyond");
-        Some((name.to_owned(), Run { seed, beyond_limit }))
+        let (name, number) = (words.next()?, words.next()?);
+        let run = if number == "images" {
+            Run::Images {
+                history: words.next()?.parse().ok()?,
+            }
+        } else {
+            Run::Cluster {
+                seed: number.parse().ok()?,
+                beyond_limit: words.next() == Some("beyond"),
+            }
+        };
+        Some((name.to_owned(), run))
     };
     text.lines().filter_map(parse).collect()
 }
@@ -244,8 +316,7 @@ fn write_known(wanted: &[Mutant], found: &[Option<Found>]) {
     );
     for (mutant, found) in wanted.iter().zip(found) {
         if let Some(Found { run, .. }) = found {
-            let beyond = if run.beyond_limit { " beyond" } else { "" };
-            text += &format!("{} {}{beyond}\n", mutant.name(), run.seed);
+            text += &format!("{} {run}\n", mutant.name());
         }
     }
     if let Err(error) = std::fs::write(known_path(), text) {

@@ -11,16 +11,19 @@ use logdrive_raft::{
     GroupId, Index, LogPosition, Member, Membership, Message, Micros, NodeId, Raft, Replica, Term,
 };
 
+use logdrive_wal::disk::SlotId;
+
 use crate::disk::SimStorage;
 use crate::plan::Plan;
 
 mod flushed;
+mod path;
 mod replica;
 mod rule;
 mod said;
 mod truth;
 
-use flushed::FlushedView;
+use flushed::{FlushedView, OnPath};
 pub use rule::{Rule, Violation};
 use said::Said;
 use truth::Truth;
@@ -44,8 +47,18 @@ struct Medium {
     view: FlushedView,
     /// It lied, or lost what it had: what is read from it proves nothing.
     untrusted: bool,
+    /// Something that a recovery would need went bad: whoever runs on it cannot know that it is gone. The next
+    /// recovery has to see it.
+    rotted: bool,
     /// It was emptied after the groups had formed.
     emptied: bool,
+}
+
+impl Medium {
+    /// Whether what is claimed of it can be held against it.
+    fn answers(&self) -> bool {
+        !self.untrusted && !self.rotted
+    }
 }
 
 #[derive(Debug, Default)]
@@ -95,6 +108,8 @@ struct Seen {
     applied: Index,
     /// The highest entry that it has acknowledged and still has.
     acked: LogPosition,
+    /// The last entry that it took for durable: a leader counts itself with that.
+    owed: LogPosition,
     /// The highest term of which it has told others.
     promised: Term,
 }
@@ -128,6 +143,16 @@ impl Oracle {
         self.media[place(node)].untrusted = true;
     }
 
+    /// A block of a node's medium went bad that was read for the last time before that.
+    pub(crate) fn rotted(&mut self, node: NodeId, (slot, block): (SlotId, u32), zeros: bool) {
+        let medium = &mut self.media[place(node)];
+        let needed = medium.view.counts_on(slot, block);
+        medium.rotted |= needed != OnPath::No;
+        // Over which no mark lies, zeros are a write that never landed (`wal/README.md`, "What cannot be
+        // detected").
+        medium.untrusted |= zeros && needed == OnPath::Unmarked;
+    }
+
     /// A node's medium is empty.
     pub(crate) fn emptied(&mut self, node: NodeId) {
         self.forget_medium(node);
@@ -148,6 +173,7 @@ impl Oracle {
     /// A node's medium is another one.
     pub(crate) fn forget_medium(&mut self, node: NodeId) {
         self.media[place(node)].emptied = false;
+        self.media[place(node)].rotted = false;
         self.media[place(node)].view.forget();
         for group in self.groups.values_mut() {
             group.nodes[place(node)] = Seen::default();
@@ -160,6 +186,7 @@ impl Oracle {
             let seen = &mut group.nodes[place(node)];
             *seen = Seen {
                 acked: seen.acked,
+                owed: seen.owed,
                 promised: seen.promised,
                 ..Seen::default()
             };
@@ -198,17 +225,22 @@ impl Oracle {
                 ),
             ));
         }
-        let held = core.position(seen.acked.index);
-        if seen.acked.index > Index(0) && held != Some(seen.acked) {
-            return Err(Violation::new(
-                Rule::RecoveryTruth,
-                format!(
-                    "node {node} has acknowledged {} of group {id}, recovers a log up to {} and has \
-                     {held:?} there",
-                    seen.acked,
-                    core.last()
-                ),
-            ));
+        let owes = [
+            ("has acknowledged", seen.acked),
+            ("took for durable", seen.owed),
+        ];
+        for (what, owed) in owes {
+            let held = core.position(owed.index);
+            if owed.index > Index(0) && held != Some(owed) {
+                return Err(Violation::new(
+                    Rule::RecoveryTruth,
+                    format!(
+                        "node {node} {what} {owed} of group {id}, recovers a log up to {} and has \
+                         {held:?} there",
+                        core.last()
+                    ),
+                ));
+            }
         }
         Ok(())
     }
@@ -253,6 +285,7 @@ impl Oracle {
             commit: core.commit().index,
             committed: core.commit(),
             durable: core.durable_index(),
+            owed: core.position(core.durable_index()).unwrap_or_default(),
             ..before
         };
         let same = before.alive
@@ -280,7 +313,16 @@ impl Oracle {
         }
         group.formed = true;
         let medium = &self.media[place(node)];
-        if !before.alive && !medium.untrusted && !medium.view.has_begun(id) {
+        if medium.emptied && core.last().index > Index(0) {
+            return Err(Violation::new(
+                Rule::Stranger,
+                format!(
+                    "node {node} has lost its disk and has a log of group {id} up to {}",
+                    core.last()
+                ),
+            ));
+        }
+        if !before.alive && medium.answers() && !medium.view.has_begun(id) {
             return Err(Violation::new(
                 Rule::SendAfterFlush,
                 format!(
@@ -327,13 +369,14 @@ impl Oracle {
             group.check_matches(about, core)?;
             group.check_followed(about, core, local)?;
         }
+        let first = leads && group.note_leader(about, core);
+        self.elections += u64::from(first);
         if leads && !self.beyond {
             group.check_trailing(about, core, local)?;
             now.trails = group.nodes[place(node)].trails;
             now.looked = group.nodes[place(node)].looked;
-            let first = group.check_leader(about, core, &before)?;
-            self.elections += u64::from(first);
-            if first && !self.media[place(node)].untrusted {
+            group.check_leader(about, core, &before)?;
+            if first && self.media[place(node)].answers() {
                 let view = &self.media[place(node)].view;
                 if view.copies_of_vote(id, core.term(), node) < 2 {
                     return Err(Violation::new(
@@ -378,13 +421,14 @@ impl Oracle {
             return Ok(());
         };
         let medium = &mut self.media[place(node)];
-        let promises = match &message.body {
-            Body::VoteRequest(request) => !request.pre,
-            Body::VoteReply(reply) => !reply.pre && reply.granted,
-            Body::Append(_) | Body::Ack(_) | Body::Heartbeat(_) => true,
-            _ => false,
+        // Whether it says anything that a member alone may say, and whether it promises to stay in its term.
+        let (takes_part, promises) = match &message.body {
+            Body::VoteRequest(request) => (true, !request.pre),
+            Body::VoteReply(reply) => (reply.granted, reply.granted && !reply.pre),
+            Body::Append(_) | Body::Ack(_) | Body::Heartbeat(_) => (true, true),
+            _ => (false, false),
         };
-        if promises && medium.emptied {
+        if takes_part && medium.emptied {
             return Err(Violation::new(
                 Rule::Stranger,
                 format!(
@@ -396,6 +440,16 @@ impl Oracle {
         if promises {
             let seen = &mut group.nodes[place(node)];
             seen.promised = seen.promised.max(message.term);
+            let durable = medium.view.term(message.group);
+            if medium.answers() && durable < message.term {
+                return Err(Violation::new(
+                    Rule::SendAfterFlush,
+                    format!(
+                        "node {node} speaks in term {} of group {}, and after a power cut would be in {durable}",
+                        message.term, message.group
+                    ),
+                ));
+            }
         }
         match &message.body {
             Body::VoteRequest(request) => {
@@ -481,6 +535,11 @@ impl Oracle {
         Ok(())
     }
 
+    /// Whether a node's medium was emptied after the groups had formed.
+    pub(crate) fn is_emptied(&self, node: NodeId) -> bool {
+        self.media[place(node)].emptied
+    }
+
     /// How far a group is known to be committed anywhere.
     pub(crate) fn committed(&self, group: GroupId) -> LogPosition {
         self.groups[&group].truth.last_committed()
@@ -494,16 +553,12 @@ impl Oracle {
     /// What a core holds to be durable, is.
     fn check_durable(&mut self, about: About, core: &Raft) -> Outcome {
         let About { node, id } = about;
-        let group = &self.groups[&id];
-        let medium = &mut self.media[place(node)];
+        let medium = &self.media[place(node)];
         let durable = core.durable_index();
         let Some(at) = core.position(durable) else {
             return Ok(());
         };
-        if durable > core.base().index
-            && !medium.untrusted
-            && !medium.view.covers(id, at.chain, &group.truth)
-        {
+        if durable > core.base().index && medium.answers() && !medium.view.covers(id, at) {
             return Err(Violation::new(
                 Rule::SendAfterFlush,
                 format!(
@@ -550,11 +605,11 @@ impl Oracle {
         let has = |seen: &Seen| !seen.alive || truth.is_on_log(commit, seen.last);
         let holders: Vec<NodeId> = (1..)
             .map(NodeId)
-            .zip(&mut self.media)
+            .zip(&self.media)
             .zip(&group.nodes)
             .filter_map(|((holder, medium), seen)| {
-                let covered = has(seen) && medium.view.covers(id, commit.chain, truth);
-                (medium.untrusted || covered).then_some(holder)
+                let covered = has(seen) && medium.view.covers(id, commit);
+                (!medium.answers() || covered).then_some(holder)
             })
             .collect();
         if !is_majority(core.membership(), |id| holders.contains(&id)) {

@@ -4,7 +4,7 @@ use logdrive_raft::io::Role;
 use logdrive_raft::{GroupId, NodeId};
 
 use crate::coverage::Mark;
-use crate::disk::{Crash, Fault};
+use crate::disk::{Crash, Fault, Rot};
 use crate::model::Model;
 use crate::node::SimNode;
 use crate::step::{DiskFault, Step, Target};
@@ -83,7 +83,11 @@ impl<M: Model> Cluster<'_, M> {
                     return Ok(());
                 }
                 self.damaged.insert(node);
-                self.node(node).medium().rot(rot);
+                // What is durable by now is judged by what it was.
+                self.read_medium(node);
+                if let Some(block) = self.node(node).medium().rot(rot) {
+                    self.oracle.rotted(node, block, rot == Rot::Zeros);
+                }
             }
             Step::Wipe { node, down_us } => {
                 self.crash(node, Crash::Process, down_us, None)?;

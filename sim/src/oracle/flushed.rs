@@ -1,23 +1,25 @@
 //! What a node's medium would still hold if the power failed now: read by the oracle, block by block, as
 //! blocks become durable. Nothing of this asks the log under test.
+//!
+//! A flush group that is whole is not yet worth anything: what counts is the path from the first one, over
+//! whole groups without a gap, for a recovery goes no further (`wal/README.md`, "What a crash leaves").
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use bytes::{Bytes, BytesMut};
-use hashbrown::{HashMap, HashSet};
-use logdrive_raft::io::HardState;
+use hashbrown::HashMap;
 use logdrive_raft::wire::{Decode, Reader};
-use logdrive_raft::{Chain, Entry, EntryHeader, GroupId, NodeId, Term};
+use logdrive_raft::{Boot, Chain, Entry, EntryHeader, GroupId, LogPosition, NodeId, Term};
 use logdrive_wal::disk::{Block, SlotId};
 use logdrive_wal::format::{
-    BLOCK_DATA_BYTES, BlockState, EntryRun, GROUP_HEADER_BYTES, GroupHeader, Record,
+    BLOCK_DATA_BYTES, BlockState, EntryRun, GROUP_HEADER_BYTES, GroupHeader, GroupKind, Record,
     SLOT_HEADER_BLOCKS, SlotHeader, Stamper, digest_of,
 };
 
 use crate::disk::SimStorage;
 
-use super::truth::Truth;
+use super::path::{Note, Path};
 
 /// A hasher for keys that are hashes already: chains.
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,23 +48,41 @@ impl Hasher for Hashed {
 
 pub(super) type Build = BuildHasherDefault<Hashed>;
 
+/// Where a flush group begins.
+type Spot = (SlotId, u32);
+
 /// The durable part of a node's medium.
 #[derive(Debug, Default)]
 pub(super) struct FlushedView {
-    stampers: BTreeMap<SlotId, Stamper>,
-    /// Flush groups that begin here and were not whole when they were last looked at, and how long they are.
-    partial: BTreeMap<(SlotId, u32), u32>,
+    headers: BTreeMap<SlotId, (SlotHeader, Stamper)>,
+    /// Flush groups that begin here and are not whole, and how long they are.
+    partial: BTreeMap<Spot, u32>,
     /// Blocks that say nothing as yet: a flush group may be durable before the header of its slot.
-    odd: BTreeSet<(SlotId, u32)>,
-    entries: HashSet<(GroupId, Chain), Build>,
-    /// Entries that are durable with everything before them.
-    complete: HashSet<(GroupId, Chain), Build>,
-    /// The flush groups that state a term and a vote in it.
-    votes: HashMap<(GroupId, Term, NodeId), BTreeSet<u64>, Build>,
-    /// Groups whose beginning is durable.
-    begun: BTreeSet<GroupId>,
-    fresh: Vec<(SlotId, u32)>,
+    odd: BTreeSet<Spot>,
+    wholes: BTreeMap<Spot, Whole>,
+    /// No whole group of a slot reaches further than this block.
+    ends: BTreeMap<SlotId, u32>,
+    /// The whole flush groups that follow one, by its chain: more than one where a recovery dropped some.
+    followers: HashMap<Chain, Vec<Spot>, Build>,
+    /// Boots of whose verdict a whole flush group tells.
+    judged: BTreeSet<Boot>,
+    path: Path,
+    fresh: Vec<Spot>,
     block: Scratch,
+}
+
+/// A flush group of which every block is durable.
+#[derive(Debug)]
+struct Whole {
+    header: GroupHeader,
+    chain: Chain,
+    /// The boot that opened its segment.
+    epoch: Boot,
+    /// It is the first of a segment that a recovery opened.
+    begins_recovery: bool,
+    verdict: Option<Boot>,
+    notes: Vec<Note>,
+    on_path: bool,
 }
 
 /// A block that is read into.
@@ -85,10 +105,12 @@ impl FlushedView {
             return;
         }
         let mut blocks = BTreeSet::new();
+        let mut lost = false;
         for (slot, number) in fresh.drain(..) {
             if SLOT_HEADER_BLOCKS <= number {
                 blocks.insert((slot, number));
-            } else if self.read_header(medium, slot, number) {
+            } else if self.read_header(medium, slot) {
+                lost |= self.forget_segment(slot);
                 let of_slot = (slot, 0)..=(slot, u32::MAX);
                 blocks.extend(self.odd.extract_if(of_slot.clone(), |_| true));
                 let begun = self.partial.extract_if(of_slot, |_, _| true);
@@ -101,8 +123,14 @@ impl FlushedView {
         self.fresh = fresh;
         let mut touched = BTreeSet::new();
         for (slot, number) in blocks {
+            // A group of which a block is another one has to be whole again.
+            if let Some((spot, long)) = self.whole_around((slot, number)) {
+                lost |= self.remove(spot);
+                self.partial.insert(spot, long);
+                touched.insert(spot);
+            }
             // What begins here has replaced whatever lay here before.
-            if let Some(header) = self.read_first(medium, slot, number) {
+            if let Some((header, _)) = self.read_first(medium, slot, number) {
                 self.partial.insert((slot, number), header.blocks);
                 touched.insert((slot, number));
                 continue;
@@ -117,40 +145,54 @@ impl FlushedView {
                 }
             }
         }
-        for (slot, first) in touched {
-            if self.read_group(medium, slot, first).is_some() {
-                self.partial.remove(&(slot, first));
+        let mut new = Vec::new();
+        for spot in touched {
+            if let Some(whole) = self.read_group(medium, spot) {
+                self.partial.remove(&spot);
+                self.insert(spot, whole);
+                new.push(spot);
             }
+        }
+        if lost {
+            self.follow_again();
+            return;
+        }
+        self.follow();
+        if new.iter().any(|spot| self.is_elsewhere(*spot)) {
+            self.follow_again();
         }
     }
 
     /// Whether an entry is durable with everything before it.
-    pub(super) fn covers(&mut self, group: GroupId, chain: Chain, truth: &Truth) -> bool {
-        let mut path = Vec::new();
-        let mut at = chain;
-        while !truth.is_root(at) && !self.complete.contains(&(group, at)) {
-            if !self.entries.contains(&(group, at)) {
-                return false;
-            }
-            let Some(known) = truth.entry(at) else {
-                return false;
-            };
-            path.push((group, at));
-            at = known.parent;
-        }
-        self.complete.extend(path);
-        true
+    pub(super) fn covers(&self, group: GroupId, at: LogPosition) -> bool {
+        self.path.covers(group, at)
     }
 
     /// How many flush groups state a vote for this node in this term: one bad block hides one of them.
     pub(super) fn copies_of_vote(&self, group: GroupId, term: Term, candidate: NodeId) -> usize {
-        let copies = self.votes.get(&(group, term, candidate));
-        copies.map_or(0, BTreeSet::len)
+        self.path.copies_of_vote(group, term, candidate)
+    }
+
+    /// The highest term that a recovery would find for a group.
+    pub(super) fn term(&self, group: GroupId) -> Term {
+        self.path.term(group)
     }
 
     /// Whether what a group began with is durable.
     pub(super) fn has_begun(&self, group: GroupId) -> bool {
-        self.begun.contains(&group)
+        self.path.has_begun(group)
+    }
+
+    /// Whether a recovery would need this block.
+    pub(super) fn counts_on(&self, slot: SlotId, number: u32) -> OnPath {
+        let around = self.whole_around((slot, number));
+        match around.and_then(|(spot, _)| self.wholes.get(&spot)) {
+            Some(whole) if whole.on_path && whole.header.place < self.path.mark() => OnPath::Marked,
+            Some(whole) if whole.on_path => OnPath::Unmarked,
+            Some(_) => OnPath::No,
+            None if number < SLOT_HEADER_BLOCKS => OnPath::No,
+            None => OnPath::Unmarked,
+        }
     }
 
     /// The disk is gone.
@@ -158,37 +200,163 @@ impl FlushedView {
         *self = Self::default();
     }
 
-    fn read_header(&mut self, medium: &SimStorage, slot: SlotId, number: u32) -> bool {
-        if !medium.flushed_block(slot, number, &mut self.block.0) {
-            return false;
+    /// Reads both copies of a slot's header. Says whether it is another one.
+    fn read_header(&mut self, medium: &SimStorage, slot: SlotId) -> bool {
+        let mut newest: Option<SlotHeader> = None;
+        for number in 0..SLOT_HEADER_BLOCKS {
+            if !medium.flushed_block(slot, number, &mut self.block.0) {
+                continue;
+            }
+            let header = SlotHeader::from_block(&self.block.0, number);
+            if let Ok(Some(header)) = header
+                && newest.is_none_or(|newest| {
+                    (newest.epoch, newest.segment) < (header.epoch, header.segment)
+                })
+            {
+                newest = Some(header);
+            }
         }
-        let header = SlotHeader::from_block(&self.block.0, number);
-        let Ok(Some(header)) = header else {
+        let before = self.headers.get(&slot).map(|(header, _)| *header);
+        match newest {
+            Some(header) => self.headers.insert(slot, (header, header.stamper())),
+            None => self.headers.remove(&slot),
+        };
+        before != newest
+    }
+
+    /// The slot holds another segment: nothing that lay in it belongs to the log. Says whether some of it did.
+    fn forget_segment(&mut self, slot: SlotId) -> bool {
+        let of_slot = self.wholes.range((slot, 0)..=(slot, u32::MAX));
+        let spots: Vec<(Spot, u32)> = of_slot
+            .map(|(spot, whole)| (*spot, whole.header.blocks))
+            .collect();
+        let mut lost = false;
+        for ((slot, first), long) in spots {
+            lost |= self.remove((slot, first));
+            self.odd
+                .extend((first..first + long).map(|number| (slot, number)));
+        }
+        lost
+    }
+
+    /// The whole group that has this block, and how long it is.
+    fn whole_around(&self, (slot, number): Spot) -> Option<(Spot, u32)> {
+        if self.ends.get(&slot).is_none_or(|end| *end <= number) {
+            return None;
+        }
+        let (spot, whole) = self.wholes.range(..=(slot, number)).next_back()?;
+        let long = whole.header.blocks;
+        (spot.0 == slot && number < spot.1 + long).then_some((*spot, long))
+    }
+
+    fn insert(&mut self, spot: Spot, whole: Whole) {
+        self.remove(spot);
+        let end = self.ends.entry(spot.0).or_default();
+        *end = (*end).max(spot.1 + whole.header.blocks);
+        self.followers
+            .entry(whole.header.previous)
+            .or_default()
+            .push(spot);
+        self.judged.extend(whole.verdict);
+        self.wholes.insert(spot, whole);
+    }
+
+    /// A group is whole no more. Says whether it was on the path.
+    fn remove(&mut self, spot: Spot) -> bool {
+        let Some(whole) = self.wholes.remove(&spot) else {
             return false;
         };
-        self.stampers.insert(slot, header.stamper());
-        true
+        if let Some(followers) = self.followers.get_mut(&whole.header.previous) {
+            followers.retain(|other| *other != spot);
+        }
+        whole.on_path
+    }
+
+    /// Goes on from the end of the path as far as there are groups.
+    fn follow(&mut self) {
+        while let Some(spot) = self.next() {
+            let Some(whole) = self.wholes.get_mut(&spot) else {
+                return;
+            };
+            if !self
+                .path
+                .take(&whole.header, whole.chain, whole.epoch, &whole.notes)
+            {
+                return;
+            }
+            whole.on_path = true;
+        }
+    }
+
+    fn follow_again(&mut self) {
+        for whole in self.wholes.values_mut() {
+            whole.on_path = false;
+        }
+        self.path = Path::default();
+        self.follow();
+    }
+
+    /// The group that a recovery would take next: of several the one of the newest opening that counts.
+    fn next(&self) -> Option<Spot> {
+        let followers = self.followers.get(&self.path.chain())?.iter();
+        let counts = followers.filter(|spot| {
+            let whole = &self.wholes[*spot];
+            whole.header.number == self.path.number() + 1
+                && (!whole.begins_recovery || self.is_judged(whole))
+        });
+        let newest = counts.max_by_key(|spot| {
+            let whole = &self.wholes[*spot];
+            (whole.epoch, whole.header.boot)
+        });
+        newest.copied()
+    }
+
+    /// Whether the recovery that a group begins got as far as its verdict.
+    fn is_judged(&self, first: &Whole) -> bool {
+        let mut whole = first;
+        loop {
+            if whole.verdict == Some(first.epoch) {
+                return true;
+            }
+            let followers = self.followers.get(&whole.chain).into_iter().flatten();
+            let mut followers = followers.map(|spot| &self.wholes[spot]);
+            let Some(next) = followers.find(|next| next.epoch == first.epoch) else {
+                return false;
+            };
+            whole = next;
+        }
+    }
+
+    /// A group that lies off the path though its opening is newer than the end of it, and was done.
+    fn is_elsewhere(&self, spot: Spot) -> bool {
+        let whole = &self.wholes[&spot];
+        !whole.on_path && self.path.epoch() < whole.epoch && self.judged.contains(&whole.epoch)
     }
 
     fn is_whole(&self, slot: SlotId, number: u32, first: bool) -> bool {
-        let stamper = self.stampers.get(&slot);
-        stamper.is_some_and(|stamper| {
+        let header = self.headers.get(&slot);
+        header.is_some_and(|(_, stamper)| {
             stamper.check(&self.block.0, number) == BlockState::Whole { first }
         })
     }
 
-    fn read_first(&mut self, medium: &SimStorage, slot: SlotId, first: u32) -> Option<GroupHeader> {
+    fn read_first(
+        &mut self,
+        medium: &SimStorage,
+        slot: SlotId,
+        first: u32,
+    ) -> Option<(GroupHeader, Chain)> {
         if !medium.flushed_block(slot, first, &mut self.block.0)
             || !self.is_whole(slot, first, true)
         {
             return None;
         }
-        let (header, _) = GroupHeader::parse(&self.block.0.0).ok()?;
-        (header.place.block == first).then_some(header)
+        let (header, chain) = GroupHeader::parse(&self.block.0.0).ok()?;
+        (header.place.block == first).then_some((header, chain))
     }
 
-    fn read_group(&mut self, medium: &SimStorage, slot: SlotId, first: u32) -> Option<()> {
-        let header = self.read_first(medium, slot, first)?;
+    fn read_group(&mut self, medium: &SimStorage, (slot, first): Spot) -> Option<Whole> {
+        let (header, chain) = self.read_first(medium, slot, first)?;
         let mut data = BytesMut::with_capacity(header.blocks as usize * BLOCK_DATA_BYTES);
         data.extend_from_slice(&self.block.0.0[..BLOCK_DATA_BYTES]);
         for number in first + 1..first + header.blocks {
@@ -199,8 +367,35 @@ impl FlushedView {
             }
             data.extend_from_slice(&self.block.0.0[..BLOCK_DATA_BYTES]);
         }
+        let (of_slot, _) = self.headers.get(&slot)?;
+        let mut whole = Whole {
+            header,
+            chain,
+            epoch: of_slot.epoch,
+            begins_recovery: of_slot.by_recovery && header.kind == GroupKind::First,
+            verdict: None,
+            notes: Vec::new(),
+            on_path: false,
+        };
         data.truncate(header.data_bytes());
-        let data = data.freeze();
+        whole.read_records(&data.freeze())?;
+        Some(whole)
+    }
+}
+
+/// Whether a block belongs to what a recovery would take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OnPath {
+    No,
+    /// Or it may in a while.
+    Unmarked,
+    /// And some group says that it was durable.
+    Marked,
+}
+
+impl Whole {
+    fn read_records(&mut self, data: &Bytes) -> Option<()> {
+        let header = &self.header;
         let table_end = GROUP_HEADER_BYTES + header.table_bytes as usize;
         let echo_end = table_end + header.echo_bytes as usize;
         let (table, echo) = (
@@ -210,55 +405,51 @@ impl FlushedView {
         if digest_of(table, echo) != header.digest {
             return None;
         }
+        let (records, echoes) = (header.records, header.echo_records);
         let mut body = data.slice(echo_end..);
         let mut input = Reader::new(table);
-        for _ in 0..header.records {
+        for _ in 0..records {
             let record = Record::decode(&mut input).ok()?;
-            self.note(header.number, &record);
-            if let Record::Entries(run) | Record::Rewrite(run) = &record {
-                self.note_frames(run, &mut body)?;
+            match record {
+                Record::Verdict(verdict) => self.verdict = Some(verdict.boot),
+                Record::Entries(run) => {
+                    let chains = read_frames(&run, &mut body)?;
+                    let (group, prev, term) = (run.group, run.prev, run.last.term);
+                    self.notes.push(Note::Run {
+                        group,
+                        prev,
+                        term,
+                        chains,
+                    });
+                }
+                // Bytes of what is on the path already.
+                Record::Rewrite(run) => drop(read_frames(&run, &mut body)?),
+                other => self.notes.extend(Note::of(other)),
             }
         }
         let mut input = Reader::new(echo);
-        for _ in 0..header.echo_records {
+        for _ in 0..echoes {
             let record = Record::decode(&mut input).ok()?;
-            self.note(header.number, &record);
-        }
-        Some(())
-    }
-
-    fn note(&mut self, number: u64, record: &Record) {
-        match record {
-            Record::Genesis(genesis) => {
-                self.begun.insert(genesis.group);
+            if let Record::HardState { .. } = record {
+                self.notes.extend(Note::of(record));
             }
-            Record::HardState { group, hard_state } => self.note_vote(number, *group, hard_state),
-            Record::Checkpoint(groups) => {
-                for stated in groups {
-                    self.begun.insert(stated.genesis.group);
-                    self.note_vote(number, stated.genesis.group, &stated.hard_state);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn note_vote(&mut self, number: u64, group: GroupId, stated: &HardState) {
-        if let Some(vote) = stated.vote {
-            let key = (group, stated.term, vote.id);
-            self.votes.entry(key).or_default().insert(number);
-        }
-    }
-
-    fn note_frames(&mut self, run: &EntryRun, body: &mut Bytes) -> Option<()> {
-        for _ in 0..run.count() {
-            let header = EntryHeader::parse(body).ok()?;
-            if body.len() < header.frame_bytes() {
-                return None;
-            }
-            let entry = Entry::from_frame(body.split_to(header.frame_bytes())).ok()?;
-            self.entries.insert((run.group, entry.header().chain));
         }
         Some(())
     }
 }
+
+fn read_frames(run: &EntryRun, body: &mut Bytes) -> Option<Box<[Chain]>> {
+    let mut chains = Vec::new();
+    for _ in 0..run.count() {
+        let header = EntryHeader::parse(body).ok()?;
+        if body.len() < header.frame_bytes() {
+            return None;
+        }
+        let entry = Entry::from_frame(body.split_to(header.frame_bytes())).ok()?;
+        chains.push(entry.header().chain);
+    }
+    Some(chains.into_boxed_slice())
+}
+
+#[cfg(test)]
+mod tests;

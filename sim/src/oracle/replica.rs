@@ -1,7 +1,7 @@
 //! What is looked at in one replica of a group: its log, its role, and what it says.
 
 use logdrive_raft::message::{Ack, CommitPoint};
-use logdrive_raft::{Chain, Index, Message, Micros, NodeId, Raft, Term};
+use logdrive_raft::{Chain, Index, LogPosition, Message, Micros, NodeId, Raft, Term};
 
 use super::{
     About, GroupTruth, Medium, Outcome, PAUSED_US, Rule, Seen, TRAILING_SLACK_US, Violation,
@@ -101,16 +101,18 @@ impl GroupTruth {
         }
     }
 
-    /// Says whether nobody was seen to lead this term before.
-    pub(super) fn check_leader(
-        &mut self,
-        about: About,
-        core: &Raft,
-        before: &Seen,
-    ) -> Result<bool, Violation> {
-        let About { node, id } = about;
+    /// Takes note of who leads. Says whether nobody was seen to lead this term before.
+    pub(super) fn note_leader(&mut self, about: About, core: &Raft) -> bool {
         let term = core.term();
         let first = !self.truth.leaders.contains_key(&term);
+        let own = own_replica(core, about.node).unwrap_or_default();
+        self.truth.leaders.entry(term).or_insert((own, core.last()));
+        first
+    }
+
+    pub(super) fn check_leader(&mut self, about: About, core: &Raft, before: &Seen) -> Outcome {
+        let About { node, id } = about;
+        let term = core.term();
         let own = own_replica(core, node).unwrap_or_default();
         let (leader, _) = *self.truth.leaders.entry(term).or_insert((own, core.last()));
         if leader.id != node {
@@ -122,31 +124,38 @@ impl GroupTruth {
                 ),
             ));
         }
-        if before.leads
-            && before.term == term
-            && core.position(before.last.index) != Some(before.last)
-        {
-            return Err(Violation::new(
-                Rule::LeaderAppendOnly,
-                format!(
-                    "node {node} leads term {term} of group {id} and has lost {} from its log",
-                    before.last
-                ),
-            ));
-        }
-        let committed = self.truth.last_committed();
-        if first && committed.index > Index(0) && core.position(committed.index) != Some(committed)
-        {
-            return Err(Violation::new(
-                Rule::LeaderCompleteness,
-                format!(
-                    "node {node} leads term {term} of group {id}, its log ends at {} and lacks {committed}",
-                    core.last()
-                ),
-            ));
-        }
+        let led = before.leads && before.term == term;
+        let before = led.then_some(before.last);
+        self.check_log_of_leader(about, term, before, |index| core.position(index))?;
         self.truth.leaders.insert(term, (leader, core.last()));
-        Ok(first)
+        Ok(())
+    }
+
+    /// A leader only appends to its log, and has what was committed in any term before its own (Raft §5.3,
+    /// §5.4.3): `before` is where its log ended when it was last seen to lead this term.
+    fn check_log_of_leader(
+        &self,
+        about: About,
+        term: Term,
+        before: Option<LogPosition>,
+        held: impl Fn(Index) -> Option<LogPosition>,
+    ) -> Outcome {
+        let About { node, id } = about;
+        if let Some(last) = before {
+            if held(last.index) == Some(last) {
+                return Ok(());
+            }
+            let text = format!(
+                "node {node} leads term {term} of group {id} and has lost {last} from its log"
+            );
+            return Err(Violation::new(Rule::LeaderAppendOnly, text));
+        }
+        let committed = self.truth.last_committed_before(term);
+        if committed.index > Index(0) && held(committed.index) != Some(committed) {
+            let text = format!("node {node} leads term {term} of group {id} and lacks {committed}");
+            return Err(Violation::new(Rule::LeaderCompleteness, text));
+        }
+        Ok(())
     }
 
     /// A leader whose disk is far behind a follower's gives up.
@@ -241,7 +250,7 @@ impl GroupTruth {
         }
         // The record, and its echo in a later flush group: one bad block hides one of them.
         let copies = medium.view.copies_of_vote(id, term, candidate);
-        if copies < 2 && !medium.untrusted {
+        if copies < 2 && medium.answers() {
             return Err(Violation::new(
                 Rule::SendAfterFlush,
                 format!(
@@ -258,12 +267,12 @@ impl GroupTruth {
         about: About,
         term: Term,
         ack: &Ack,
-        medium: &mut Medium,
+        medium: &Medium,
     ) -> Outcome {
         let About { node, id } = about;
         let seen = &mut self.nodes[place(node)];
         let root = ack.index == Index(0) || self.truth.is_root(ack.chain);
-        if root || medium.untrusted {
+        if root || !medium.answers() {
             return Ok(());
         }
         let known = self.truth.entry(ack.chain).map(|known| known.at);
@@ -276,7 +285,7 @@ impl GroupTruth {
                 ),
             ));
         };
-        if !medium.view.covers(id, at.chain, &self.truth) {
+        if !medium.view.covers(id, at) {
             return Err(Violation::new(
                 Rule::SendAfterFlush,
                 format!(
@@ -343,5 +352,68 @@ impl GroupTruth {
                 about.node, commit.index, about.id
             ),
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use logdrive_raft::GroupId;
+
+    use super::*;
+
+    const ABOUT: About = About {
+        node: NodeId(1),
+        id: GroupId(1),
+    };
+
+    fn at(index: u64, term: u64) -> LogPosition {
+        LogPosition {
+            index: Index(index),
+            term: Term(term),
+            chain: Chain(u128::from(1_000 * term + index)),
+        }
+    }
+
+    /// Entries 1 and 2 of term 1, the first committed in term 1, the second in term 3 with the entry after it.
+    fn group() -> GroupTruth {
+        let mut group = GroupTruth::default();
+        let log = [at(1, 1), at(2, 1), at(3, 3)];
+        let mut parent = Chain(0);
+        for entry in log {
+            assert_eq!(group.truth.learn(entry, parent), Ok(()));
+            parent = entry.chain;
+        }
+        assert_eq!(group.truth.commit(at(1, 1)), Ok(()));
+        assert_eq!(group.truth.commit(at(3, 3)), Ok(()));
+        group
+    }
+
+    fn rule_of(term: u64, before: Option<LogPosition>, log: &[LogPosition]) -> Option<Rule> {
+        let held = |index| log.iter().find(|at| at.index == index).copied();
+        let checked = group().check_log_of_leader(ABOUT, Term(term), before, held);
+        checked.err().map(|violation| violation.rule)
+    }
+
+    #[test]
+    fn a_leader_lacks_nothing_that_was_committed_before_its_term() {
+        let lacks = Some(Rule::LeaderCompleteness);
+        assert_eq!(rule_of(4, None, &[at(1, 1), at(2, 1), at(3, 3)]), None);
+        assert_eq!(rule_of(4, None, &[at(1, 1), at(2, 1)]), lacks);
+        assert_eq!(rule_of(4, None, &[at(1, 1), at(2, 1), at(3, 2)]), lacks);
+        assert_eq!(rule_of(2, None, &[]), lacks);
+        // It was elected late: what term 3 committed it need not have.
+        assert_eq!(rule_of(2, None, &[at(1, 1)]), None);
+        assert_eq!(rule_of(3, None, &[at(1, 1)]), None);
+    }
+
+    #[test]
+    fn a_leader_only_appends() {
+        let lost = Some(Rule::LeaderAppendOnly);
+        assert_eq!(
+            rule_of(3, Some(at(2, 1)), &[at(1, 1), at(2, 1), at(3, 3)]),
+            None
+        );
+        assert_eq!(rule_of(3, Some(at(2, 1)), &[at(1, 1)]), lost);
+        assert_eq!(rule_of(3, Some(at(2, 1)), &[at(1, 1), at(2, 3)]), lost);
     }
 }

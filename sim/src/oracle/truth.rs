@@ -17,6 +17,8 @@ pub(super) struct Truth {
     by_place: HashMap<(Index, Term), Chain, Build>,
     /// Committed entries, from index 1.
     committed: Vec<LogPosition>,
+    /// How far a leader of each term has committed.
+    committed_in: BTreeMap<Term, LogPosition>,
     /// Who led each term, and where its log ended when it was last seen to lead.
     pub(super) leaders: BTreeMap<Term, (Replica, LogPosition)>,
 }
@@ -58,6 +60,12 @@ impl Truth {
         self.committed.last().copied().unwrap_or_default()
     }
 
+    /// How far leaders of terms before this one have committed.
+    pub(super) fn last_committed_before(&self, term: Term) -> LogPosition {
+        let earlier = self.committed_in.range(..term).next_back();
+        earlier.map(|(_, at)| *at).unwrap_or_default()
+    }
+
     pub(super) fn committed_at(&self, index: Index) -> Option<LogPosition> {
         let place = usize::try_from(index.0.checked_sub(1)?).ok()?;
         self.committed.get(place).copied()
@@ -87,6 +95,8 @@ impl Truth {
             return Err(committed.unwrap_or_default());
         }
         self.committed.extend(path.into_iter().rev());
+        // By counting only what is of its own term commits (§5.4.2).
+        self.committed_in.insert(at.term, at);
         Ok(())
     }
 

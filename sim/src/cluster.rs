@@ -19,6 +19,7 @@ use crate::plan::Plan;
 use crate::step::{Step, Timed};
 use crate::trace::Trace;
 
+mod bounds;
 mod calls;
 mod clients;
 mod ending;
@@ -62,6 +63,8 @@ pub struct Summary {
     pub hash: u64,
     /// What the model searched for.
     pub searched: Searched,
+    /// So many nodes were lost that nobody had to go on.
+    pub justified: bool,
     /// What went wrong, by kind.
     pub coverage: Coverage,
 }
@@ -124,6 +127,8 @@ pub struct Cluster<'a, M: Model> {
     completions: Vec<u64>,
     /// What had gone wrong on each node's medium when it was told of last.
     counts: Vec<FaultCounts>,
+    /// How many turns each node has had.
+    turns: Vec<u64>,
     acked: u64,
     searched: Searched,
     // Kept for their memory.
@@ -209,6 +214,7 @@ impl<'a, M: Model> Cluster<'a, M> {
             trace: Trace::default(),
             completions: vec![0; place(NodeId(plan.nodes + 1))],
             counts: vec![FaultCounts::default(); place(NodeId(plan.nodes + 1))],
+            turns: vec![0; place(NodeId(plan.nodes + 1))],
             acked: 0,
             searched: Searched::default(),
             sent: Vec::new(),
@@ -270,6 +276,7 @@ impl<'a, M: Model> Cluster<'a, M> {
                 acked: self.acked,
                 hash: self.trace.hash,
                 searched: self.searched,
+                justified: self.justified,
                 coverage: self.coverage,
             },
             failed,

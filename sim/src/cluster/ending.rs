@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use logdrive_raft::io::Role;
 use logdrive_raft::{GroupId, Index, Micros, NodeId};
-use logdrive_shard::ShardStatus;
+use logdrive_shard::{GroupState, ShardStatus};
 
 use crate::coverage::Mark;
 use crate::history::{History, Outcome};
@@ -12,9 +12,6 @@ use crate::model::Model;
 use crate::oracle::{Rule, Violation};
 
 use super::{Checked, Cluster, Due, SETTLE_US, Try, place};
-
-/// How often queues are measured: once in so many turns of a node.
-const MEASURE_TURNS: u64 = 32;
 
 /// How a node stands, in a line a group.
 pub(super) fn stands(id: NodeId, status: &ShardStatus) -> String {
@@ -131,95 +128,13 @@ impl<M: Model> Cluster<'_, M> {
         Ok(())
     }
 
-    /// Every queue is within its bound.
-    pub(super) fn check_bounds(&mut self, at: usize, id: NodeId) -> Checked {
-        let plan = &self.plan.node;
-        let too_much = |what: &str, is: usize, may: u64| {
-            let text = format!("node {id}: {is} bytes {what}, at most {may} may");
-            Err(Violation::new(Rule::BoundedMemory, text))
-        };
-        let (max, frame) = (plan.apply_bytes_max, self.plan.disk.slot_bytes / 4);
-        if let Some((bytes, last)) = self.nodes[at].apply_queue() {
-            if bytes as u64 >= max {
-                self.coverage.hit(Mark::SlowApply);
-            }
-            if bytes as u64 > max + last as u64 {
-                return too_much("wait for the applier", bytes, max);
-            }
-        }
-        if !self.trace.events.is_multiple_of(MEASURE_TURNS) {
-            return Ok(());
-        }
-        for group in (1..=self.plan.groups).map(GroupId) {
-            let node = &self.nodes[at];
-            // A batch that is larger than all that may wait passes alone.
-            let waiting = plan.inbox_bytes_max.max(frame + frame / 4);
-            if let Some(door) = node.door(group)
-                && door.permits().held() as u64 > waiting
-            {
-                return too_much("of proposals wait", door.permits().held(), waiting);
-            }
-            let Some(core) = node.core(group) else {
-                continue;
-            };
-            // What is not flushed is kept in any case: a leader gives up when it is this much.
-            let unflushed = plan.disk_lag_bytes_max
-                + plan.uncommitted_bytes_max
-                + plan.inflight_bytes_max
-                + 2 * frame;
-            let cache = plan.cache_bytes_max + unflushed;
-            // Measured, not asked: the newest frames are kept without a gap.
-            let newest = (0..=core.last().index.0).rev().map(Index);
-            let frames = newest.map_while(|index| core.entry(index));
-            let kept: usize = frames.map(|entry| entry.frame().len()).sum();
-            if kept as u64 > cache {
-                return too_much("of frames are kept", kept, cache);
-            }
-            let own = (core.commit().index.0 + 1..=core.last().index.0).map(Index);
-            let own = own.filter_map(|index| core.meta(index));
-            let own = own.filter(|meta| meta.term == core.term());
-            let uncommitted: u64 = own.map(|meta| u64::from(meta.frame_bytes)).sum();
-            let may = plan.uncommitted_bytes_max + frame;
-            if core.role() == Role::Leader && uncommitted > may {
-                let is = usize::try_from(uncommitted).unwrap_or(usize::MAX);
-                return too_much("are appended and not committed", is, may);
-            }
-            let window = plan.inflight_bytes_max + frame;
-            if let Some(peer) = core
-                .peers()
-                .iter()
-                .find(|peer| peer.inflight_bytes as u64 > window)
-            {
-                return too_much(
-                    "are on their way to a follower",
-                    peer.inflight_bytes,
-                    window,
-                );
-            }
-            // What is read back from the disk is asked for before and sent after, so twice the window.
-            let entries_max = 2 * plan.inflight_entries_max;
-            if let Some((peer, entries)) = core.peers().iter().find_map(|peer| {
-                let entries = peer.next_index.0 - 1 - peer.match_index?.0;
-                (entries > entries_max).then_some((peer.replica.id, entries))
-            }) {
-                let text = format!(
-                    "node {id}: {entries} entries are on their way to node {peer}, at most \
-                     {entries_max} may"
-                );
-                return Err(Violation::new(Rule::BoundedMemory, text));
-            }
-        }
-        Ok(())
-    }
-
     /// The core has a leader that stayed, answers everything, and holds what was acknowledged.
     pub(super) fn check_end(&mut self) -> Checked {
         if self.plan.beyond_limit {
             return self.check_beyond();
         }
         if self.justified {
-            let history = self.history();
-            return self.check_log(&history);
+            return self.check_what_is_left();
         }
         for group in (1..=self.plan.groups).map(GroupId) {
             for id in self.core.clone() {
@@ -257,6 +172,18 @@ impl<M: Model> Cluster<'_, M> {
         self.check_nobody_waits()?;
         let history = self.history();
         self.check_answered(&history)?;
+        self.check_log(&history)?;
+        self.searched = self.model.check(&history)?;
+        Ok(())
+    }
+
+    /// So many nodes are lost that the others may not go on: nobody is owed an answer or a leader any more. But
+    /// whatever was answered until then has to be true, and whoever does not run has to say why.
+    fn check_what_is_left(&mut self) -> Checked {
+        for id in self.core.clone() {
+            self.check_says_why(id)?;
+        }
+        let history = self.history();
         self.check_log(&history)?;
         self.searched = self.model.check(&history)?;
         Ok(())
@@ -397,16 +324,52 @@ impl<M: Model> Cluster<'_, M> {
     }
 
     /// Beyond the limit nobody has to go on, but whoever does not has to say why.
-    fn check_beyond(&mut self) -> Checked {
-        for id in self.core.clone() {
-            for group in (1..=self.plan.groups).map(GroupId) {
-                if let Some(why) = self.trouble(id, group)
-                    && (why.is_empty() || why == "it is down")
-                {
-                    let text =
-                        format!("group {group} does not run on node {id}, and nothing says why");
-                    return Err(Violation::new(Rule::NeedlessHalt, text));
-                }
+    fn check_beyond(&self) -> Checked {
+        for id in (1..=self.plan.nodes).map(NodeId) {
+            // Nobody starts those outside of the core again.
+            if self.core.contains(&id) || self.nodes[place(id)].is_running() {
+                self.check_says_why(id)?;
+            }
+            self.check_stranger(id)?;
+        }
+        Ok(())
+    }
+
+    fn check_says_why(&self, id: NodeId) -> Checked {
+        for group in (1..=self.plan.groups).map(GroupId) {
+            if let Some(why) = self.trouble(id, group)
+                && (why.is_empty() || why == "it is down")
+            {
+                let text = format!("group {group} does not run on node {id}, and nothing says why");
+                return Err(Violation::new(Rule::NeedlessHalt, text));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whoever has lost its disk and has met somebody who has not knows that it is a stranger.
+    fn check_stranger(&self, id: NodeId) -> Checked {
+        if !self.oracle.is_emptied(id) || !self.core.contains(&id) {
+            return Ok(());
+        }
+        let Some(status) = self.nodes[place(id)].status() else {
+            return Ok(());
+        };
+        for stands in &status.groups {
+            let knows = |peer: &NodeId| {
+                let node = &self.nodes[place(*peer)];
+                *peer != id && node.core(stands.group).is_some() && !node.is_poisoned()
+            };
+            let is_stranger = matches!(
+                &stands.state,
+                GroupState::Stranger(why) | GroupState::Halted(why) if !why.is_empty()
+            );
+            if !is_stranger && self.core.iter().any(knows) {
+                let text = format!(
+                    "node {id} has lost its disk, could ask those who have group {}, and is {:?}",
+                    stands.group, stands.state
+                );
+                return Err(Violation::new(Rule::Stranger, text));
             }
         }
         Ok(())

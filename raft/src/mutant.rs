@@ -177,6 +177,14 @@ mutants! {
     /// come. The barrier that openraft#2051 added.
     NoNoop = "no-noop",
 
+    /// A new leader begins with what it knows to be committed and drops the rest: what the leader before it
+    /// committed last is gone (Raft §5.4.3).
+    LeaderDropsTail = "leader-drops-tail",
+
+    /// What a follower has durably counts as final, and a leader that replaces it, as it may (Raft §5.3), is
+    /// taken for one that has lost something: the group halts for good.
+    DurableIsSettled = "durable-is-settled",
+
     // Elections and liveness.
 
     /// Votes and pre-votes are given although a leader is heard: whoever lost only its own link to the leader

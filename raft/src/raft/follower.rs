@@ -251,7 +251,7 @@ impl Raft {
 
     /// A leader's log replaces what differs (Raft §5.3), whether or not that was acknowledged, but never
     /// what is committed: [`Raft::place`] has seen to that.
-    fn truncate_before(&mut self, index: Index) {
+    pub(super) fn truncate_before(&mut self, index: Index) {
         assert!(self.settled() < index);
         let last = Index(index.0 - 1);
         if mutated!(self.config.mutant, TruncateCommitted) && last < self.commit.index {
@@ -267,6 +267,9 @@ impl Raft {
     fn settled(&self) -> Index {
         if mutated!(self.config.mutant, TruncateCommitted) {
             return self.log.base().index;
+        }
+        if mutated!(self.config.mutant, DurableIsSettled) {
+            return self.commit.index.max(self.log.durable());
         }
         self.commit.index
     }

@@ -49,6 +49,10 @@ impl Leader {
 impl Raft {
     /// Begins with a no-op: what earlier leaders left commits only under an entry of this term (Raft §8).
     pub(super) fn become_leader(&mut self) {
+        let unknown = self.commit.index.next();
+        if mutated!(self.config.mutant, LeaderDropsTail) && unknown <= self.log.last().index {
+            self.truncate_before(unknown);
+        }
         let last = self.log.last();
         let first_index = last.index.next();
         self.role = RoleState::Leader(Leader {

@@ -170,7 +170,10 @@ fn draw_network(random: &mut Rng, slot_bytes: u64) -> NetworkPlan {
     NetworkPlan {
         delay_us: one(random, &[(20, 200), (20, 800), (500, 3_000)]),
         // Some outlive an election.
-        slow_us: one(random, &[(1_000, 60_000), (1_000, 60_000), (1_000, 600_000)]),
+        slow_us: one(
+            random,
+            &[(1_000, 60_000), (1_000, 60_000), (1_000, 600_000)],
+        ),
         slow_ppm: if percent(random, 40) { 50_000 } else { 0 },
         loss_ppm: if lossy { random.u32(0..50_000) } else { 0 },
         repeat_ppm: if lossy { random.u32(0..50_000) } else { 0 },

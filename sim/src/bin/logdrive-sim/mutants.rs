@@ -327,7 +327,8 @@ fn write_known(wanted: &[Mutant], found: &[Option<Found>]) {
 /// Builds the program that holds the bugs, and lets it go on.
 fn build_and_run() -> ExitCode {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let target = root.join("target").join("mutants");
+    let own = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
+    let target = own.unwrap_or_else(|| root.join("target")).join("mutants");
     let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
     let built = Command::new("cargo")
         .args([

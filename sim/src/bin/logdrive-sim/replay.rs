@@ -48,6 +48,7 @@ pub(crate) fn replay(args: &ReplayArgs) -> ExitCode {
     if args.canary {
         replay += " --canary";
     }
+    replay += &planted(mutant);
     print_failure(&format!("seed {seed}"), &plan, &ended, &replay);
     let summary = &ended.summary;
     say!(
@@ -105,7 +106,11 @@ fn replay_script(
     }
     let until = args.until;
     let Played { ended, missed } = script.play(&mut KvModel::default(), mutant, until, tell);
-    let again = format!("logdrive-sim replay --script {} --trace", path.display());
+    let planted = planted(mutant);
+    let again = format!(
+        "logdrive-sim replay --script {}{planted} --trace",
+        path.display()
+    );
     print_failure("the script", &script.plan, &ended, &again);
     if ended.failed.is_some() {
         return ExitCode::from(EXIT_VIOLATION);
@@ -172,6 +177,11 @@ pub(crate) fn shrink(args: &ShrinkArgs) -> ExitCode {
             ExitCode::from(EXIT_INTERNAL)
         }
     }
+}
+
+/// The option that plants a bug again.
+fn planted(mutant: Option<Mutant>) -> String {
+    mutant.map_or_else(String::new, |mutant| format!(" --mutant {}", mutant.name()))
 }
 
 fn mutant_of(name: Option<&str>) -> Result<Option<Mutant>, ExitCode> {

@@ -9,14 +9,10 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use clap::{Args, Parser, Subcommand};
 use logdrive_raft::Micros;
 use logdrive_shard::units;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
 
 mod images;
 mod mutants;
@@ -166,9 +162,6 @@ const EXIT_ASSERTION: u8 = 10;
 /// A promise was broken.
 const EXIT_VIOLATION: u8 = 20;
 
-/// A signal asked for the end; what there is has been written.
-const EXIT_INTERRUPTED: u8 = 130;
-
 /// A count that is not zero.
 fn some(text: &str) -> Result<u64, String> {
     match units::count(text) {
@@ -186,18 +179,6 @@ fn virtual_time(text: &str) -> Result<Micros, String> {
     u64::try_from(time.as_micros())
         .map(Micros)
         .map_err(|error| error.to_string())
-}
-
-/// Set by SIGINT and SIGTERM; a second one ends the process at once.
-fn stop_flag() -> Arc<AtomicBool> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        let again = flag::register_conditional_default(signal, Arc::clone(&stop));
-        if let Err(error) = again.and_then(|_| flag::register(signal, Arc::clone(&stop))) {
-            eprintln!("signal {signal} will end it at once: {error}");
-        }
-    }
-    stop
 }
 
 /// How many runs go side by side.

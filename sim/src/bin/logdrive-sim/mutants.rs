@@ -11,7 +11,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use logdrive_raft::mutant::Mutant;
@@ -23,9 +23,7 @@ use logdrive_sim::oracle::Rule;
 use logdrive_sim::script::Script;
 
 use crate::say::say;
-use crate::{
-    EXIT_ASSERTION, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_USAGE, MutantsArgs, jobs, stop_flag,
-};
+use crate::{EXIT_ASSERTION, EXIT_INTERNAL, EXIT_USAGE, MutantsArgs, jobs};
 
 /// Every so many seeds of a search one is beyond the limit.
 const BEYOND_EVERY: u64 = 4;
@@ -79,8 +77,6 @@ struct Caught {
 }
 
 pub(crate) fn mutants(args: &MutantsArgs) -> ExitCode {
-    // The program that holds the bugs is told of the same signal, and its exit code is passed on.
-    let stop = stop_flag();
     if !cfg!(mutants) {
         return build_and_run();
     }
@@ -99,11 +95,8 @@ pub(crate) fn mutants(args: &MutantsArgs) -> ExitCode {
     let found = look_for(&wanted, |mutant| {
         let first = known.iter().filter(|(name, _)| *name == mutant.name());
         let first = first.map(|(_, run)| *run).filter(|_| !args.search);
-        search(mutant, first, args.seeds, &stop)
+        search(mutant, first, args.seeds)
     });
-    if stop.load(Ordering::Relaxed) {
-        return ExitCode::from(EXIT_INTERRUPTED);
-    }
     let kept = match args.only {
         Some(_) => Ok(0),
         None => play_scripts(),
@@ -178,12 +171,7 @@ fn line(mutant: Mutant, found: Option<&Found>) -> String {
 }
 
 /// The first run that catches a bug by an oracle, or else by an assertion.
-fn search(
-    mutant: Mutant,
-    first: impl Iterator<Item = Run>,
-    seeds: u64,
-    stop: &AtomicBool,
-) -> Option<Found> {
+fn search(mutant: Mutant, first: impl Iterator<Item = Run>, seeds: u64) -> Option<Found> {
     let by_images = BY_IMAGES.contains(&mutant.name());
     let runs = if by_images { HISTORIES } else { seeds };
     let all = (1..=runs).map(|number| {
@@ -197,9 +185,6 @@ fn search(
     });
     let mut asserted: Option<Found> = None;
     for (tried, run) in (1..).zip(first.chain(all)) {
-        if stop.load(Ordering::Relaxed) {
-            break;
-        }
         let Some(caught) = try_one(Some(mutant), run) else {
             continue;
         };

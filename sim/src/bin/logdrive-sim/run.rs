@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::catch_unwind;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::Instant;
 
@@ -17,10 +17,7 @@ use logdrive_sim::step::Timed;
 
 use crate::say::say;
 use crate::story::{print_failure, replay_of};
-use crate::{
-    EXIT_ASSERTION, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_USAGE, EXIT_VIOLATION, RunArgs, jobs,
-    stop_flag,
-};
+use crate::{EXIT_ASSERTION, EXIT_INTERNAL, EXIT_USAGE, EXIT_VIOLATION, RunArgs, jobs};
 
 /// With fewer seeds chance decides whether every fault was met.
 const SEEDS_THAT_COUNT: u64 = 200;
@@ -108,17 +105,11 @@ pub(crate) fn run(args: &RunArgs) -> ExitCode {
     };
     // A run that hits an assertion tells of it in its own words.
     std::panic::set_hook(Box::new(|_| {}));
-    let stop = stop_flag();
     let began = Instant::now();
-    let sum = run_all(args, end, &stop);
+    let sum = run_all(args, end);
     let marks: Vec<Mark> = marks(args.beyond_limit).collect();
     print_marks(&sum, &marks);
-    let stopped = stop.load(Ordering::Relaxed);
-    let shortfall = if stopped {
-        Vec::new()
-    } else {
-        shortfall(args, &sum, &marks)
-    };
+    let shortfall = shortfall(args, &sum, &marks);
     for short in &shortfall {
         say!("short: {short}");
     }
@@ -145,8 +136,6 @@ pub(crate) fn run(args: &RunArgs) -> ExitCode {
         ExitCode::from(EXIT_INTERNAL)
     } else if !shortfall.is_empty() || !sum.differ.is_empty() {
         ExitCode::from(EXIT_ASSERTION)
-    } else if stopped {
-        ExitCode::from(EXIT_INTERRUPTED)
     } else {
         ExitCode::SUCCESS
     }
@@ -184,7 +173,7 @@ fn print_marks(sum: &Sum, marks: &[Mark]) {
     );
 }
 
-fn run_all(args: &RunArgs, end: u64, stop: &AtomicBool) -> Sum {
+fn run_all(args: &RunArgs, end: u64) -> Sum {
     let next = AtomicU64::new(args.seed);
     let mut sum = Sum::default();
     std::thread::scope(|scope| {
@@ -192,7 +181,7 @@ fn run_all(args: &RunArgs, end: u64, stop: &AtomicBool) -> Sum {
         for _ in 0..jobs(args.jobs) {
             let (done, next) = (done.clone(), &next);
             scope.spawn(move || {
-                while !stop.load(Ordering::Relaxed) {
+                loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= end || seed < args.seed {
                         return;

@@ -195,6 +195,8 @@ pub struct Acts {
     pub rolls: u64,
     /// Logs that were poisoned by a write or flush that failed.
     pub poisoned: u64,
+    /// Histories of many short lives with large entries, each of which crashed with writes in flight.
+    pub hasty: u64,
     /// Lives that were closed.
     pub closed: u64,
     /// Lives that ended with a crash.
@@ -323,6 +325,7 @@ impl ImagesReport {
             ("older_term_conflicts", acts.older_term_conflicts),
             ("rolls", acts.rolls),
             ("poisoned", acts.poisoned),
+            ("hasty", acts.hasty),
             ("closed", acts.closed),
             ("crashed", acts.crashed),
             ("torn ends", acts.torn),
@@ -383,6 +386,7 @@ impl Acts {
         self.older_term_conflicts += other.older_term_conflicts;
         self.rolls += other.rolls;
         self.poisoned += other.poisoned;
+        self.hasty += other.hasty;
         self.closed += other.closed;
         self.crashed += other.crashed;
         self.torn += other.torn;

@@ -46,7 +46,10 @@ pub(super) enum Deserves {
     /// It may have been acknowledged and nothing can tell any more whether it was written: refused.
     Refused,
     /// The same, but it looks like a block that never landed. That cannot be told apart by anybody.
-    Undetectable,
+    ///
+    /// The opening of a life may be taken for one that did not get as far as its verdict. Then what it wrote down of
+    /// terms that it only saw beyond the end is gone too, and the slot that it saw them in may be taken.
+    Undetectable { is_of_opening: bool },
     /// It was not acknowledged: dropped, or refused as suspect.
     Dropped,
     /// Nothing that was acknowledged is gone in silence.
@@ -64,6 +67,8 @@ struct Written {
     mark: usize,
     is_durable: bool,
     is_earlier_life: bool,
+    /// The opening of this life wrote it.
+    is_of_opening: bool,
 }
 
 impl Written {
@@ -118,6 +123,7 @@ impl Known {
         let mut is_here: BTreeSet<(SlotId, u32)> = BTreeSet::new();
         let mut landed: Vec<u64> = Vec::new();
         let mut flushes: Vec<(u64, Vec<u64>)> = Vec::new();
+        let mut is_of_opening = true;
         for event in &life.events {
             match event {
                 Event::Write {
@@ -147,6 +153,7 @@ impl Known {
                         mark: self.durable(),
                         is_durable: false,
                         is_earlier_life: false,
+                        is_of_opening,
                     });
                 }
                 Event::Create { slot, .. } => now.create(*slot),
@@ -168,7 +175,8 @@ impl Known {
                     }
                 }
                 // What it was to cover does not become durable by it.
-                Event::FlushFails { .. } | Event::Acked(_) | Event::Opened => {}
+                Event::FlushFails { .. } | Event::Acked(_) => {}
+                Event::Opened => is_of_opening = false,
             }
         }
     }
@@ -210,6 +218,7 @@ impl Known {
                 mark: 0,
                 is_durable: true,
                 is_earlier_life: true,
+                is_of_opening: false,
                 ..write
             })
             .collect();
@@ -391,7 +400,9 @@ impl Known {
                 }
             } else if was_durable(owner) {
                 if looks_unwritten(place) {
-                    return Deserves::Undetectable;
+                    let mut hit = owners.iter().flatten();
+                    let is_of_opening = hit.any(|owner| self.writes[*owner].is_of_opening);
+                    return Deserves::Undetectable { is_of_opening };
                 }
                 deserves = Deserves::Refused;
             }
@@ -423,6 +434,8 @@ pub(super) struct Opened {
     pub(super) loss: Result<(), String>,
     /// Whether it came back with what never was.
     pub(super) invention: Result<(), String>,
+    /// Whether something is gone that was acknowledged before this life.
+    pub(super) loss_before: Result<(), String>,
     /// Whether the undamaged image comes to the same.
     pub(super) is_same: bool,
 }
@@ -490,11 +503,16 @@ impl Deserves {
                 Ok(())
             }
             (Deserves::Healed { .. }, Some(refused), _) => wrong(refused),
-            (Deserves::Undetectable, _, came) => {
+            (Deserves::Undetectable { is_of_opening }, _, came) => {
                 counts.undetectable += 1;
                 // It may be shorter by what looks unwritten, and hold nothing else than what was written.
-                came.as_ref()
-                    .map_or(Ok(()), |opened| opened.invention.clone())
+                let Ok(opened) = came else {
+                    return Ok(());
+                };
+                if is_of_opening && opened.loss_before.is_ok() {
+                    return Ok(());
+                }
+                opened.invention.clone()
             }
             (Deserves::Dropped, Some("rot"), _) => wrong("rot"),
             (Deserves::Dropped | Deserves::NoLoss, Some(_), _) => Ok(()),

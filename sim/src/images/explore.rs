@@ -234,7 +234,15 @@ impl Explorer {
         let opened_with = life.book.acked_when_opened();
         let healthy = match recover(&image.clone().into(), &life.disk, self.how.honest(), None) {
             Outcome::Opened(groups, _, _) => groups,
-            _ => return self.violation(&format!("life {number}, whole"), "it was not opened"),
+            Outcome::Refused(error) => {
+                return self.violation(
+                    &format!("life {number}, whole"),
+                    &format!("refused: {error}"),
+                );
+            }
+            Outcome::Panicked => {
+                return self.violation(&format!("life {number}, whole"), "it panicked");
+            }
         };
         if life.closed {
             self.report.damage.closed += 1;
@@ -272,6 +280,7 @@ impl Explorer {
                             findings: *findings,
                             loss: life.book.check(acked, groups).map(|_| ()),
                             invention: life.book.check(&opened_with, groups).map(|_| ()),
+                            loss_before: life.before.check(life.before.acked(), groups).map(|_| ()),
                             is_same: *groups == healthy,
                         }),
                         Outcome::Refused(error) => Err(error),

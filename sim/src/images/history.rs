@@ -20,6 +20,12 @@ use crate::disk::{Fault, SimDisk, SimDiskOptions, SimImage};
 
 pub(super) const SITE: Site = Site::Disk(NodeId(1));
 
+/// One history in so many is hasty: more lives, large entries, and each life ends in a crash with writes in flight.
+const HASTY_ONE_IN: u64 = 4;
+
+/// Nothing is ever given up here, so all segments of all lives of a history have to have room.
+const SLOTS_MAX: u64 = 24;
+
 /// One life of a log.
 #[derive(Debug)]
 pub(super) struct Life {
@@ -46,7 +52,7 @@ pub(super) fn options(mutant: Option<Mutant>) -> Options {
     };
     Options {
         mutant,
-        ..Options::new(identity, fresh).with_slots(64 << 10, 8)
+        ..Options::new(identity, fresh).with_slots(64 << 10, SLOTS_MAX)
     }
 }
 
@@ -78,8 +84,15 @@ pub(super) fn generate(
     let mut lives = Vec::new();
     let mut base = SimImage::empty();
     let mut before = Book::new(Default::default());
-    for number in 0..random.u64(1..=4) {
-        let (life, next) = live(options, random, acts, base, before)
+    let is_hasty = random.u64(0..HASTY_ONE_IN) == 0;
+    acts.hasty += u64::from(is_hasty);
+    let count = if is_hasty {
+        random.u64(3..=6)
+    } else {
+        random.u64(1..=4)
+    };
+    for number in 0..count {
+        let (life, next) = live(options, random, acts, base, before, is_hasty)
             .map_err(|why| format!("life {number}: {why}"))?;
         base = next;
         before = life.book.clone();
@@ -115,6 +128,7 @@ fn live(
     acts: &mut Acts,
     base: SimImage,
     before: Book,
+    is_hasty: bool,
 ) -> Result<(Life, SimImage), String> {
     let disk = draw_disk(random, acts);
     let medium = base.clone().onto_medium(Dice::drawn(SITE, random.u64(..)));
@@ -141,6 +155,7 @@ fn live(
         acts,
         trace: trace.clone(),
         now: 1_000_000,
+        is_hasty,
     };
     work.run();
     let Work {
@@ -150,7 +165,7 @@ fn live(
         acts,
         ..
     } = work;
-    let closed = wal.poisoned().is_none() && random.u8(0..4) == 0;
+    let closed = !is_hasty && wal.poisoned().is_none() && random.u8(0..4) == 0;
     if closed {
         acts.closed += 1;
         // A fault that was waiting may strike now, and then nothing more is acknowledged.
@@ -214,13 +229,18 @@ struct Work<'a> {
     acts: &'a mut Acts,
     trace: Trace,
     now: u64,
+    is_hasty: bool,
 }
 
 impl Work<'_> {
     fn run(&mut self) {
         let segments = self.wal.status().segments;
         // Lives that fill segments and lives that look at the small things.
-        let large_percent = *self.random.choice(&[0, 10, 60]).unwrap_or(&0);
+        let large_percent = if self.is_hasty {
+            60
+        } else {
+            *self.random.choice(&[0, 10, 60]).unwrap_or(&0)
+        };
         // What a short life wrote goes unused, and its slot is taken again.
         let acts = match self.random.u8(0..3) {
             0 => self.random.u64(0..4),
@@ -256,7 +276,7 @@ impl Work<'_> {
                 break;
             }
         }
-        if self.random.bool() {
+        if !self.is_hasty && self.random.bool() {
             // Idle until everything is durable and says so.
             for _ in 0..40 {
                 self.turn();

@@ -145,7 +145,7 @@ impl Known {
                         }
                         now.put(*slot, block, contents.clone());
                     }
-                    self.writes.push(Written {
+                    let write = Written {
                         op: *op,
                         slot: *slot,
                         block: *block,
@@ -154,7 +154,12 @@ impl Known {
                         is_durable: false,
                         is_earlier_life: false,
                         is_of_opening,
-                    });
+                    };
+                    // A mark that is written again in a segment that does not count.
+                    let is_of_no_segment = write.is_group() && !self.has_header(*slot);
+                    if !is_of_no_segment {
+                        self.writes.push(write);
+                    }
                 }
                 Event::Create { slot, .. } => now.create(*slot),
                 Event::Extend { slot, blocks, .. } => now.extend(*slot, *blocks),
@@ -226,6 +231,9 @@ impl Known {
 
     /// Where a life goes on: after the end that the header of its first segment names, or, in the last segment
     /// of the life before, where it writes its first flush group.
+    ///
+    /// Before that header it may write a mark again that was in a page cache only, and then take the segment of
+    /// that mark for one in which nothing was acknowledged.
     fn goes_on_at(&self, life: &Life) -> Option<Place> {
         let mut headers: BTreeMap<SlotId, SlotHeader> = BTreeMap::new();
         let mut newest = Boot(0);
@@ -236,6 +244,19 @@ impl Known {
                 newest = newest.max(header.epoch);
                 headers.insert(write.slot, header);
             }
+        }
+        let opened = life.events.iter().find_map(|event| {
+            let Event::Write {
+                block, contents, ..
+            } = event
+            else {
+                return None;
+            };
+            // A copy of an older header may be written again.
+            header_in(*block, contents).filter(|own| own.by_recovery && newest < own.epoch)
+        });
+        if let Some(header) = opened {
+            return Some(header.predecessor_end);
         }
         for event in &life.events {
             let Event::Write {
@@ -257,14 +278,13 @@ impl Known {
                     block: *block,
                 });
             }
-            // A copy of an older header may be written again.
-            if let Some(header) = header_in(*block, contents)
-                && newest < header.epoch
-            {
-                return Some(header.predecessor_end);
-            }
         }
         None
+    }
+
+    fn has_header(&self, slot: SlotId) -> bool {
+        let mut headers = self.writes.iter().filter(|write| write.is_header());
+        headers.any(|write| write.slot == slot && !write.is_zeros())
     }
 
     fn settle(&mut self, ops: &[u64]) {

@@ -51,7 +51,7 @@ fn a_disk_that_lies_about_flushes_is_seen() {
     for lie in [Lie::Flushes { one_in: 5 }, Lie::SyncAll] {
         let report = run(&ImagesOptions {
             lie: Some(lie),
-            ..options(3_000)
+            ..options(20_000)
         });
         assert!(!report.violations.is_empty(), "{lie:?}");
         let first = report.violations.first().expect("there are some");

@@ -82,6 +82,9 @@ fn a_forced_flush_mode_and_the_bound_of_memory_are_shown_before_and_after_the_st
         assert!(check.contains("  memory: at most "), "{check}");
         let node = place.serve(&config);
         let address = node.client();
+        // A node that has not elected itself yet is not healthy, and a write waits until it has.
+        let written = place.kv(&node, &["put", "key", "value"]);
+        assert_eq!(written.code, 0, "{} {}", written.out, written.err);
         let json = place.pass(&["status", &address, "--tls", "client", "--json"]);
         let status: Value = serde_json::from_str(&json).unwrap();
         assert_eq!(status["wal"]["flush_mode"], mode);

@@ -39,7 +39,7 @@ enum Command {
     Shrink(ShrinkArgs),
     /// Plants known bugs, one at a time, and sees that each is caught.
     Mutants(MutantsArgs),
-    /// Recovers the log from every image that a crash may leave of short histories, and from damaged ones.
+    /// Recovers the log from images that crashes leave of short histories, and from damaged ones.
     Images(ImagesArgs),
 }
 

@@ -43,7 +43,7 @@ mod words;
 
 pub use self::history::{Answer, Call, History, Operation, OperationId, Outcome, Place};
 pub use self::phantom::check_phantoms;
-pub use self::search::{Limits, Searched, Verdict, check_search, search_key};
+pub use self::search::{Limits, Searched, Verdict, check_search, search_key, search_keys};
 pub use self::value::{PIECE_BYTES_MIN, Value, piece_bytes};
 pub use self::violation::{Rule, Violation};
 pub use self::witness::{Committed, Logs, check_witness};

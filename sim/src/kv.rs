@@ -10,7 +10,7 @@ use logdrive_shard::kv::{Command, Kv, KvOutput, KvReader, Op, Origin, VALUE_BYTE
 
 use crate::check::{
     self, Committed, Limits, Logs, OperationId, Place, Verdict, check_phantoms, check_witness,
-    piece_bytes, search_key,
+    piece_bytes, search_keys,
 };
 use crate::history::{History, Operation, Outcome};
 use crate::model::{Model, Request, Searched};
@@ -120,16 +120,9 @@ impl Model for KvModel {
         self.check_empty(history)?;
         check_phantoms(&told).map_err(broken)?;
         check_witness(&told, &logs).map_err(broken)?;
-        let mut keys: Vec<(GroupId, u32)> = told
-            .operations()
-            .iter()
-            .map(|operation| (operation.group, operation.key))
-            .collect();
-        keys.sort_unstable();
-        keys.dedup();
         let mut searched = Searched::default();
-        for (group, key) in keys {
-            match search_key(&told, group, key, &Limits::default()) {
+        for verdict in search_keys(&told, &Limits::default()) {
+            match verdict {
                 Verdict::Linearizable => searched.explained += 1,
                 Verdict::GaveUp(_) => searched.given_up += 1,
                 Verdict::NotLinearizable(violation) => return Err(broken(violation)),

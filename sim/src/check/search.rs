@@ -83,6 +83,14 @@ pub fn check_search(history: &History, limits: &Limits) -> Result<Searched, Viol
     gave_up.map_or(Ok(searched), Err)
 }
 
+/// Searches every key, each to its end: the verdicts, by group and key.
+#[must_use]
+pub fn search_keys(history: &History, limits: &Limits) -> Vec<Verdict> {
+    let keys = events_by_key(history).into_iter();
+    keys.map(|((group, key), events)| search(history, group, key, &events, limits).0)
+        .collect()
+}
+
 /// Searches one key.
 #[must_use]
 pub fn search_key(history: &History, group: GroupId, key: u32, limits: &Limits) -> Verdict {

@@ -12,6 +12,7 @@ use logdrive_sim::coverage::{Coverage, Mark};
 use logdrive_sim::draw;
 use logdrive_sim::enabled::enabled;
 use logdrive_sim::kv::KvModel;
+use logdrive_sim::node::text_of;
 use logdrive_sim::plan::Plan;
 use logdrive_sim::step::Timed;
 
@@ -186,11 +187,8 @@ fn run_all(args: &RunArgs, end: u64) -> Sum {
                     if seed >= end || seed < args.seed {
                         return;
                     }
-                    let outcome = catch_unwind(|| outcome_of(seed, args)).map_err(|panic| {
-                        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-                        text.or_else(|| panic.downcast_ref::<String>().cloned())
-                            .unwrap_or_default()
-                    });
+                    let outcome = catch_unwind(|| outcome_of(seed, args));
+                    let outcome = outcome.map_err(|panic| text_of(panic.as_ref()));
                     if done.send((seed, outcome)).is_err() {
                         return;
                     }

@@ -103,6 +103,11 @@ random_id! {
     Chain
 }
 
+random_id! {
+    /// Which snapshot: a hash of its manifest, and so of its contents, its place in the log and who took it.
+    SnapshotId
+}
+
 impl ClusterId {
     /// The cluster with this name: what configurations and certificates spell out is short on the wire.
     #[must_use]

@@ -46,6 +46,7 @@ pub mod mutant;
 mod progress;
 pub mod quorum;
 mod raft;
+pub mod snapshot;
 pub mod wire;
 
 pub use bootstrap::{Bootstrap, BootstrapReady};
@@ -53,8 +54,9 @@ pub use entry::{Entry, EntryBuilder, EntryHeader, EntryKind, ProposalRow, Unseal
 pub use genesis::Genesis;
 pub use ids::{
     Boot, Chain, ClusterId, GroupId, Incarnation, Index, LogPosition, Micros, NodeId, Replica,
-    ReplicationSession, Round, Term,
+    ReplicationSession, Round, SnapshotId, Term,
 };
 pub use membership::{Member, Membership};
 pub use message::{Body, Lane, Message};
 pub use raft::Raft;
+pub use snapshot::{Anchor, Base};

@@ -57,14 +57,7 @@ impl Trio {
             config.uncommitted_entries_max = usize::MAX;
             config.uncommitted_bytes_max = usize::MAX;
             config.disk_lag_bytes_max = usize::MAX;
-            let restored = Restored {
-                hard_state: Default::default(),
-                never_votes: false,
-                base: genesis.origin(),
-                entries: Vec::new(),
-                membership: genesis.membership(),
-                configurations: Vec::new(),
-            };
+            let restored = Restored::at(genesis.origin(), genesis.membership());
             Raft::new(config, restored, Micros(0))
         };
         let mut trio = Self {

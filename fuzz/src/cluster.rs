@@ -332,6 +332,8 @@ impl World {
             commit,
             role,
             halted,
+            wants_snapshot: _,
+            installed: _,
         } = raft.take_ready();
         assert!(halted.is_none(), "{halted:?}");
         machine.reads.extend(reads);

@@ -204,12 +204,8 @@ pub(crate) fn core(data: &[u8]) {
     let (script, log) = (Script(data), Vec::new());
     let mut liar = Liar { script, log };
     let restored = Restored {
-        hard_state: HardState::default(),
         never_votes: liar.script.byte() == 1,
-        base: genesis().origin(),
-        entries: Vec::new(),
-        membership: genesis().membership(),
-        configurations: Vec::new(),
+        ..Restored::at(genesis().origin(), genesis().membership())
     };
     let config = Config {
         cache_bytes_max: 300,

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use logdrive_raft::limits::{APPEND_BYTES_MAX, APPEND_ENTRIES_MAX};
-use logdrive_raft::message::{Body, Message};
+use logdrive_raft::message::{Body, Message, PART_BYTES_MAX};
 use logdrive_raft::wire::{Encode, Writer};
 
 use crate::memory::{Holding, Tally};
@@ -23,6 +23,9 @@ pub const ACK_BYTES_MAX: usize = 1 << 10;
 
 /// The most bytes of a message on an append stream.
 pub const APPEND_MESSAGE_BYTES_MAX: usize = HEAD_BYTES + 4 * APPEND_ENTRIES_MAX + APPEND_BYTES_MAX;
+
+/// The most bytes of a message on the snapshot stream.
+pub const PART_MESSAGE_BYTES_MAX: usize = HEAD_BYTES + PART_BYTES_MAX;
 
 /// More than everything of an append before the lengths of its frames takes.
 const HEAD_BYTES: usize = 512;

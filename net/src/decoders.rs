@@ -39,6 +39,7 @@ impl Decoder {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use bytes::Bytes;
     use logdrive_raft::wire::Encode;
     use proptest::prelude::*;
 
@@ -110,12 +111,12 @@ pub(crate) mod tests {
     fn messages() -> Vec<Message> {
         use logdrive_raft::entry::EntryBuilder;
         use logdrive_raft::message::{
-            Ack, Append, Body, CommitPoint, GenesisQuery, GenesisReply, Heartbeat, HeartbeatReply,
-            Reject, VoteReply, VoteRequest,
+            Ack, Append, Behind, Body, CommitPoint, GenesisQuery, GenesisReply, Heartbeat,
+            HeartbeatReply, Offered, Part, Progress, Reject, Transfer, VoteReply, VoteRequest,
         };
         use logdrive_raft::{
             Boot, Chain, ClusterId, Genesis, GroupId, Incarnation, Index, LogPosition, Member,
-            NodeId, Replica, ReplicationSession, Round, Term,
+            NodeId, Replica, ReplicationSession, Round, SnapshotId, Term,
         };
         let at = LogPosition {
             index: Index(0x21),
@@ -196,7 +197,45 @@ pub(crate) mod tests {
                 genesis: Some(genesis.clone()),
             }),
             Body::GenesisOffer(genesis),
+            Body::Behind(Behind {
+                session,
+                base: at,
+                round,
+            }),
         ];
+        let snapshot = SnapshotId(0x30);
+        let part = Part::Chunk {
+            file: 0x31,
+            chunk: 0x32,
+        };
+        let transfers = [
+            Transfer::Query { least: at.index },
+            Transfer::Offer(None),
+            Transfer::Offer(Some(Offered {
+                snapshot,
+                at,
+                bytes: 0x33,
+                manifest_bytes: 0x34,
+            })),
+            Transfer::Fetch {
+                snapshot,
+                part: Part::Manifest { offset: 0x35 },
+            },
+            Transfer::Part {
+                snapshot,
+                part,
+                bytes: Bytes::from_static(b"part"),
+            },
+            Transfer::Gone { snapshot },
+            Transfer::Progress(Progress {
+                snapshot,
+                at,
+                bytes: 0x36,
+                bytes_have: 0x37,
+                bytes_per_s: 0x38,
+            }),
+        ];
+        let bodies = bodies.into_iter().chain(transfers.map(Body::Transfer));
         let message = |body| Message {
             from: Replica {
                 id: NodeId(0x11),
@@ -208,7 +247,7 @@ pub(crate) mod tests {
             term: Term(0x15),
             body,
         };
-        bodies.into_iter().map(message).collect()
+        bodies.map(message).collect()
     }
 
     proptest! {
@@ -237,8 +276,10 @@ pub(crate) mod tests {
             which: proptest::sample::Index, ids: [u64; 4], incarnation: u128, flags: [bool; 2],
             voters in proptest::collection::vec((any::<u64>(), any::<u128>(), "[!-~]{0,40}"), 0..31),
         ) {
-            use logdrive_raft::message::Body;
-            use logdrive_raft::{Boot, GroupId, Incarnation, Index, Member, NodeId, Replica, Round, Term};
+            use logdrive_raft::message::{Body, Transfer};
+            use logdrive_raft::{
+                Boot, GroupId, Incarnation, Index, Member, NodeId, Replica, Round, SnapshotId, Term,
+            };
             let mut message = which.get(&messages()).clone();
             let replica = |id, incarnation| Replica {
                 id: NodeId(id),
@@ -274,6 +315,15 @@ pub(crate) mod tests {
                     genesis.group = GroupId(ids[0]);
                     genesis.voters = members.collect();
                 }
+                Body::Behind(body) => (body.round, body.base.index) = (Round(ids[0]), Index(ids[1])),
+                Body::Transfer(Transfer::Part { bytes, snapshot, .. }) => {
+                    *snapshot = SnapshotId(incarnation);
+                    *bytes = Bytes::from(ids.map(|id| id as u8).to_vec());
+                }
+                Body::Transfer(Transfer::Progress(progress)) => {
+                    (progress.bytes, progress.bytes_have) = (ids[0], ids[1]);
+                }
+                Body::Transfer(_) => {}
             }
             prop_assert_eq!(Message::from_bytes(&message.to_bytes()).unwrap(), message);
         }

@@ -58,6 +58,8 @@ pub enum StreamKind {
     Ack = 3,
     /// The acceptor's answer: who it is. Nothing follows it.
     Welcome = 4,
+    /// Parts of snapshots. Opened with the first.
+    Snapshot = 5,
 }
 
 /// Who speaks on a stream, and what for.
@@ -163,6 +165,7 @@ impl Decode for Hello {
                 2 => StreamKind::Append,
                 3 => StreamKind::Ack,
                 4 => StreamKind::Welcome,
+                5 => StreamKind::Snapshot,
                 other => {
                     return Err(DecodeError::Invalid {
                         what: "stream kind",
@@ -319,6 +322,7 @@ pub(crate) mod tests {
                 connection: ids[2],
                 stream: [
                     StreamKind::Control, StreamKind::Append, StreamKind::Ack, StreamKind::Welcome,
+                    StreamKind::Snapshot,
                 ][usize::from(kind) - 1],
                 group: GroupId(ids[3]),
                 term: Term(ids[4]),

@@ -381,7 +381,7 @@ impl PeerNet {
                 .iter()
                 .map(|(peer, link)| (*peer, link.queued_bytes()))
                 .collect(),
-            send_queue_bytes_max: shared.queue_bytes_max + outbox::SMALL_QUEUES_BYTES_MAX,
+            send_queue_bytes_max: shared.queue_bytes_max + outbox::OTHER_QUEUES_BYTES_MAX,
             received_bytes: shared.inbox.held_bytes(),
             received_bytes_max: shared.inbox.bytes_max(),
             reading_bytes: shared.reading.bytes(),

@@ -153,7 +153,10 @@ impl Bootstrap {
             | Input::LaneRoom(_)
             | Input::Propose(_)
             | Input::Durable(_)
-            | Input::Read { .. } => {}
+            | Input::Read { .. }
+            | Input::Anchor { .. }
+            | Input::Cut(_)
+            | Input::Install { .. } => {}
         }
         self.check_invariants();
     }
@@ -202,7 +205,9 @@ impl Bootstrap {
             | Body::Ack(_)
             | Body::Reject(_)
             | Body::Heartbeat(_)
-            | Body::HeartbeatReply(_) => {}
+            | Body::HeartbeatReply(_)
+            | Body::Behind(_)
+            | Body::Transfer(_) => {}
         }
     }
 

@@ -49,6 +49,25 @@ impl Configurations {
         changed
     }
 
+    /// The log now begins at `base`.
+    pub(crate) fn cut(&mut self, base: Index) {
+        let covered = self.above.partition_point(|(index, _)| *index <= base);
+        if let Some((_, newest)) = self.above.drain(..covered).next_back() {
+            self.base = newest;
+        }
+    }
+
+    /// The log begins at a base with this membership, and goes on from there or not.
+    pub(crate) fn install(&mut self, base: Index, membership: Membership, goes_on: bool) {
+        if goes_on {
+            self.above.retain(|(index, _)| base < *index);
+        } else {
+            self.above.clear();
+        }
+        self.base = membership;
+        self.quorum = Quorum::of(self.current());
+    }
+
     /// The one in effect: the newest, committed or not.
     #[must_use]
     pub(crate) fn current(&self) -> &Membership {
@@ -141,6 +160,32 @@ mod tests {
         assert!(configurations.truncate(Index(1)));
         assert_eq!(configurations.current_index(), None);
         assert_eq!(*configurations.quorum(), Quorum::of(&voters(&[1, 2])));
+    }
+
+    #[test]
+    fn a_cut_leaves_the_membership_at_every_index_that_is_left() {
+        let above = vec![
+            (Index(3), joint(&[2, 3], &[1, 2])),
+            (Index(7), voters(&[2, 3])),
+        ];
+        let mut configurations = Configurations::new(voters(&[1, 2]), above);
+        configurations.cut(Index(5));
+        assert_eq!(*configurations.at(Index(5)), joint(&[2, 3], &[1, 2]));
+        assert_eq!(*configurations.current(), voters(&[2, 3]));
+        configurations.cut(Index(7));
+        assert_eq!(configurations.current_index(), None);
+        assert_eq!(*configurations.current(), voters(&[2, 3]));
+    }
+
+    #[test]
+    fn what_a_snapshot_says_replaces_the_membership() {
+        let above = vec![(Index(3), voters(&[1, 2, 3])), (Index(7), voters(&[2, 3]))];
+        let mut configurations = Configurations::new(voters(&[1]), above);
+        configurations.install(Index(5), voters(&[1, 2, 3]), true);
+        assert_eq!(*configurations.current(), voters(&[2, 3]));
+        assert_eq!(*configurations.at(Index(6)), voters(&[1, 2, 3]));
+        configurations.install(Index(6), voters(&[4]), false);
+        assert_eq!(*configurations.quorum(), Quorum::of(&voters(&[4])));
     }
 
     #[test]

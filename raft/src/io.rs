@@ -3,14 +3,18 @@
 //! Outputs gather until they are taken. An order that matters is data: what may leave this machine only
 //! once something is durable lies *inside* the write it waits for.
 
+use bytes::Bytes;
+
 use crate::entry::{Entry, UnsealedEntry};
 use crate::ids::{
-    Boot, Chain, GroupId, Index, LogPosition, Micros, NodeId, Replica, ReplicationSession, Term,
+    Boot, Chain, GroupId, Index, LogPosition, Micros, NodeId, Replica, ReplicationSession,
+    SnapshotId, Term,
 };
 use crate::limits::APPEND_BYTES_MAX;
 use crate::membership::Membership;
 use crate::message::Message;
 use crate::mutant::Mutant;
+use crate::snapshot::{Anchor, Base};
 use crate::wire::DecodeError;
 
 /// What a replica is and how it behaves. Fixed for the life of the value.
@@ -145,6 +149,31 @@ pub struct Restored {
     pub membership: Membership,
     /// Configuration entries above the base, in order.
     pub configurations: Vec<(Index, Membership)>,
+    /// When terms began that have entries at or below the base, as far as that is known.
+    pub term_starts: Vec<(Term, Index)>,
+    /// The newest anchor: the log may be cut up to here.
+    pub anchor: LogPosition,
+    /// Nothing that can be read stands for what lies up to the base. The replica votes, and does not campaign before
+    /// it has a snapshot.
+    pub lacks_snapshot: bool,
+}
+
+impl Restored {
+    /// A log that begins here and holds nothing.
+    #[must_use]
+    pub fn at(base: LogPosition, membership: Membership) -> Self {
+        Self {
+            hard_state: HardState::default(),
+            never_votes: false,
+            base,
+            entries: Vec::new(),
+            membership,
+            configurations: Vec::new(),
+            term_starts: Vec::new(),
+            anchor: base,
+            lacks_snapshot: false,
+        }
+    }
 }
 
 /// Something that happened.
@@ -183,6 +212,22 @@ pub enum Input {
     },
     /// What waits for a peer has become less.
     LaneRoom(NodeId),
+    /// The effects of what lies up to here survive any crash: what the log amounts to there may be written down.
+    Anchor {
+        /// The last entry that is covered.
+        at: Index,
+        /// The session table there.
+        sessions: Bytes,
+    },
+    /// What lies up to here, and not beyond the newest durable anchor, is no longer wanted.
+    Cut(Index),
+    /// A snapshot was received, and its files are durable and were read back.
+    Install {
+        /// What it covers.
+        anchor: Anchor,
+        /// Which one.
+        snapshot: SnapshotId,
+    },
 }
 
 /// Numbers the writes of a group, in the order in which they must become durable.
@@ -199,6 +244,10 @@ pub enum Write {
     /// The log ends here: a conflict was cut and nothing has replaced it yet. The core always has the
     /// replacement at hand and writes it as entries; this is for repair.
     Truncate(LogPosition),
+    /// What the log up to a point amounts to. Durable before any [`Write::Base`] that cuts at or below it.
+    Anchor(Anchor),
+    /// The log begins here.
+    Base(Base),
 }
 
 /// A write to the log, and what may leave this machine only once it is durable.
@@ -314,6 +363,21 @@ pub enum HaltReason {
         /// What is wrong with it.
         source: DecodeError,
     },
+    /// A snapshot says otherwise than what this replica knows to be committed.
+    #[error(
+        "snapshot {snapshot} says that {theirs} is committed, and here that is {ours} (chains {their_chain} and \
+         {our_chain})",
+        their_chain = theirs.chain,
+        our_chain = ours.chain
+    )]
+    SnapshotConflict {
+        /// The snapshot.
+        snapshot: SnapshotId,
+        /// Where it ends.
+        theirs: LogPosition,
+        /// What is committed here at that index.
+        ours: LogPosition,
+    },
 }
 
 /// What the world owes the core. Every field must be carried out.
@@ -336,6 +400,28 @@ pub struct Ready {
     pub role: Option<RoleChange>,
     /// The group has halted.
     pub halted: Option<HaltReason>,
+    /// The leader's log begins beyond what this replica needs next.
+    pub wants_snapshot: Option<SnapshotWanted>,
+    /// The log begins at this snapshot, durably: the state machine may follow.
+    pub installed: Option<Installed>,
+}
+
+/// A snapshot is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotWanted {
+    /// Who leads and knows.
+    pub leader: NodeId,
+    /// Where its log begins. Any snapshot that ends there or later will do.
+    pub base: LogPosition,
+}
+
+/// A snapshot that was installed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Installed {
+    /// Where the log begins.
+    pub at: LogPosition,
+    /// Which snapshot.
+    pub snapshot: SnapshotId,
 }
 
 /// One follower as its leader sees it, for status and metrics.
@@ -351,6 +437,8 @@ pub struct PeerStatus {
     pub inflight_bytes: usize,
     /// The append stream in use.
     pub session: ReplicationSession,
+    /// What it needs next is no longer in the leader's log: it has to fetch a snapshot.
+    pub behind: bool,
     /// When it last answered.
     pub heard: Micros,
 }

@@ -13,6 +13,8 @@ use crate::io::{EntryMeta, PersistId};
 #[derive(Debug)]
 pub(crate) struct Log {
     base: LogPosition,
+    /// Bytes of all frames up to the base that this value has seen: offsets go on from there when the log is cut.
+    base_bytes: u64,
     /// One an entry, for `base.index + 1` and on.
     slots: VecDeque<Slot>,
     /// The frames of the newest entries, without gaps up to the last.
@@ -29,7 +31,7 @@ pub(crate) struct Log {
 struct Slot {
     chain: Chain,
     term: Term,
-    /// Bytes of all frames above the base up to and including this one.
+    /// Bytes of all frames up to and including this one, from where this value began.
     end_bytes: u64,
 }
 
@@ -54,6 +56,7 @@ impl Log {
         let durable = Index(base.index.0 + slots.len() as u64);
         Self {
             base,
+            base_bytes: 0,
             slots,
             frames: VecDeque::new(),
             frames_bytes: 0,
@@ -94,6 +97,52 @@ impl Log {
         for (_, through) in &mut self.pending {
             *through = (*through).min(last);
         }
+    }
+
+    /// What lies up to `base`, which is on this log, is no longer part of it.
+    pub(crate) fn cut(&mut self, base: LogPosition) {
+        assert!(self.holds(&base));
+        self.base_bytes = self.end_bytes(base.index);
+        let below = usize::try_from(base.index.0 - self.base.index.0);
+        let below = below.expect("bounded by the slots");
+        while self.first_cached() <= base.index
+            && let Some(entry) = self.frames.pop_front()
+        {
+            self.frames_bytes -= entry.frame().len();
+        }
+        self.slots.drain(..below);
+        self.base = base;
+        // The snapshot stands for what has not reached the disk as entries.
+        self.durable = self.durable.max(base.index);
+    }
+
+    /// The log begins and ends at `base`: nothing of what it held can be a part of what goes on from there.
+    pub(crate) fn replace(&mut self, base: LogPosition) {
+        self.base_bytes = self.end_bytes(self.last().index);
+        self.slots.clear();
+        self.frames.clear();
+        self.frames_bytes = 0;
+        self.base = base;
+        self.durable = base.index;
+        // What is on its way to the disk was of the log that is gone.
+        for (_, through) in &mut self.pending {
+            *through = base.index;
+        }
+    }
+
+    /// When each term began that has entries above the base and up to `through`.
+    pub(crate) fn term_starts(&self, through: Index) -> Vec<(Term, Index)> {
+        let mut starts = Vec::new();
+        let mut at = self.base;
+        while at.index < through.min(self.last().index) {
+            let first = at.index.next();
+            let term = self.position(first).expect("between base and last").term;
+            if at.term < term {
+                starts.push((term, first));
+            }
+            at = self.last_of_term_at_most(term, through);
+        }
+        starts
     }
 
     /// The write `id` holds every entry that is not in an earlier one.
@@ -255,10 +304,10 @@ impl Log {
 
     fn end_bytes(&self, index: Index) -> u64 {
         if index <= self.base.index {
-            return 0;
+            return self.base_bytes;
         }
         let slot = self.slot(index).or(self.slots.back());
-        slot.map_or(0, |slot| slot.end_bytes)
+        slot.map_or(self.base_bytes, |slot| slot.end_bytes)
     }
 
     /// Oldest first, and nothing that is not durable: that would have no other copy.
@@ -360,6 +409,63 @@ mod tests {
         assert_eq!(found(3, 9), Index(2));
         assert_eq!(found(0, 9), Index(0));
         assert_eq!(found(9, 9), Index(5));
+    }
+
+    #[test]
+    fn a_log_that_is_cut_goes_on_with_what_is_left() {
+        let mut log = empty(1 << 20);
+        extend(&mut log, &[1, 1, 2, 4, 4]);
+        log.writing(PersistId(1));
+        let (at, last) = (log.position(Index(3)).unwrap(), log.last());
+        log.cut(at);
+        assert_eq!((log.base(), log.last()), (at, last));
+        assert_eq!((log.durable(), log.first_cached()), (Index(3), Index(4)));
+        assert_eq!(log.cache_bytes(), 160);
+        assert_eq!(log.bytes_between(Index(3), Index(5)), 160);
+        assert_eq!(log.bytes_between(Index(0), Index(4)), 80);
+        assert_eq!(log.position(Index(2)), None);
+        assert_eq!(log.term_starts(Index(9)), [(Term(4), Index(4))]);
+        log.check_invariants();
+        log.cut(last);
+        assert_eq!((log.last(), log.durable()), (last, Index(5)));
+        extend(&mut log, &[4]);
+        log.on_durable(PersistId(1));
+        assert_eq!(log.durable(), Index(5));
+        assert_eq!(log.bytes_between(Index(5), Index(6)), 80);
+        log.check_invariants();
+    }
+
+    #[test]
+    fn late_writes_do_not_lift_a_log_that_was_replaced() {
+        let mut log = empty(1 << 20);
+        extend(&mut log, &[1, 1, 1]);
+        log.writing(PersistId(1));
+        let base = LogPosition {
+            index: Index(2),
+            term: Term(3),
+            chain: Chain(7),
+        };
+        log.replace(base);
+        assert_eq!((log.base(), log.last()), (base, base));
+        extend(&mut log, &[3, 3]);
+        log.on_durable(PersistId(1));
+        assert_eq!(log.durable(), Index(2));
+        assert_eq!(log.first_cached(), Index(3));
+        log.check_invariants();
+    }
+
+    #[test]
+    fn the_beginnings_of_terms_are_found() {
+        let mut log = empty(1 << 20);
+        extend(&mut log, &[1, 1, 4, 6, 6, 6]);
+        let all = [
+            (Term(1), Index(1)),
+            (Term(4), Index(3)),
+            (Term(6), Index(4)),
+        ];
+        assert_eq!(log.term_starts(Index(6)), all);
+        assert_eq!(log.term_starts(Index(3)), all[..2]);
+        assert_eq!(log.term_starts(Index(0)), []);
     }
 
     #[test]

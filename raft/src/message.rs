@@ -11,6 +11,10 @@ use crate::ids::{
 use crate::limits::{APPEND_BYTES_MAX, APPEND_ENTRIES_MAX, FRAME_BYTES_MAX, MEMBERS_MAX};
 use crate::wire::{Decode, DecodeError, Encode, Reader, Writer};
 
+mod transfer;
+
+pub use transfer::{MANIFEST_BYTES_MAX, Offered, PART_BYTES_MAX, Part, Progress, Transfer};
+
 /// One message from a replica of a group to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
@@ -45,12 +49,16 @@ pub enum Body {
     Heartbeat(Heartbeat),
     /// The answer.
     HeartbeatReply(HeartbeatReply),
+    /// What a follower needs next is no longer in its leader's log.
+    Behind(Behind),
     /// Asks a listed voter for its genesis.
     GenesisQuery(GenesisQuery),
     /// The answer: none yet, or this one.
     GenesisReply(GenesisReply),
     /// The lowest listed voter has written this genesis after every voter answered 'empty'.
     GenesisOffer(Genesis),
+    /// Hands on a snapshot. Belongs to no term.
+    Transfer(Transfer),
 }
 
 /// How a message travels.
@@ -63,6 +71,8 @@ pub enum Lane {
     Append = 2,
     /// Acks and rejections.
     Ack = 3,
+    /// Parts of snapshots, behind everything else.
+    Snapshot = 4,
 }
 
 /// Asks for a vote.
@@ -153,6 +163,17 @@ pub struct HeartbeatReply {
     pub round: Round,
 }
 
+/// A follower's log ends below where the leader's begins: it has to fetch a snapshot, from whoever has one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Behind {
+    /// The append stream that came to this end.
+    pub session: ReplicationSession,
+    /// Where the leader's log begins.
+    pub base: LogPosition,
+    /// The round in which this was sent.
+    pub round: Round,
+}
+
 /// Asks for a genesis.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GenesisQuery {
@@ -178,24 +199,28 @@ impl Message {
         match &self.body {
             Body::Append(_) => Lane::Append,
             Body::Ack(_) | Body::Reject(_) => Lane::Ack,
+            Body::Transfer(Transfer::Part { .. }) => Lane::Snapshot,
             Body::VoteRequest(_)
             | Body::VoteReply(_)
             | Body::Heartbeat(_)
             | Body::HeartbeatReply(_)
+            | Body::Behind(_)
             | Body::GenesisQuery(_)
             | Body::GenesisReply(_)
-            | Body::GenesisOffer(_) => Lane::Control,
+            | Body::GenesisOffer(_)
+            | Body::Transfer(_) => Lane::Control,
         }
     }
 
     /// About how many bytes it takes on the wire and in queues.
     #[must_use]
     pub fn cost_bytes(&self) -> usize {
-        let entries = match &self.body {
+        let bulk = match &self.body {
             Body::Append(append) => append.entries.iter().map(|entry| entry.frame().len()).sum(),
+            Body::Transfer(transfer) => transfer.cost_bytes(),
             _ => 0,
         };
-        256 + entries
+        256 + bulk
     }
 }
 
@@ -286,6 +311,16 @@ impl Message {
                 10_u8.encode(out);
                 genesis.encode(out);
             }
+            Body::Behind(body) => {
+                11_u8.encode(out);
+                body.session.encode(out);
+                body.base.encode(out);
+                body.round.encode(out);
+            }
+            Body::Transfer(transfer) => {
+                12_u8.encode(out);
+                transfer.encode(out);
+            }
         }
     }
 
@@ -293,7 +328,7 @@ impl Message {
     /// checksums are verified; whether they continue a log is for the core.
     pub fn from_shared(bytes: &bytes::Bytes) -> Result<Self, DecodeError> {
         let mut input = Reader::new(bytes);
-        let mut message = Self::decode_fields(&mut input)?;
+        let mut message = Self::decode_fields(&mut input, bytes)?;
         let Body::Append(append) = &mut message.body else {
             input.finish()?;
             return Ok(message);
@@ -328,7 +363,7 @@ impl Message {
         Ok(message)
     }
 
-    fn decode_fields(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    fn decode_fields(input: &mut Reader<'_>, shared: &bytes::Bytes) -> Result<Self, DecodeError> {
         let from = Decode::decode(input)?;
         let boot = Decode::decode(input)?;
         let to = Decode::decode(input)?;
@@ -380,6 +415,12 @@ impl Message {
                 genesis: Decode::decode(input)?,
             }),
             10 => Body::GenesisOffer(Decode::decode(input)?),
+            11 => Body::Behind(Behind {
+                session: Decode::decode(input)?,
+                base: Decode::decode(input)?,
+                round: Decode::decode(input)?,
+            }),
+            12 => Body::Transfer(Transfer::decode_shared(input, shared)?),
             kind => {
                 let value = u64::from(kind);
                 return Err(DecodeError::Invalid {

@@ -353,6 +353,22 @@ mutants! {
     /// keep the sum with the address because of that.
     BlockAnywhere = "block-anywhere",
 
+    // Snapshots.
+
+    /// The log is cut as far as it is committed and durable here, whatever of it the machine would come back with.
+    CutBeyondAnchor = "cut-beyond-anchor",
+
+    /// A received snapshot keeps the log beyond it without asking whether that goes on from it: entries that lost an
+    /// election come back. openraft#559.
+    RestKeptUnchecked = "rest-kept-unchecked",
+
+    /// A snapshot that contradicts what is committed here, the same index with another term, is installed all the
+    /// same. openraft#1892.
+    SnapshotOtherTerm = "snapshot-other-term",
+
+    /// The membership from before a snapshot stays in effect after it. openraft#1808.
+    MembershipSurvivesInstall = "membership-survives-install",
+
     // Elections, once more.
 
     /// Who refuses a pre-vote because its term is higher is not heard: whoever asked keeps its term and is

@@ -30,6 +30,8 @@ pub(crate) struct Progress {
     pub(crate) reading: Option<Index>,
     /// The disk could not give them; not asked again before the next heartbeat.
     pub(crate) read_failed: bool,
+    /// What it needs next is no longer in the log: it has to fetch a snapshot.
+    pub(crate) behind: bool,
     /// It lags: the way there takes no more appends for now. What is not taken is not remembered, it is
     /// in the log.
     pub(crate) lane_full: bool,
@@ -72,8 +74,26 @@ impl Progress {
             asked: now,
             reading: None,
             read_failed: false,
+            behind: false,
             lane_full: false,
         }
+    }
+
+    /// The log begins at `base` from now on. What is known of a follower that ends below it is of no use any more:
+    /// where it is has to be asked.
+    pub(crate) fn cut(&mut self, base: Index) {
+        if self.match_index.is_some_and(|matched| matched < base) {
+            self.match_index = None;
+        }
+        if base < self.next_index && (self.match_index.is_some() || self.mode != Mode::Replicate) {
+            return;
+        }
+        self.next_index = self.next_index.max(base.next());
+        self.mode = Mode::Probe {
+            waiting: false,
+            hopeful: false,
+        };
+        self.reading = None;
     }
 
     /// What was on its way may never arrive. Nothing is known but where it is worth asking.
@@ -125,6 +145,7 @@ impl Progress {
         }
         self.next_index = self.next_index.max(index.next());
         self.mode = Mode::Replicate;
+        self.behind = false;
     }
 
     pub(crate) fn status(&self, log: &Log) -> PeerStatus {
@@ -134,6 +155,7 @@ impl Progress {
             next_index: self.next_index,
             inflight_bytes: usize::try_from(self.inflight(log).0).unwrap_or(usize::MAX),
             session: self.session,
+            behind: self.behind,
             heard: self.heard,
         }
     }

@@ -10,10 +10,12 @@
 //! follower     log matching, acks, how far the log is committed (§5.3)
 //! leader       proposals, commitment, heartbeats, when to give up (§5.3, §5.4.2)
 //! replication  what is sent to each follower, and what its answers prove
+//! compaction   where the log begins: anchors, cuts, received snapshots
 //! outbox       the outputs under construction
 //! ```
 
 mod candidate;
+mod compaction;
 mod dispatch;
 mod follower;
 mod leader;
@@ -35,6 +37,7 @@ use crate::mutated;
 use crate::wire::Decode;
 
 use candidate::Votes;
+use compaction::Compaction;
 use follower::Follower;
 use leader::Leader;
 use outbox::Outbox;
@@ -47,6 +50,7 @@ pub struct Raft {
     never_votes: bool,
     log: Log,
     configurations: Configurations,
+    compaction: Compaction,
     commit: LogPosition,
     role: RoleState,
     /// Of this term, if known.
@@ -113,10 +117,16 @@ impl Raft {
                 .current_index()
                 .is_none_or(|index| restored.base.index < index && index <= last.index)
         );
+        let compaction = Compaction::new(
+            restored.anchor,
+            restored.term_starts,
+            restored.lacks_snapshot,
+        );
         let mut raft = Self {
             hard_state,
             never_votes: restored.never_votes,
             configurations,
+            compaction,
             commit: restored.base,
             role: RoleState::Follower(Follower::default()),
             leader: None,
@@ -174,6 +184,9 @@ impl Raft {
                 from,
             } => self.on_lane_full(peer, session, from),
             Input::LaneRoom(peer) => self.on_lane_room(peer),
+            Input::Anchor { at, sessions } => self.on_anchor(at, sessions),
+            Input::Cut(through) => self.on_cut(through),
+            Input::Install { anchor, snapshot } => self.on_install(anchor, snapshot),
         }
         self.announce();
         assert!(term <= self.hard_state.term);
@@ -336,6 +349,7 @@ impl Raft {
         if self.halted.is_some() {
             return;
         }
+        self.on_compaction_durable();
         match &self.role {
             RoleState::Follower(_) => self.send_owed_ack(),
             RoleState::PreCandidate(_) => {}

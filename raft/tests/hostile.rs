@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed test says where")]
 
 use logdrive_raft::bootstrap::Bootstrap;
-use logdrive_raft::io::{Config, HardState, Input, PersistId, Restored};
+use logdrive_raft::io::{Config, Input, PersistId, Restored};
 use logdrive_raft::message::{
     Ack, Append, CommitPoint, GenesisQuery, GenesisReply, Heartbeat, HeartbeatReply, Reject,
     VoteReply, VoteRequest,
@@ -194,14 +194,7 @@ fn a_core_survives_whatever_it_is_told() {
             random,
             log: Vec::new(),
         };
-        let restored = Restored {
-            hard_state: HardState::default(),
-            never_votes: false,
-            base: genesis().origin(),
-            entries: Vec::new(),
-            membership: genesis().membership(),
-            configurations: Vec::new(),
-        };
+        let restored = Restored::at(genesis().origin(), genesis().membership());
         let me = genesis().voters[0].replica;
         let config = Config {
             cache_bytes_max: 300,

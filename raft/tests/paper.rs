@@ -203,11 +203,8 @@ impl Server {
         };
         let restored = Restored {
             hard_state,
-            never_votes: false,
-            base: genesis(3).origin(),
             entries: disk.iter().map(meta).collect(),
-            membership: genesis(voters).membership(),
-            configurations: Vec::new(),
+            ..Restored::at(genesis(3).origin(), genesis(voters).membership())
         };
         let config = Config::new(replica(1), Boot(boot), GroupId(1), 1);
         Raft::new(config, restored, now)
@@ -259,6 +256,7 @@ impl Server {
                         self.disk.extend(entries);
                     }
                     Write::Truncate(_) => unreachable!("the core never only cuts"),
+                    Write::Anchor(_) | Write::Base(_) => unreachable!("nobody asked for a cut"),
                 }
             }
             let term = self.raft.term();
@@ -972,14 +970,7 @@ fn rule_47_heartbeats_outpace_elections() {
     let defaults = Config::new(replica(1), Boot(1), GroupId(1), 1);
     assert!(defaults.heartbeat_interval_us * 2 < defaults.election_timeout_min_us);
     let refused = std::panic::catch_unwind(|| {
-        let restored = Restored {
-            hard_state: HardState::default(),
-            never_votes: false,
-            base: genesis(3).origin(),
-            entries: Vec::new(),
-            membership: genesis(3).membership(),
-            configurations: Vec::new(),
-        };
+        let restored = Restored::at(genesis(3).origin(), genesis(3).membership());
         let config = Config {
             heartbeat_interval_us: 150_000,
             ..Config::new(replica(1), Boot(1), GroupId(1), 1)

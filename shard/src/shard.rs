@@ -349,6 +349,8 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             commit,
             role,
             halted,
+            wants_snapshot,
+            installed,
         } = ready;
         if let Some(from) = truncated_from
             && !mutated!(self.core.mutant, AnswerReplaced)
@@ -395,6 +397,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         }
         // What is committed is handed on after the turn's writes are under way.
         let _ = commit;
+        let _ = (wants_snapshot, installed);
         if let Some(reason) = halted {
             group.halt(Halt::Core(reason.clone()));
             self.ports.notice(Notice::Halted { group: id, reason });
@@ -604,12 +607,5 @@ fn core_config(core: &CoreSettings, replica: Replica, boot: Boot, group: GroupId
 }
 
 fn restored_from(genesis: &Genesis) -> Restored {
-    Restored {
-        hard_state: Default::default(),
-        never_votes: false,
-        base: genesis.origin(),
-        entries: Vec::new(),
-        membership: genesis.membership(),
-        configurations: Vec::new(),
-    }
+    Restored::at(genesis.origin(), genesis.membership())
 }

@@ -47,7 +47,7 @@ struct Link {
     cut: bool,
     clogged_until: Micros,
     /// When the last message of each lane arrives.
-    last: [Micros; 3],
+    last: [Micros; 4],
     /// When the link has carried what was sent.
     carried: Micros,
     /// The connection: what belongs to an earlier one is gone.
@@ -80,7 +80,7 @@ impl Network {
                 dice: dice(Site::Link(from, to)),
                 cut: false,
                 clogged_until: Micros(0),
-                last: [Micros(0); 3],
+                last: [Micros(0); 4],
                 carried: Micros(0),
                 connection: 0,
             }
@@ -251,7 +251,7 @@ impl Network {
             let at = self.at(from, to);
             let link = &mut self.links[at];
             link.connection += 1;
-            link.last = [Micros(0); 3];
+            link.last = [Micros(0); 4];
             link.carried = Micros(0);
             self.lanes.disconnect(from, to);
         }
@@ -300,7 +300,7 @@ impl Network {
         let mut begins = now;
         let carrying = message.cost_bytes() as u64 * 1_000_000;
         if let Some(us) = carrying.checked_div(plan.bytes_per_s) {
-            let waits = message.lane() == Lane::Append;
+            let waits = matches!(message.lane(), Lane::Append | Lane::Snapshot);
             if waits && now < link.carried {
                 coverage.hit(Mark::Bandwidth);
             }
@@ -313,6 +313,7 @@ impl Network {
             Lane::Control => 0,
             Lane::Append => 1,
             Lane::Ack => 2,
+            Lane::Snapshot => 3,
         };
         let last = &mut link.last[lane];
         if arrival < *last && !plan.in_order {

@@ -1,6 +1,6 @@
 //! What happened, in order: as a number always, as a story when somebody listens.
 
-use logdrive_raft::message::Body;
+use logdrive_raft::message::{Body, Transfer};
 use logdrive_raft::{Entry, Message, Micros};
 
 /// The events of a run.
@@ -110,6 +110,8 @@ impl<'a> Trace<'a> {
             Body::GenesisQuery(body) => 8 << 60 ^ body.question,
             Body::GenesisReply(body) => 9 << 60 ^ body.question,
             Body::GenesisOffer(_) => 10 << 60,
+            Body::Behind(body) => 11 << 60 ^ body.base.index.0 ^ body.round.0 << 32,
+            Body::Transfer(transfer) => 12 << 60 ^ Self::digest_text(&format!("{transfer:?}")) >> 4,
         }
     }
 
@@ -141,6 +143,11 @@ impl<'a> Trace<'a> {
             Body::GenesisQuery(_) => "genesis?".to_owned(),
             Body::GenesisReply(body) => format!("genesis known={}", body.genesis.is_some()),
             Body::GenesisOffer(_) => "genesis".to_owned(),
+            Body::Behind(body) => format!("behind base={}", body.base),
+            Body::Transfer(Transfer::Part { part, bytes, .. }) => {
+                format!("snapshot {part:?} bytes={}", bytes.len())
+            }
+            Body::Transfer(transfer) => format!("snapshot {transfer:?}"),
         };
         format!("group {group} term {term} {said}")
     }

@@ -17,8 +17,8 @@ use tokio::time::timeout;
 
 use super::Shared;
 use crate::codec::{
-    ACK_BYTES_MAX, APPEND_MESSAGE_BYTES_MAX, CONTROL_BYTES_MAX, Keep, MessageReader, ReadFailure,
-    framed,
+    ACK_BYTES_MAX, APPEND_MESSAGE_BYTES_MAX, CONTROL_BYTES_MAX, Keep, MessageReader,
+    PART_MESSAGE_BYTES_MAX, ReadFailure, framed,
 };
 use crate::error::{CloseCode, Refusal};
 use crate::hello::{HELLO_BYTES_MAX, Hello, StreamKind};
@@ -174,6 +174,7 @@ async fn read_messages(
         StreamKind::Control => (Lane::Control, CONTROL_BYTES_MAX, Keep::Briefly),
         StreamKind::Ack => (Lane::Ack, ACK_BYTES_MAX, Keep::Briefly),
         StreamKind::Append => (Lane::Append, APPEND_MESSAGE_BYTES_MAX, Keep::Long),
+        StreamKind::Snapshot => (Lane::Snapshot, PART_MESSAGE_BYTES_MAX, Keep::Long),
         StreamKind::Welcome => {
             let what = "a welcome from the side that dialled";
             return Err(Refusal::new(CloseCode::Malformed, what));

@@ -18,6 +18,8 @@ pub(super) struct Inbox {
     held_bytes: Cell<usize>,
     /// Bytes of control messages and acks that have not been taken out.
     small_bytes: Cell<usize>,
+    /// The same of parts of snapshots.
+    part_bytes: Cell<usize>,
     bytes_max: usize,
     room: Notify,
 }
@@ -28,6 +30,7 @@ impl Inbox {
             mailbox: Mailbox::new(),
             held_bytes: Cell::new(0),
             small_bytes: Cell::new(0),
+            part_bytes: Cell::new(0),
             bytes_max,
             room: Notify::new(),
         }
@@ -36,7 +39,7 @@ impl Inbox {
     /// Waits until there is room for `message`.
     ///
     /// Appends wait for all bytes that the shard holds. Control and acks have a small budget of their own,
-    /// so that they do not wait behind appends.
+    /// so that they do not wait behind appends, and parts of snapshots one, so that nothing waits behind those.
     pub(super) async fn room_for(&self, message: &Message) {
         let bytes = message.cost_bytes();
         loop {
@@ -50,6 +53,10 @@ impl Inbox {
                     let small = self.small_bytes.get();
                     small == 0 || small + bytes <= SMALL_BYTES_MAX
                 }
+                Lane::Snapshot => {
+                    let parts = self.part_bytes.get();
+                    parts == 0 || parts + bytes <= PARTS_BYTES_MAX
+                }
             };
             if fits {
                 return;
@@ -62,8 +69,13 @@ impl Inbox {
     pub(super) fn push_message(&self, message: Message) {
         let bytes = message.cost_bytes();
         self.held_bytes.set(self.held_bytes.get() + bytes);
-        if message.lane() != Lane::Append {
-            self.small_bytes.set(self.small_bytes.get() + bytes);
+        let own = match message.lane() {
+            Lane::Append => None,
+            Lane::Control | Lane::Ack => Some(&self.small_bytes),
+            Lane::Snapshot => Some(&self.part_bytes),
+        };
+        if let Some(own) = own {
+            own.set(own.get() + bytes);
         }
         self.push(PeerEvent::Message(message));
     }
@@ -76,7 +88,8 @@ impl Inbox {
     /// Takes out everything.
     pub(super) fn take(&self, out: &mut Vec<PeerEvent>) {
         self.mailbox.take(out);
-        if self.small_bytes.replace(0) != 0 {
+        let taken = self.small_bytes.replace(0) + self.part_bytes.replace(0);
+        if taken != 0 {
             self.room.notify_waiters();
         }
     }
@@ -99,7 +112,7 @@ impl Inbox {
 
     /// The most bytes of messages that are held, one largest append aside.
     pub(super) fn bytes_max(&self) -> usize {
-        self.bytes_max + SMALL_BYTES_MAX
+        self.bytes_max + SMALL_BYTES_MAX + PARTS_BYTES_MAX
     }
 
     pub(super) fn set_waker(&self, waker: Waker) {
@@ -114,3 +127,6 @@ impl Inbox {
 
 /// The most bytes of control messages and acks that wait.
 const SMALL_BYTES_MAX: usize = 1 << 20;
+
+/// The most bytes of parts of snapshots that wait. Whoever fetches them asks for no more than that.
+const PARTS_BYTES_MAX: usize = 2 << 20;

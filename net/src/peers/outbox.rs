@@ -208,6 +208,9 @@ pub(super) struct Outbox {
     hello: Hello,
     control: Rc<LaneQueue>,
     acks: Rc<LaneQueue>,
+    /// Parts of snapshots, whose stream is opened with the first.
+    parts: Rc<LaneQueue>,
+    parts_open: bool,
     appends: BTreeMap<GroupId, AppendLane>,
     budget: Rc<Budget>,
     /// Groups whose stream has no writer yet.
@@ -221,6 +224,8 @@ impl Outbox {
             hello,
             control: Rc::default(),
             acks: Rc::default(),
+            parts: Rc::default(),
+            parts_open: false,
             appends: BTreeMap::new(),
             budget: Rc::new(Budget {
                 bytes: Cell::new(0),
@@ -253,20 +258,29 @@ impl Outbox {
 
     /// Bytes that wait, on all streams.
     pub(super) fn queued_bytes(&self) -> usize {
-        self.control.bytes.get() + self.acks.bytes.get() + self.budget.bytes.get()
+        let small = self.control.bytes.get() + self.acks.bytes.get();
+        small + self.parts.bytes.get() + self.budget.bytes.get()
     }
 
     /// Puts a message in its queue. True if a stream has to be opened for it.
     pub(super) fn push(&mut self, message: Message) -> Result<bool, SendError> {
         match message.lane() {
-            Lane::Control => push_small(&self.control, message).map(|()| false),
+            Lane::Control => {
+                push_within(SMALL_QUEUE_BYTES_MAX, &self.control, message)?;
+                Ok(false)
+            }
             Lane::Ack => {
                 if self.acks.replace_ack(&message) {
                     return Ok(false);
                 }
-                push_small(&self.acks, message).map(|()| false)
+                push_within(SMALL_QUEUE_BYTES_MAX, &self.acks, message)?;
+                Ok(false)
             }
             Lane::Append => self.push_append(message),
+            Lane::Snapshot => {
+                push_within(PARTS_QUEUE_BYTES_MAX, &self.parts, message)?;
+                Ok(!self.parts_open)
+            }
         }
     }
 
@@ -317,11 +331,16 @@ impl Outbox {
         Ok(opens)
     }
 
-    /// Starts a writer for each append stream that has none.
+    /// Starts a writer for each stream that has something to say and none.
     pub(super) fn open_streams(
         &mut self,
         mut start: impl FnMut(Rc<LaneQueue>, Hello) -> AbortHandle,
     ) {
+        if !self.parts_open && self.parts.bytes.get() > 0 {
+            self.parts_open = true;
+            let hello = self.hello.with_stream(StreamKind::Snapshot);
+            start(Rc::clone(&self.parts), hello);
+        }
         for group in self.unopened.drain(..) {
             let Some(lane) = self.appends.get_mut(&group) else {
                 continue;
@@ -341,19 +360,21 @@ impl Outbox {
     }
 }
 
-fn push_small(queue: &LaneQueue, message: Message) -> Result<(), SendError> {
-    if queue.bytes.get() + message.cost_bytes() > SMALL_QUEUE_BYTES_MAX {
+fn push_within(bytes_max: usize, queue: &LaneQueue, message: Message) -> Result<(), SendError> {
+    if queue.bytes.get() + message.cost_bytes() > bytes_max {
         return Err(SendError::Full);
     }
     queue.push(message);
     Ok(())
 }
 
-/// Later is behind: control and acks leave before appends that have not been put into packets.
+/// Later is behind: control and acks leave before appends that have not been put into packets, and those before
+/// parts of snapshots.
 fn priority(stream: StreamKind) -> i32 {
     match stream {
         StreamKind::Control | StreamKind::Ack | StreamKind::Welcome => 10,
         StreamKind::Append => 0,
+        StreamKind::Snapshot => -10,
     }
 }
 
@@ -363,8 +384,12 @@ const STREAM_ABANDONED: u32 = 1;
 /// About how much is put together before it is handed to QUIC. One message may be larger.
 const WRITE_BYTES_MAX: usize = 256 << 10;
 
-/// The most bytes of both.
-pub(super) const SMALL_QUEUES_BYTES_MAX: usize = 2 * SMALL_QUEUE_BYTES_MAX;
+/// The most bytes of what waits beside appends.
+pub(super) const OTHER_QUEUES_BYTES_MAX: usize = 2 * SMALL_QUEUE_BYTES_MAX + PARTS_QUEUE_BYTES_MAX;
+
+/// The most bytes of parts of snapshots that wait for one peer. It asks for a few at a time, and again for what was
+/// not taken.
+const PARTS_QUEUE_BYTES_MAX: usize = 2 << 20;
 
 /// The most bytes of control messages, and of acks, that wait for one peer.
 const SMALL_QUEUE_BYTES_MAX: usize = 256 << 10;
@@ -372,8 +397,8 @@ const SMALL_QUEUE_BYTES_MAX: usize = 256 << 10;
 #[cfg(test)]
 mod tests {
     use logdrive_raft::entry::EntryBuilder;
-    use logdrive_raft::message::{Append, CommitPoint};
-    use logdrive_raft::{Boot, Chain, LogPosition, NodeId, Replica, Round};
+    use logdrive_raft::message::{Append, CommitPoint, PART_BYTES_MAX, Part, Transfer};
+    use logdrive_raft::{Boot, Chain, LogPosition, NodeId, Replica, Round, SnapshotId};
 
     use super::*;
 
@@ -422,6 +447,36 @@ mod tests {
         // The first append was answered meanwhile: it goes on behind it.
         assert!(outbox.push(append(1, 7, &[100])).is_ok());
         assert!(outbox.push(append(1, 8, &[100])).is_ok());
+    }
+
+    #[test]
+    fn a_few_parts_of_snapshots_wait_and_no_more() {
+        let mut outbox = Outbox::new(crate::hello::tests::example(), 2_000);
+        let part = || Message {
+            body: Body::Transfer(Transfer::Part {
+                snapshot: SnapshotId(1),
+                part: Part::Chunk { file: 0, chunk: 0 },
+                bytes: vec![1; PART_BYTES_MAX].into(),
+            }),
+            ..append(1, 0, &[])
+        };
+        assert_eq!(outbox.push(part()), Ok(true));
+        let mut opened = Vec::new();
+        let task = tokio::runtime::Builder::new_current_thread();
+        let runtime = { task }.build().unwrap();
+        outbox.open_streams(|_, hello| {
+            opened.push(hello.stream);
+            runtime.spawn(async {}).abort_handle()
+        });
+        assert_eq!(opened, [StreamKind::Snapshot]);
+        let mut taken = 1;
+        while let Ok(opens) = outbox.push(part()) {
+            assert!(!opens);
+            taken += 1;
+        }
+        assert_eq!(taken, 7);
+        // They take no room from anything else.
+        assert!(outbox.push(append(1, 0, &[100])).is_ok());
     }
 
     #[test]

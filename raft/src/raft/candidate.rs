@@ -31,6 +31,8 @@ impl Raft {
         let sits_out = std::mem::take(&mut self.sits_out);
         let may_campaign =
             self.configurations.quorum().counts(self.config.replica) && !self.never_votes;
+        // Whoever has no state to serve from cannot lead.
+        let may_campaign = may_campaign && !self.compaction.lacks_snapshot();
         if may_campaign && !sits_out {
             self.become_pre_candidate();
         } else {

@@ -49,7 +49,11 @@ impl Raft {
             {
                 return;
             }
-            Body::GenesisQuery(_) | Body::GenesisReply(_) | Body::GenesisOffer(_) => return,
+            // Of no term: for whoever drives this core.
+            Body::GenesisQuery(_)
+            | Body::GenesisReply(_)
+            | Body::GenesisOffer(_)
+            | Body::Transfer(_) => return,
             _ => {}
         }
         if term < self.hard_state.term {
@@ -69,6 +73,11 @@ impl Raft {
                     self.on_heartbeat(from, &heartbeat);
                 }
             }
+            Body::Behind(behind) => {
+                if self.follow(from) {
+                    self.on_behind(from, &behind);
+                }
+            }
             Body::VoteReply(reply) => self.on_vote_reply(from, &reply),
             Body::Ack(ack) => self.on_ack(from, boot, &ack),
             Body::Reject(reject) => self.on_reject(from, boot, &reject),
@@ -76,7 +85,8 @@ impl Raft {
             Body::VoteRequest(_)
             | Body::GenesisQuery(_)
             | Body::GenesisReply(_)
-            | Body::GenesisOffer(_) => {}
+            | Body::GenesisOffer(_)
+            | Body::Transfer(_) => {}
         }
     }
 
@@ -92,6 +102,9 @@ impl Raft {
             }),
             Body::Heartbeat(heartbeat) => Body::HeartbeatReply(HeartbeatReply {
                 round: heartbeat.round,
+            }),
+            Body::Behind(behind) => Body::HeartbeatReply(HeartbeatReply {
+                round: behind.round,
             }),
             _ => return,
         };

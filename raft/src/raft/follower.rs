@@ -6,8 +6,8 @@
 use super::{Raft, RoleState, membership_in};
 use crate::entry::Entry;
 use crate::ids::{Index, LogPosition, Replica, ReplicationSession, Round};
-use crate::io::HaltReason;
-use crate::message::{Ack, Append, Body, CommitPoint, Heartbeat, HeartbeatReply, Reject};
+use crate::io::{HaltReason, SnapshotWanted};
+use crate::message::{Ack, Append, Behind, Body, CommitPoint, Heartbeat, HeartbeatReply, Reject};
 use crate::mutated;
 
 /// What a follower knows of its leader. Forgotten with the term.
@@ -19,6 +19,8 @@ pub(super) struct Follower {
     proved: Option<Index>,
     /// The last index for which an ack in that session has left, or lies in a write.
     promised: Option<Index>,
+    /// The last append that could not be placed followed this index.
+    rejected: Option<Index>,
     /// An append deserved an answer before this term was durable.
     owes_ack: bool,
     /// The newest round seen.
@@ -66,13 +68,7 @@ impl Raft {
         match self.place(&append) {
             Place::After { skip } => self.accept(from, append, skip),
             Place::Nowhere { hint } => {
-                let reject = Body::Reject(Reject {
-                    session: append.session,
-                    prev_index: append.prev.index,
-                    hint,
-                    round: append.round,
-                });
-                self.send(from.id, reject);
+                self.reject(from, append.prev.index, hint);
                 self.learn_commit(from, append.commit);
             }
             Place::AgainstCommitted { index } => self.halt_on_conflict(from, index),
@@ -90,6 +86,70 @@ impl Raft {
         self.learn_commit(from, heartbeat.commit);
     }
 
+    fn reject(&mut self, leader: Replica, prev_index: Index, hint: LogPosition) {
+        let RoleState::Follower(follower) = &mut self.role else {
+            return;
+        };
+        let Some(session) = follower.session else {
+            return;
+        };
+        follower.rejected = Some(prev_index);
+        let round = follower.round;
+        let reject = Body::Reject(Reject {
+            session,
+            prev_index,
+            hint,
+            round,
+        });
+        self.send(leader.id, reject);
+    }
+
+    /// The leader's log begins beyond what this one needs next.
+    pub(super) fn on_behind(&mut self, from: Replica, behind: &Behind) {
+        let RoleState::Follower(follower) = &mut self.role else {
+            return;
+        };
+        follower.round = follower.round.max(behind.round);
+        // Late, if something at or beyond that has been proved in this session.
+        let late = follower.session != Some(behind.session)
+            || follower
+                .proved
+                .is_some_and(|proved| behind.base.index <= proved);
+        if late || self.log.holds(&behind.base) || behind.base.index <= self.log.base().index {
+            return;
+        }
+        self.outbox.ready.wants_snapshot = Some(SnapshotWanted {
+            leader: from.id,
+            base: behind.base,
+        });
+    }
+
+    /// The log begins elsewhere, and what was proved of the one before says nothing of it. Whoever waits for a
+    /// question to be answered otherwise hears now where to go on.
+    pub(super) fn begin_anew(&mut self) {
+        let RoleState::Follower(follower) = &mut self.role else {
+            return;
+        };
+        *follower = Follower {
+            session: follower.session,
+            rejected: follower.rejected,
+            round: follower.round,
+            ..Follower::default()
+        };
+    }
+
+    /// Answers again what could not be placed, now that a snapshot is there.
+    pub(super) fn hint_again(&mut self) {
+        let RoleState::Follower(follower) = &self.role else {
+            return;
+        };
+        if let (Some(leader), Some(prev_index), None) =
+            (self.leader, follower.rejected, follower.proved)
+        {
+            self.reject(leader, prev_index, self.log.last());
+        }
+    }
+
     /// Says what is durable and proved by now and has not been said.
     pub(super) fn send_owed_ack(&mut self) {
         let RoleState::Follower(follower) = &mut self.role else {
@@ -99,7 +159,8 @@ impl Raft {
             return;
         };
         // The first ack of a term says that the term itself will be remembered.
-        if !self.outbox.hard_state_is_durable() {
+        // So does the log that the ack speaks of, if it begins elsewhere since.
+        if !self.outbox.hard_state_is_durable() || !self.outbox.base_is_durable() {
             return;
         }
         let index = if mutated!(self.config.mutant, AckDurableEnd)

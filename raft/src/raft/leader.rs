@@ -7,7 +7,7 @@ use crate::ids::{Index, Micros, Replica, Round};
 use crate::io::{Proposed, RejectReason};
 use crate::log::Log;
 use crate::membership::Membership;
-use crate::message::{Body, CommitPoint, Heartbeat};
+use crate::message::{Behind, Body, CommitPoint, Heartbeat};
 use crate::mutated;
 use crate::progress::Progress;
 use crate::wire::Decode;
@@ -241,7 +241,11 @@ impl Raft {
         let round = leader.round;
         let mut due = now.after(interval);
         let mut silent = Vec::new();
+        let mut behind = Vec::new();
         for peer in &mut leader.peers {
+            if peer.behind {
+                behind.push((peer.replica.id, peer.session));
+            }
             if interval <= now.since(peer.sent) {
                 peer.sent = now;
                 silent.push(peer.replica.id);
@@ -261,6 +265,15 @@ impl Raft {
             });
             let message = self.message(to, term, heartbeat);
             self.outbox.ready.messages.push(message);
+        }
+        let base = self.log.base();
+        for (to, session) in behind {
+            let body = Body::Behind(Behind {
+                session,
+                base,
+                round,
+            });
+            self.send(to, body);
         }
         self.ask_the_silent();
     }

@@ -3,6 +3,7 @@
 use crate::entry::Entry;
 use crate::io::{HardState, Persist, PersistId, Ready, Write};
 use crate::message::{Body, Message};
+use crate::snapshot::{Anchor, Base};
 
 /// What [`super::Raft::take_ready`] will give out next.
 #[derive(Debug, Default)]
@@ -12,6 +13,8 @@ pub(super) struct Outbox {
     durable: PersistId,
     /// The write of the newest hard state.
     hard_state: PersistId,
+    /// The write of the newest base.
+    base: PersistId,
 }
 
 impl Outbox {
@@ -42,25 +45,7 @@ impl Outbox {
 
     /// The entry must be written after everything before it. Entries of one turn share one write.
     pub(super) fn write_entry(&mut self, entry: Entry) -> PersistId {
-        if self
-            .ready
-            .persist
-            .last()
-            .is_none_or(|persist| persist.echoed)
-        {
-            let persist = Persist {
-                id: self.next_id(),
-                writes: Vec::new(),
-                echoed: false,
-                then: Vec::new(),
-            };
-            self.ready.persist.push(persist);
-        }
-        let persist = self
-            .ready
-            .persist
-            .last_mut()
-            .expect("pushed if there was none");
+        let persist = self.unechoed();
         match persist.writes.last_mut() {
             Some(Write::Entries(run))
                 if run
@@ -73,6 +58,38 @@ impl Outbox {
             _ => persist.writes.push(Write::Entries(vec![entry])),
         }
         persist.id
+    }
+
+    /// The anchor must be written after everything before it.
+    pub(super) fn write_anchor(&mut self, anchor: Anchor) -> PersistId {
+        let persist = self.unechoed();
+        persist.writes.push(Write::Anchor(anchor));
+        persist.id
+    }
+
+    /// So must the base. Nothing is said of a log that begins there before it is durable.
+    pub(super) fn write_base(&mut self, base: Base) -> PersistId {
+        let persist = self.unechoed();
+        persist.writes.push(Write::Base(base));
+        let id = persist.id;
+        self.base = id;
+        id
+    }
+
+    /// The write under construction that waits for no echo.
+    fn unechoed(&mut self) -> &mut Persist {
+        let echoed = |persist: &Persist| persist.echoed;
+        if self.ready.persist.last().is_none_or(echoed) {
+            let persist = Persist {
+                id: self.next_id(),
+                writes: Vec::new(),
+                echoed: false,
+                then: Vec::new(),
+            };
+            self.ready.persist.push(persist);
+        }
+        let last = self.ready.persist.last_mut();
+        last.expect("pushed if there was none")
     }
 
     /// An ack for what the write under construction holds. Acks are cumulative: of one session only the
@@ -100,6 +117,16 @@ impl Outbox {
     pub(super) fn on_durable(&mut self, id: PersistId) {
         assert!(id <= self.newest);
         self.durable = self.durable.max(id);
+    }
+
+    /// Whether every write up to this one is durable.
+    pub(super) fn is_durable(&self, id: PersistId) -> bool {
+        id <= self.durable
+    }
+
+    /// Whether where the log begins is durable.
+    pub(super) fn base_is_durable(&self) -> bool {
+        self.is_durable(self.base)
     }
 
     /// Whether the current term and vote are durable and echoed.

@@ -230,10 +230,15 @@ impl Raft {
         if peer.session != reject.session || stale || answered {
             return;
         }
-        let next = next.max(peer.match_index.unwrap_or(base)).min(last);
+        let next = next
+            .max(peer.match_index.unwrap_or(base))
+            .max(base)
+            .min(last);
         let exact = next == reject.hint.index;
-        // What lies below the base cannot be sent from here. It is asked again with the heartbeats.
+        // What lies below the base cannot be sent from here. It is asked again with the heartbeats, and hears of
+        // it with them.
         let out_of_reach = reject.hint.index < base;
+        peer.behind = out_of_reach;
         if exact && mutated!(self.config.mutant, RejectAdvancesMatch) {
             peer.match_index = peer.match_index.max(Some(next));
         }

@@ -34,6 +34,7 @@ impl Durable {
             Write::Truncate(last) => self
                 .entries
                 .truncate(usize::try_from(last.index.0).unwrap()),
+            Write::Anchor(_) | Write::Base(_) => unreachable!("nobody asked for a cut"),
         }
     }
 
@@ -53,10 +54,7 @@ impl Durable {
             configurations.filter(|entry| entry.header().kind == EntryKind::Configuration);
         Restored {
             hard_state: self.hard_state,
-            never_votes: false,
-            base: genesis.origin(),
             entries: self.entries.iter().map(meta).collect(),
-            membership: genesis.membership(),
             configurations: configurations
                 .map(|entry| {
                     (
@@ -65,6 +63,7 @@ impl Durable {
                     )
                 })
                 .collect(),
+            ..Restored::at(genesis.origin(), genesis.membership())
         }
     }
 }

@@ -294,6 +294,8 @@ impl World {
             commit,
             role,
             halted,
+            wants_snapshot: _,
+            installed: _,
         } = raft.take_ready();
         assert!(halted.is_none(), "{halted:?}");
         self.totals.truncations += u64::from(truncated_from.is_some());

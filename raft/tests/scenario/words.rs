@@ -20,9 +20,11 @@ pub(crate) fn kind(message: &Message) -> &'static str {
         Body::Reject(_) => "reject",
         Body::Heartbeat(_) => "heartbeat",
         Body::HeartbeatReply(_) => "heartbeat-reply",
+        Body::Behind(_) => "behind",
         Body::GenesisQuery(_) => "genesis-query",
         Body::GenesisReply(_) => "genesis-reply",
         Body::GenesisOffer(_) => "genesis-offer",
+        Body::Transfer(_) => "transfer",
     }
 }
 
@@ -54,6 +56,8 @@ fn body(body: &Body) -> String {
             None => "genesis-reply empty".to_owned(),
         },
         Body::GenesisOffer(offered) => format!("genesis-offer {}", genesis(offered)),
+        Body::Behind(body) => format!("behind base {} session {}", body.base, body.session),
+        Body::Transfer(transfer) => format!("transfer {transfer:?}"),
     }
 }
 
@@ -88,6 +92,8 @@ pub(crate) fn persist(persist: &Persist) -> String {
         Write::HardState(state) => hard_state(state),
         Write::Entries(run) => format!("entries {}", entries(run)),
         Write::Truncate(last) => format!("truncate to {last}"),
+        Write::Anchor(anchor) => format!("anchor {}", anchor.at),
+        Write::Base(base) => format!("base {} tip {}", base.at, base.tip),
     });
     let writes: Vec<String> = writes.collect();
     let echoed = if persist.echoed { ", echoed" } else { "" };

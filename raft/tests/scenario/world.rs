@@ -258,14 +258,13 @@ impl World {
         let configurations = node.disk.iter();
         let configurations =
             configurations.filter(|entry| entry.header().kind == EntryKind::Configuration);
+        let base_at = base
+            .checked_sub(1)
+            .map_or(origin, |last| node.disk[last].position());
         let restored = Restored {
             hard_state: node.hard_state,
             never_votes: words.has("never-votes"),
-            base: base
-                .checked_sub(1)
-                .map_or(origin, |last| node.disk[last].position()),
             entries: node.disk[base..].iter().map(meta).collect(),
-            membership: membership(words),
             configurations: configurations
                 .map(|entry| {
                     (
@@ -274,6 +273,7 @@ impl World {
                     )
                 })
                 .collect(),
+            ..Restored::at(base_at, membership(words))
         };
         let default = Config::new(replica(id, 1), Boot(boot), GROUP, id);
         let config = Config {
@@ -410,6 +410,7 @@ impl World {
                     Write::Truncate(last) => {
                         node.disk.truncate(usize::try_from(last.index.0).unwrap())
                     }
+                    Write::Anchor(_) | Write::Base(_) => {}
                 }
             }
             if let Core::Raft(raft) = &mut node.core {
@@ -561,6 +562,8 @@ impl World {
             commit,
             role,
             halted,
+            wants_snapshot: _,
+            installed: _,
         } = ready;
         if let Some(role) = role {
             self.say(id, words::role(&role));

@@ -250,14 +250,7 @@ mod tests {
 
     /// A log that begins above entry 5.
     fn log() -> Restored {
-        Restored {
-            hard_state: Default::default(),
-            never_votes: false,
-            base: at(5, 50),
-            entries: Vec::new(),
-            membership: Membership::default(),
-            configurations: Vec::new(),
-        }
+        Restored::at(at(5, 50), Membership::default())
     }
 
     #[test]

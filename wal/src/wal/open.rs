@@ -366,6 +366,7 @@ impl<D: Disk> Wal<D> {
                 .remove(group)
                 .filter(|_| log.base != origin);
             let configurations = judgement.configurations.remove(*group);
+            let membership = anchored.unwrap_or_else(|| genesis.membership());
             let restored = Restored {
                 hard_state: log.hard_state,
                 // Both copies of a vote, its record and the echo in the next flush group, can only be
@@ -373,10 +374,9 @@ impl<D: Disk> Wal<D> {
                 // one is rot and the other suspect, and neither is opened. What did not land above the mark
                 // is no such case: a vote is not cast before its echo is durable.
                 never_votes: false,
-                base: log.base,
                 entries: log.rows().map(|row| row.meta()).collect(),
-                membership: anchored.unwrap_or_else(|| genesis.membership()),
                 configurations,
+                ..Restored::at(log.base, membership)
             };
             groups.insert(*group, RecoveredGroup { genesis, restored });
         }

@@ -295,7 +295,7 @@ mod tests {
     use std::vec::Drain;
 
     use logdrive_raft::{Chain, EntryBuilder, Index, LogPosition, Term};
-    use logdrive_shard::{Batch, Door, Durable, Failure, Inbox, ReplySink};
+    use logdrive_shard::{Batch, Door, Durable, Failure, Inbox, ReplySink, SnapshotReader};
 
     use super::*;
 
@@ -304,6 +304,7 @@ mod tests {
     impl StateMachine for Failing {
         type Output = ();
         type Reader = ();
+        type Snapshot = Vec<u8>;
 
         fn open(&mut self) -> Result<Durable, Fatal> {
             Ok(Durable::default())
@@ -314,6 +315,14 @@ mod tests {
         }
 
         fn reader(&self) {}
+
+        fn snapshot(&mut self) -> Result<Vec<u8>, Fatal> {
+            Ok(Vec::new())
+        }
+
+        fn install(&mut self, _: &mut dyn SnapshotReader) -> Result<(), Fatal> {
+            Ok(())
+        }
     }
 
     /// Counts those who were told that there will be no answer.

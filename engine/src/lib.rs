@@ -38,7 +38,8 @@ pub use wait::wait;
 
 pub use logdrive_raft::{Chain, GroupId, Index, LogPosition, NodeId, Term};
 pub use logdrive_shard::{
-    Batch, Durable, Failure, Fatal, Outcome, Refused, ReplySink, StateMachine, units,
+    Batch, Durable, Failure, Fatal, MemorySnapshot, Outcome, Refused, ReplySink, SnapshotReader,
+    SnapshotSource, SnapshotWriter, StateMachine, units,
 };
 
 #[cfg(doctest)]

@@ -6,7 +6,9 @@ use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use logdrive::{Batch, Durable, Fatal, GroupId, Node, NodeId, StateMachine, Tls, WalSettings};
+use logdrive::{
+    Batch, Durable, Fatal, GroupId, Node, NodeId, SnapshotReader, StateMachine, Tls, WalSettings,
+};
 use logdrive_net::ca::{Authority, IssueRequest};
 use logdrive_net::{Client, ClientOptions, Code, Credentials, ProposeError, Role};
 
@@ -18,6 +20,7 @@ struct Slow;
 impl StateMachine for Machine {
     type Output = Slow;
     type Reader = ();
+    type Snapshot = Vec<u8>;
 
     fn open(&mut self) -> Result<Durable, Fatal> {
         Ok(Durable::default())
@@ -29,6 +32,14 @@ impl StateMachine for Machine {
     }
 
     fn reader(&self) {}
+
+    fn snapshot(&mut self) -> Result<Vec<u8>, Fatal> {
+        Ok(Vec::new())
+    }
+
+    fn install(&mut self, _: &mut dyn SnapshotReader) -> Result<(), Fatal> {
+        Ok(())
+    }
 }
 
 /// How far the encoding of the one answer is.

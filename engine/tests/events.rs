@@ -8,7 +8,9 @@ use std::net::UdpSocket;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use logdrive::{Batch, Durable, Fatal, GroupId, Node, StateMachine, Tls, WalSettings, wait};
+use logdrive::{
+    Batch, Durable, Fatal, GroupId, Node, SnapshotReader, StateMachine, Tls, WalSettings, wait,
+};
 use logdrive_net::ca::{Authority, IssueRequest};
 use logdrive_net::{Credentials, Role};
 use logdrive_raft::NodeId;
@@ -22,6 +24,7 @@ struct Choosy;
 impl StateMachine for Choosy {
     type Output = ();
     type Reader = ();
+    type Snapshot = Vec<u8>;
 
     fn open(&mut self) -> Result<Durable, Fatal> {
         Ok(Durable::default())
@@ -38,6 +41,14 @@ impl StateMachine for Choosy {
     }
 
     fn reader(&self) {}
+
+    fn snapshot(&mut self) -> Result<Vec<u8>, Fatal> {
+        Ok(Vec::new())
+    }
+
+    fn install(&mut self, _: &mut dyn SnapshotReader) -> Result<(), Fatal> {
+        Ok(())
+    }
 }
 
 /// The fields of an event, as text.

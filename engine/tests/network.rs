@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use logdrive::{
-    Batch, Durable, Fatal, Index, Limits, Mtu, Node, StateMachine, Tls, WalSettings, wait,
+    Batch, Durable, Fatal, Index, Limits, Mtu, Node, SnapshotReader, StateMachine, Tls,
+    WalSettings, wait,
 };
 use logdrive_net::ca::{Authority, IssueRequest};
 use logdrive_net::{Client, ClientOptions, Credentials, Role};
@@ -19,6 +20,7 @@ struct Lengths(std::sync::Arc<std::sync::Mutex<Index>>);
 impl StateMachine for Lengths {
     type Output = Vec<u8>;
     type Reader = Lengths;
+    type Snapshot = Vec<u8>;
 
     fn open(&mut self) -> Result<Durable, Fatal> {
         Ok(Durable::default())
@@ -34,6 +36,17 @@ impl StateMachine for Lengths {
 
     fn reader(&self) -> Lengths {
         self.clone()
+    }
+
+    fn snapshot(&mut self) -> Result<Vec<u8>, Fatal> {
+        Ok(self.0.lock().unwrap().0.to_le_bytes().to_vec())
+    }
+
+    fn install(&mut self, snapshot: &mut dyn SnapshotReader) -> Result<(), Fatal> {
+        let bytes = snapshot.read_all(8)?.try_into();
+        let index = u64::from_le_bytes(bytes.map_err(|_| Fatal::new("no index"))?);
+        *self.0.lock().unwrap() = Index(index);
+        Ok(())
     }
 }
 

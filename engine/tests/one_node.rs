@@ -6,8 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use logdrive::{
-    Batch, Code, Durable, Fatal, Limits, Node, Outcome, StartError, StateMachine, WalBackend,
-    WalSettings, wait,
+    Batch, Code, Durable, Fatal, Limits, Node, Outcome, SnapshotReader, StartError, StateMachine,
+    WalBackend, WalSettings, wait,
 };
 
 /// Remembers every command.
@@ -19,6 +19,7 @@ struct Journal {
 impl StateMachine for Journal {
     type Output = usize;
     type Reader = ();
+    type Snapshot = Vec<u8>;
 
     fn open(&mut self) -> Result<Durable, Fatal> {
         Ok(Durable::default())
@@ -37,6 +38,17 @@ impl StateMachine for Journal {
     }
 
     fn reader(&self) {}
+
+    fn snapshot(&mut self) -> Result<Vec<u8>, Fatal> {
+        Ok(self.lines.join("\n").into_bytes())
+    }
+
+    fn install(&mut self, snapshot: &mut dyn SnapshotReader) -> Result<(), Fatal> {
+        let text = String::from_utf8(snapshot.read_all(1 << 20)?);
+        let text = text.map_err(|_| Fatal::new("no text"))?;
+        self.lines = text.lines().map(str::to_owned).collect();
+        Ok(())
+    }
 }
 
 fn start(dir: &Path, backend: WalBackend) -> Result<Node<Journal>, StartError> {
@@ -145,6 +157,7 @@ struct Kept;
 impl StateMachine for Kept {
     type Output = ();
     type Reader = ();
+    type Snapshot = Vec<u8>;
 
     fn open(&mut self) -> Result<Durable, Fatal> {
         let mut durable = Durable::default();
@@ -157,6 +170,14 @@ impl StateMachine for Kept {
     }
 
     fn reader(&self) {}
+
+    fn snapshot(&mut self) -> Result<Vec<u8>, Fatal> {
+        Ok(Vec::new())
+    }
+
+    fn install(&mut self, _: &mut dyn SnapshotReader) -> Result<(), Fatal> {
+        Ok(())
+    }
 }
 
 #[test]

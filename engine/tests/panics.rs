@@ -10,7 +10,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use logdrive::{
-    Batch, Code, Durable, Fatal, GroupId, Node, StartError, StateMachine, WalSettings, wait,
+    Batch, Code, Durable, Fatal, GroupId, Node, SnapshotReader, StartError, StateMachine,
+    WalSettings, wait,
 };
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -21,6 +22,7 @@ struct Echo;
 impl StateMachine for Echo {
     type Output = usize;
     type Reader = ();
+    type Snapshot = Vec<u8>;
 
     fn open(&mut self) -> Result<Durable, Fatal> {
         Ok(Durable::default())
@@ -32,6 +34,14 @@ impl StateMachine for Echo {
     }
 
     fn reader(&self) {}
+
+    fn snapshot(&mut self) -> Result<Vec<u8>, Fatal> {
+        Ok(Vec::new())
+    }
+
+    fn install(&mut self, _: &mut dyn SnapshotReader) -> Result<(), Fatal> {
+        Ok(())
+    }
 }
 
 fn start(

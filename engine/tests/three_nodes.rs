@@ -7,7 +7,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use logdrive::{
-    Batch, Durable, Fatal, Index, Mtu, Node, Outcome, StateMachine, Tls, WalSettings, wait,
+    Batch, Durable, Fatal, Index, Mtu, Node, Outcome, SnapshotReader, StateMachine, Tls,
+    WalSettings, wait,
 };
 use logdrive_net::ca::{Authority, IssueRequest};
 use logdrive_net::{Credentials, Role};
@@ -22,6 +23,7 @@ struct Digest {
 impl StateMachine for Digest {
     type Output = u64;
     type Reader = Digest;
+    type Snapshot = Vec<u8>;
 
     fn open(&mut self) -> Result<Durable, Fatal> {
         Ok(Durable::default())
@@ -41,6 +43,23 @@ impl StateMachine for Digest {
 
     fn reader(&self) -> Digest {
         self.clone()
+    }
+
+    fn snapshot(&mut self) -> Result<Vec<u8>, Fatal> {
+        let (index, digest) = *self.state.lock().unwrap();
+        Ok([index.0.to_le_bytes(), digest.to_le_bytes()].concat())
+    }
+
+    fn install(&mut self, snapshot: &mut dyn SnapshotReader) -> Result<(), Fatal> {
+        let bytes = snapshot.read_all(16)?;
+        let (index, digest) = bytes.split_first_chunk().ok_or(Fatal::new("no index"))?;
+        let digest = digest.try_into().map_err(|_| Fatal::new("no digest"))?;
+        let state = (
+            Index(u64::from_le_bytes(*index)),
+            u64::from_le_bytes(digest),
+        );
+        *self.state.lock().unwrap() = state;
+        Ok(())
     }
 }
 

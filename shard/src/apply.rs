@@ -190,6 +190,7 @@ mod tests {
     use super::*;
     use crate::inbox::{Door, Inbox};
     use crate::machine::Durable;
+    use crate::snapshot::SnapshotReader;
     use crate::sync::Arc;
     use crate::ticket::ReplySink;
 
@@ -202,6 +203,7 @@ mod tests {
     impl StateMachine for Lengths {
         type Output = usize;
         type Reader = ();
+        type Snapshot = Vec<u8>;
 
         fn open(&mut self) -> Result<Durable, Fatal> {
             Ok(Durable::default())
@@ -219,6 +221,16 @@ mod tests {
         }
 
         fn reader(&self) {}
+
+        fn snapshot(&mut self) -> Result<Vec<u8>, Fatal> {
+            Ok(self.sum.to_le_bytes().to_vec())
+        }
+
+        fn install(&mut self, snapshot: &mut dyn SnapshotReader) -> Result<(), Fatal> {
+            let bytes = snapshot.read_all(8)?.try_into();
+            self.sum = usize::from_le_bytes(bytes.map_err(|_| Fatal::new("no sum"))?);
+            Ok(())
+        }
     }
 
     fn batch(index: u64, payloads: &[&str]) -> ApplyBatch<usize> {

@@ -7,6 +7,7 @@ mod command;
 mod hash;
 mod ledger;
 mod output;
+mod snapshot;
 mod table;
 
 use arrayvec::ArrayVec;
@@ -17,10 +18,12 @@ use logdrive_raft::wire::DecodeError;
 pub use self::command::{COMMAND_VERSION, Command, KEY_BYTES_MAX, Op, Origin};
 pub use self::ledger::{ClientLedger, applied_hash};
 pub use self::output::{KvOutput, Reply};
+pub use self::snapshot::KvSnapshot;
 
 use self::ledger::{Ledger, place_hash};
 use self::table::{Near, Place, Table};
 use crate::machine::{Batch, Durable, Fatal, StateMachine};
+use crate::snapshot::SnapshotReader;
 use crate::sync::{Arc, Mutex, lock};
 
 /// A replicated map from keys to values.
@@ -128,6 +131,7 @@ impl Kv {
 impl StateMachine for Kv {
     type Output = KvOutput;
     type Reader = KvReader;
+    type Snapshot = KvSnapshot;
 
     fn open(&mut self) -> Result<Durable, Fatal> {
         Ok(Durable::default())
@@ -140,6 +144,25 @@ impl StateMachine for Kv {
 
     fn reader(&self) -> KvReader {
         Kv::reader(self)
+    }
+
+    fn snapshot(&mut self) -> Result<KvSnapshot, Fatal> {
+        let state = lock(&self.state);
+        Ok(KvSnapshot {
+            table: state.table.clone(),
+            ledger: state.ledger.clone(),
+            applied: state.applied,
+            malformed: state.malformed,
+        })
+    }
+
+    fn install(&mut self, snapshot: &mut dyn SnapshotReader) -> Result<(), Fatal> {
+        let chunks_max = lock(&self.state).ledger.chunks_max();
+        let state = snapshot::read(snapshot, chunks_max)?;
+        // The old state goes when nobody waits for it: that takes a while.
+        let old = std::mem::replace(&mut *lock(&self.state), state);
+        drop(old);
+        Ok(())
     }
 }
 
@@ -270,6 +293,9 @@ impl State {
 
 /// The longest value, in bytes: what one proposal can bring.
 pub const VALUE_BYTES_MAX: usize = ENTRY_PAYLOAD_BYTES_MAX;
+
+/// Where counts end that nothing bounds. A snapshot that claims more is not one.
+const COUNT_MAX: u64 = 1 << 62;
 
 /// The most chunks of 1 024 sequences that the verify ledger keeps: 33 million sequences, 275 MB.
 const LEDGER_CHUNKS_MAX: usize = 1 << 15;

@@ -3,22 +3,27 @@
 //! It is synchronous, because storage blocks anyway and determinism is easier to see, and it never runs on
 //! the shard's thread. It gets whole entries, in order, each once for each time it is opened.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use logdrive_raft::{Chain, Entry, GroupId, Index, LogPosition, ProposalRow, Term};
 
+use crate::snapshot::{SnapshotReader, SnapshotSource};
+
 /// A deterministic machine that turns committed proposals into outputs.
 ///
 /// Contract: the calls never overlap; `apply` sees every entry with proposals once, in order, from the one
-/// after [`Durable::index`], and indices that are missing belong to entries without any, such as a new
-/// leader's no-op; what it does may depend on its state and the batch alone, not on a clock, randomness
-/// or the replica it runs on. Rejecting a proposal is an *output*; an error or a panic fences the group on
-/// this node, with the index in the error.
+/// after [`Durable::index`] or after the snapshot that was installed last, and indices that are missing
+/// belong to entries without any, such as a new leader's no-op; what it does may depend on its state and the
+/// batch alone, not on a clock, randomness or the replica it runs on. Rejecting a proposal is an *output*; an
+/// error or a panic fences the group on this node, with the index in the error.
 pub trait StateMachine: Send + 'static {
     /// What a proposal's client gets back.
     type Output: Send + 'static;
     /// Reads the state while `apply` goes on.
     type Reader: Clone + Send + Sync + 'static;
+    /// A cheap handle of the state at one point. A small state may be copied: `Vec<u8>` is one.
+    type Snapshot: SnapshotSource;
 
     /// Comes back with what survived. A machine that keeps nothing itself says `Durable::default()` and
     /// gets everything again.
@@ -32,6 +37,29 @@ pub trait StateMachine: Send + 'static {
 
     /// A handle for reads. May be used from any thread at any time.
     fn reader(&self) -> Self::Reader;
+
+    /// Makes what was applied durable, and says how far that reaches: never less far than it has said before,
+    /// here or by `open`. `None`, the default: the machine keeps nothing itself, and says so always.
+    fn flush(&mut self) -> Result<Option<Durable>, Fatal> {
+        Ok(None)
+    }
+
+    /// A handle of the state as it is now, between two batches. Expected to be cheap: nothing is applied
+    /// meanwhile, and what is applied later does not show in it.
+    ///
+    /// It is written down by [`SnapshotSource::write_to`] on another thread while `apply` goes on. The next
+    /// one is not asked for before that has ended and the handle is gone.
+    fn snapshot(&mut self) -> Result<Self::Snapshot, Fatal>;
+
+    /// Replaces the whole state by a snapshot, or fails and leaves it as it was: all or nothing. Readers that
+    /// were handed out before see the new state.
+    ///
+    /// The snapshot may come from another version of the machine, and what it holds from another node: bytes
+    /// that make no sense are an error. A machine with storage of its own makes the state and
+    /// [`SnapshotReader::position`] durable together before it returns; after a crash in between it has the
+    /// old state and the old position, or both new ones. A handle of a snapshot may be written down meanwhile
+    /// and still shows what it showed.
+    fn install(&mut self, snapshot: &mut dyn SnapshotReader) -> Result<(), Fatal>;
 }
 
 /// How far a machine's own storage reaches.
@@ -91,6 +119,13 @@ impl Fatal {
                 .unwrap_or_else(|| "no message".to_owned());
             Self::new(format!("panicked: {text}"))
         })
+    }
+}
+
+/// What storage says, in a machine that has some.
+impl From<io::Error> for Fatal {
+    fn from(error: io::Error) -> Self {
+        Self::new(error.to_string())
     }
 }
 

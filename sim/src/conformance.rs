@@ -5,7 +5,9 @@
 //! be wrong about what its commands mean; that only its author can say.
 //!
 //! It cannot tell answers in the wrong slots from answers in the right ones, unless they differ from one run
-//! to the next. The engine has no snapshots yet; their checks belong here when it has.
+//! to the next. Nor can it tell a handle of a snapshot that makes `apply` wait while it is written down.
+
+mod snapshots;
 
 use std::fmt::{self, Debug};
 
@@ -31,12 +33,21 @@ pub enum Check {
     Apply,
     /// A payload that makes no sense is answered. It is no error, and no panic.
     Malformed,
-    /// A handle for reads works between any two entries, and shows what has been applied since it was taken.
+    /// A handle for reads works between any two entries, and shows what has been applied or installed since
+    /// it was taken.
     Reader,
     /// Machines that are fed the same log answer the same and hold the same.
     Determinism,
     /// A machine that is opened again holds what it says it holds, and goes on as one that never stopped.
     Restart,
+    /// What a machine says is durable was given to it, and it never says less than before.
+    Flush,
+    /// A snapshot shows what was there when it was taken, whatever is applied before it is written. Taking it
+    /// changes nothing, and what keeps it from being written is told.
+    Snapshot,
+    /// A machine takes the state in a snapshot for all of its own, durably if it keeps any, and goes on as
+    /// the one that it was taken of. One that it cannot read, or that makes no sense, changes nothing.
+    Install,
 }
 
 impl fmt::Display for Check {
@@ -48,6 +59,9 @@ impl fmt::Display for Check {
             Self::Reader => "reader",
             Self::Determinism => "determinism",
             Self::Restart => "restart",
+            Self::Flush => "flush",
+            Self::Snapshot => "snapshot",
+            Self::Install => "install",
         })
     }
 }
@@ -82,8 +96,18 @@ where
     }
     let determined = check_same_log(&mut model());
     if determined.is_ok() {
-        failures.extend(check_one_crash(&mut model()).err());
-        failures.extend(check_crashes_everywhere(&mut model()).err());
+        let parts: [fn(&mut MachineModel<S>) -> Checked; 7] = [
+            check_one_crash,
+            check_crashes_everywhere,
+            snapshots::check_flush,
+            snapshots::check_snapshots,
+            snapshots::check_replaces,
+            snapshots::check_failing,
+            snapshots::check_full_disk,
+        ];
+        for part in parts {
+            failures.extend(part(&mut model()).err());
+        }
     }
     failures.extend(determined.err());
     // Sorting is stable, so of each check the failure that was found first stays.

@@ -13,7 +13,7 @@
 //! use std::sync::Arc;
 //! use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 //!
-//! use logdrive_shard::{Batch, Durable, Fatal, StateMachine};
+//! use logdrive_shard::{Batch, Durable, Fatal, SnapshotReader, StateMachine};
 //! use logdrive_sim::{FailedSeed, MachineModel, conformance, run_seeds};
 //!
 //! /// Adds up. The answer is the sum so far, or none to what is not a number.
@@ -23,6 +23,7 @@
 //! impl StateMachine for Adder {
 //!     type Output = Option<u64>;
 //!     type Reader = Arc<AtomicU64>;
+//!     type Snapshot = Vec<u8>;
 //!
 //!     fn open(&mut self) -> Result<Durable, Fatal> {
 //!         Ok(Durable::default())
@@ -38,6 +39,17 @@
 //!
 //!     fn reader(&self) -> Arc<AtomicU64> {
 //!         Arc::clone(&self.0)
+//!     }
+//!
+//!     fn snapshot(&mut self) -> Result<Vec<u8>, Fatal> {
+//!         Ok(self.0.load(Relaxed).to_le_bytes().to_vec())
+//!     }
+//!
+//!     fn install(&mut self, snapshot: &mut dyn SnapshotReader) -> Result<(), Fatal> {
+//!         let bytes = snapshot.read_all(8)?.try_into();
+//!         let sum = u64::from_le_bytes(bytes.map_err(|_| Fatal::new("not a sum"))?);
+//!         self.0.store(sum, Relaxed);
+//!         Ok(())
 //!     }
 //! }
 //!

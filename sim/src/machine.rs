@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use fastrand::Rng;
 use logdrive_raft::{GroupId, Index, NodeId};
-use logdrive_shard::{Batch, Durable, Fatal, StateMachine};
+use logdrive_shard::{Batch, Durable, Fatal, SnapshotReader, StateMachine};
 
 use crate::model::{Model, Request};
 use crate::oracle::{Rule, Violation};
@@ -28,6 +28,7 @@ pub struct MachineModel<S: StateMachine> {
     new: New<S>,
     payload: Payload,
     digest: Digest<S>,
+    equal_snapshots: bool,
     /// Which request each payload came from; none, if more than one said the same.
     asked: BTreeMap<Bytes, Option<u64>>,
     seen: Arc<Mutex<Seen<S::Output>>>,
@@ -65,9 +66,22 @@ impl<S: StateMachine> MachineModel<S> {
             new: Box::new(new),
             payload: Box::new(move |request, random| payload(request, random).into()),
             digest: Arc::new(digest),
+            equal_snapshots: false,
             asked: BTreeMap::new(),
             seen: Arc::default(),
         }
+    }
+
+    /// Says that machines that have applied the same entries write the same snapshots, byte by byte. The
+    /// conformance suite then looks.
+    #[must_use]
+    pub fn with_equal_snapshots(mut self) -> Self {
+        self.equal_snapshots = true;
+        self
+    }
+
+    pub(crate) fn has_equal_snapshots(&self) -> bool {
+        self.equal_snapshots
     }
 
     /// The machine itself, without anybody who watches it.
@@ -170,6 +184,7 @@ where
 {
     type Output = S::Output;
     type Reader = S::Reader;
+    type Snapshot = S::Snapshot;
 
     fn open(&mut self) -> Result<Durable, Fatal> {
         let durable = self.machine.open()?;
@@ -248,6 +263,46 @@ where
 
     fn reader(&self) -> S::Reader {
         self.machine.reader()
+    }
+
+    fn flush(&mut self) -> Result<Option<Durable>, Fatal> {
+        self.machine.flush()
+    }
+
+    fn snapshot(&mut self) -> Result<S::Snapshot, Fatal> {
+        self.machine.snapshot()
+    }
+
+    fn install(&mut self, snapshot: &mut dyn SnapshotReader) -> Result<(), Fatal> {
+        self.machine.install(snapshot)?;
+        let digest = (self.digest)(&self.machine.reader());
+        let (node, group, index) = (self.node, self.group, snapshot.position().index);
+        let mut seen = lock(&self.seen);
+        // The snapshot may end at an entry that no machine is given. Then the one before it counts, and that
+        // place is one from which machines may open.
+        let mut before = seen.first.range(..=(group, index)).rev();
+        let before = before.next().filter(|((of, _), _)| *of == group);
+        let differs = match before {
+            Some((_, first)) if first.digest == digest => None,
+            Some(((_, at), first)) => Some(format!(
+                "the machine of group {group} on node {node} holds {digest:#x} after the snapshot up to \
+                 entry {index} was installed; the one on node {} held {:#x} after entry {at}",
+                first.node, first.digest
+            )),
+            None => Some(format!(
+                "the machine of group {group} on node {node} is given a snapshot up to entry {index}, \
+                 before any machine has opened"
+            )),
+        };
+        if let Some(text) = differs {
+            return Err(seen.differs(text));
+        }
+        seen.first.entry((group, index)).or_insert(First {
+            node,
+            digest,
+            outputs: Vec::new(),
+        });
+        Ok(())
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use logdrive_raft::{GroupId, LogPosition, NodeId};
-use logdrive_shard::{Batch, Durable, Fatal, StateMachine};
+use logdrive_shard::{Batch, Durable, Fatal, SnapshotReader, StateMachine};
 use logdrive_sim::oracle::Rule;
 use logdrive_sim::{FailedSeed, MachineModel, conformance, run_seeds, tell_seed};
 
@@ -61,6 +61,7 @@ enum Answer {
 impl StateMachine for Bank {
     type Output = Answer;
     type Reader = Arc<Mutex<u64>>;
+    type Snapshot = Vec<u8>;
 
     fn open(&mut self) -> Result<Durable, Fatal> {
         self.books = self.file.lock().unwrap().clone();
@@ -84,6 +85,24 @@ impl StateMachine for Bank {
 
     fn reader(&self) -> Arc<Mutex<u64>> {
         Arc::clone(&self.shown)
+    }
+
+    fn flush(&mut self) -> Result<Option<Durable>, Fatal> {
+        *self.file.lock().unwrap() = self.books.clone();
+        Ok(Some(self.books.at.into()))
+    }
+
+    fn snapshot(&mut self) -> Result<Vec<u8>, Fatal> {
+        Ok(self.books.to_bytes())
+    }
+
+    fn install(&mut self, snapshot: &mut dyn SnapshotReader) -> Result<(), Fatal> {
+        let mut books = Books::from_bytes(&snapshot.read_all(BOOKS_BYTES_MAX)?)?;
+        books.at = snapshot.position();
+        *self.file.lock().unwrap() = books.clone();
+        self.books = books;
+        self.show();
+        Ok(())
     }
 }
 
@@ -119,7 +138,36 @@ impl Drop for Bank {
     }
 }
 
+/// How long the books of 256 accounts are.
+const BOOKS_BYTES_MAX: u64 = 8 + 256 * 9;
+
 impl Books {
+    fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = self.rejections.to_le_bytes().to_vec();
+        for (account, balance) in &self.balances {
+            bytes.push(*account);
+            bytes.extend(balance.to_le_bytes());
+        }
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Self, Fatal> {
+        let torn = || Fatal::new("these are no books");
+        let (rejections, mut rest) = bytes.split_first_chunk().ok_or_else(torn)?;
+        let mut books = Self {
+            rejections: u64::from_le_bytes(*rejections),
+            ..Self::default()
+        };
+        while let Some((account, after)) = rest.split_first() {
+            let (balance, after) = after.split_first_chunk().ok_or_else(torn)?;
+            books
+                .balances
+                .insert(*account, u64::from_le_bytes(*balance));
+            rest = after;
+        }
+        Ok(books)
+    }
+
     /// A payment: an account, whether it comes or goes, and how much.
     fn carry_out(&mut self, payload: &[u8]) -> Answer {
         let [account, goes, amount, ..] = *payload else {
@@ -173,7 +221,7 @@ fn fails(keeps: Keeps, seeds: u64) -> FailedSeed {
 #[test]
 fn a_bank_that_keeps_its_books_survives_every_crash() {
     let lives: Arc<Lives> = Arc::default();
-    conformance::assert_conforms(|| bank(Keeps::Everything, &lives));
+    conformance::assert_conforms(|| bank(Keeps::Everything, &lives).with_equal_snapshots());
     let sum = run_seeds(1..=24, || bank(Keeps::Everything, &lives)).unwrap();
     assert!(sum.acked > 24 * 100, "{}", sum.acked);
     assert!(sum.crashes > 24, "{}", sum.crashes);

@@ -8,12 +8,16 @@
 //! change while somebody still looks at it.
 
 use std::collections::HashMap;
+use std::io::{self, Write};
 
 use logdrive_raft::Index;
 use logdrive_raft::wire::{Decode, DecodeError, Encode, Reader, Writer};
 
+use super::COUNT_MAX;
 use super::command::Origin;
 use super::hash::{self, FastHash};
+use super::snapshot::{Input, write_u64};
+use crate::machine::Fatal;
 use crate::sync::Arc;
 
 /// What the ledger holds for a write of `value` that was applied at this place.
@@ -84,6 +88,78 @@ impl ClientLedger {
     }
 }
 
+impl ClientLedger {
+    fn write_to(&self, out: &mut impl Write) -> io::Result<()> {
+        write_u64(out, self.applied)?;
+        write_u64(out, self.repeats)?;
+        write_u64(out, self.order_hash)?;
+        out.write_all(&(self.repeated.len() as u32).to_le_bytes())?;
+        for sequence in &self.repeated {
+            write_u64(out, *sequence)?;
+        }
+        out.write_all(&(self.chunks.len() as u32).to_le_bytes())?;
+        let mut numbers: Vec<u64> = self.chunks.keys().copied().collect();
+        numbers.sort_unstable();
+        for number in numbers {
+            write_u64(out, number)?;
+            for hash in &self.chunks[&number].hashes {
+                write_u64(out, *hash)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn read_from(input: &mut Input<'_>, chunks_max: usize) -> Result<Self, Fatal> {
+        let mut client = Self {
+            applied: input.u64()?,
+            repeats: input.at_most("repeats", COUNT_MAX)?,
+            order_hash: input.u64()?,
+            ..Self::default()
+        };
+        let repeated = u64::from(input.u32()?);
+        if repeated != client.repeats.min(REPEATED_KEPT_MAX as u64) {
+            return Err(Fatal::new(format!(
+                "a client has repeated {} sequences, and {repeated} are named",
+                client.repeats
+            )));
+        }
+        for _ in 0..repeated {
+            client.repeated.push(input.u64()?);
+        }
+        let chunks = input.u32()? as usize;
+        if chunks_max < chunks {
+            return Err(Fatal::new(format!(
+                "a client has {chunks} chunks, and {chunks_max} are left"
+            )));
+        }
+        let mut applied = 0;
+        for _ in 0..chunks {
+            let number = input.u64()?;
+            let mut hashes = [0; CHUNK_SEQUENCES];
+            for hash in &mut hashes {
+                *hash = input.u64()?;
+                applied += u64::from(*hash != 0);
+            }
+            if client
+                .chunks
+                .insert(number, Arc::new(Chunk { hashes }))
+                .is_some()
+            {
+                return Err(Fatal::new(format!(
+                    "chunk {number} of a client comes twice"
+                )));
+            }
+        }
+        if applied != client.applied {
+            return Err(Fatal::new(format!(
+                "a client has {applied} sequences, and should have {}",
+                client.applied
+            )));
+        }
+        Ok(client)
+    }
+}
+
 impl Ledger {
     pub(super) fn new(chunks_max: usize) -> Self {
         Self {
@@ -116,6 +192,44 @@ impl Ledger {
     /// How many commands were not kept because the ledger was full.
     pub(super) fn untracked(&self) -> u64 {
         self.untracked
+    }
+
+    pub(super) fn chunks_max(&self) -> usize {
+        self.chunks_max
+    }
+
+    pub(super) fn write_to(&self, out: &mut impl Write) -> io::Result<()> {
+        write_u64(out, self.untracked)?;
+        write_u64(out, self.chunks as u64)?;
+        write_u64(out, self.clients.len() as u64)?;
+        for client in self.clients() {
+            write_u64(out, client)?;
+            self.clients[&client].write_to(out)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn read_from(input: &mut Input<'_>, chunks_max: usize) -> Result<Self, Fatal> {
+        let mut ledger = Self::new(chunks_max);
+        ledger.untracked = input.at_most("untracked commands", COUNT_MAX)?;
+        let chunks = input.at_most("chunks", chunks_max as u64)?;
+        let clients = input.at_most("clients", chunks)?;
+        for _ in 0..clients {
+            let client = input.u64()?;
+            let room = chunks as usize - ledger.chunks;
+            let read = ClientLedger::read_from(input, room)?;
+            ledger.chunks += read.chunks.len();
+            if ledger.clients.insert(client, read).is_some() {
+                return Err(Fatal::new(format!("client {client} comes twice")));
+            }
+        }
+        if ledger.chunks as u64 != chunks {
+            return Err(Fatal::new(format!(
+                "its clients have {} chunks, and should have {chunks}",
+                ledger.chunks
+            )));
+        }
+        Ok(ledger)
     }
 
     pub(super) fn clients(&self) -> Vec<u64> {

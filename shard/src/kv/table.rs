@@ -4,6 +4,7 @@
 //! one line; only a longer key or value has memory of its own.
 
 use std::hint::black_box;
+use std::io;
 
 use hashbrown::HashTable;
 use smallvec::SmallVec;
@@ -11,14 +12,14 @@ use smallvec::SmallVec;
 use super::hash;
 
 /// A map from keys to values, with a digest of all of them. The caller hashes the keys: it does so once.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Table {
     pairs: HashTable<Pair>,
     /// The sum of all pairs' digests.
     digest: u64,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[repr(align(64))]
 struct Pair {
     key: SmallVec<[u8; KEY_BYTES_INLINE]>,
@@ -104,6 +105,18 @@ impl Table {
             let (pair, _) = found.remove();
             self.digest = self.digest.wrapping_sub(pair.digest);
         }
+    }
+
+    /// Hands out every pair, in the order of the keys.
+    pub(super) fn write_pairs(
+        &self,
+        mut write: impl FnMut(&[u8], &[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut pairs: Vec<&Pair> = self.pairs.iter().collect();
+        pairs.sort_unstable_by(|one, other| one.key.cmp(&other.key));
+        pairs
+            .iter()
+            .try_for_each(|pair| write(&pair.key, &pair.value))
     }
 
     /// The pair of a key; a new one is empty and has no share in the digest yet.

@@ -58,6 +58,7 @@ const TARGETS: &[Target] = &[
     target("identity", wire::identity, wire::identity_seeds),
     target("values", wire::values, wire::values_seeds),
     target("genesis", wire::genesis, wire::genesis_seeds),
+    target("anchor", wire::anchor, wire::anchor_seeds),
     target("entry", wire::entry, wire::entry_seeds),
     target("kv_command", kv::command, kv::command_seeds),
     target("kv_output", kv::output, kv::output_seeds),

@@ -9,8 +9,9 @@ use logdrive_raft::limits::ENTRY_HEADER_BYTES;
 use logdrive_raft::message::{Body, Message};
 use logdrive_raft::wire::{Decode, DecodeError, Encode, Reader};
 use logdrive_raft::{
-    Boot, Chain, ClusterId, Entry, EntryHeader, EntryKind, Genesis, GroupId, Incarnation, Index,
-    LogPosition, Member, Membership, NodeId, ProposalRow, Replica, ReplicationSession, Round, Term,
+    Anchor, Boot, Chain, ClusterId, Entry, EntryHeader, EntryKind, Genesis, GroupId, Incarnation,
+    Index, LogPosition, Member, Membership, NodeId, ProposalRow, Replica, ReplicationSession,
+    Round, Term,
 };
 
 use crate::check::{bounded, canonical, faithful};
@@ -241,6 +242,28 @@ pub(crate) fn genesis_seeds() -> Vec<Vec<u8>> {
         genesis.to_bytes().into(),
         membership.to_bytes().into(),
         member(7).to_bytes().into(),
+    ]
+}
+
+/// What a log amounts to at a point.
+pub(crate) fn anchor(data: &[u8]) {
+    canonical::<Anchor>(data);
+}
+
+pub(crate) fn anchor_seeds() -> Vec<Vec<u8>> {
+    let anchor = Anchor {
+        at: LogPosition {
+            index: Index(9),
+            term: Term(4),
+            chain: Chain(5),
+        },
+        membership: Membership::of_voters((1..=3).map(member).collect()),
+        sessions: Bytes::from_static(b"sessions"),
+        term_starts: vec![(Term(1), Index(1)), (Term(4), Index(7))],
+    };
+    vec![
+        anchor.to_bytes().into(),
+        Anchor::default().to_bytes().into(),
     ]
 }
 

@@ -68,6 +68,7 @@ const TARGETS: &[Target] = &[
     target("record", wal::record, wal::record_seeds),
     target("record_parts", wal::record_parts, wal::record_parts_seeds),
     target("stamp", wal::stamp, wal::stamp_seeds),
+    target("manifest", wal::manifest, wal::manifest_seeds),
     target("log_noise", log::noise, log::noise_seeds),
     target("bootstrap", liar::bootstrap, liar::seeds),
 ];

@@ -2,11 +2,13 @@
 
 use bytes::BytesMut;
 use logdrive_raft::wire::{Decode, Encode, Reader, Writer};
+use logdrive_raft::{ClusterId, GroupId, Replica};
 use logdrive_wal::disk::{BLOCK_BYTES, Block, SlotId};
 use logdrive_wal::format::{
     Anchor, AnchorFile, BLOCK_DATA_BYTES, BlockState, EntryRun, FooterRow, GROUP_HEADER_BYTES,
     GroupCheckpoint, GroupHeader, Guard, Hole, Place, Record, SlotHeader, Stamper, Verdict,
 };
+use logdrive_wal::snapshots::{CHUNK_BYTES, Manifest, ManifestFile, check_name};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::check::{bounded, canonical};
@@ -228,4 +230,55 @@ pub(crate) fn stamp_seeds() -> Vec<Vec<u8>> {
     let mut seeds = vec![vec![0; 24], vec![1; 24 + 40]];
     seeds.push(vec![7; 24 + BLOCK_BYTES]);
     seeds
+}
+
+/// The manifest of a snapshot without the checksum at its end.
+pub(crate) fn manifest(data: &[u8]) {
+    let _ = bounded(data.len(), || Manifest::from_bytes(data));
+    canonical::<ManifestFile>(data);
+    let mut sealed = data.to_vec();
+    sealed.extend(xxh3_128(data).to_le_bytes());
+    canonical::<Manifest>(&sealed);
+    let Ok(manifest) = Manifest::from_bytes(&sealed) else {
+        return;
+    };
+    let mut bytes = 0;
+    for file in &manifest.files {
+        assert_eq!(check_name(&file.name), Ok(()));
+        let chunks = (0..).map_while(|chunk| file.chunk_bytes(chunk));
+        let lengths: Vec<usize> = chunks.collect();
+        assert_eq!(lengths.len(), file.chunks.len());
+        assert!(
+            lengths
+                .iter()
+                .all(|length| (1..=CHUNK_BYTES).contains(length))
+        );
+        assert_eq!(lengths.iter().sum::<usize>() as u64, file.bytes);
+        bytes += file.bytes;
+    }
+    assert_eq!(manifest.bytes_total(), bytes);
+}
+
+pub(crate) fn manifest_seeds() -> Vec<Vec<u8>> {
+    let file = |name: &str, bytes: u64| ManifestFile {
+        name: name.to_owned(),
+        bytes,
+        hash: 7,
+        chunks: (0..bytes.div_ceil(CHUNK_BYTES as u64)).collect(),
+    };
+    let manifest = Manifest {
+        compatible: 0,
+        cluster: ClusterId(1),
+        node: Replica::default(),
+        group: GroupId(2),
+        anchor: Default::default(),
+        files: vec![
+            file("empty", 0),
+            file("state", CHUNK_BYTES as u64 + 1),
+            file("more", 3),
+        ],
+    };
+    let sealed = manifest.to_bytes();
+    let unsealed = sealed[..sealed.len() - 16].to_vec();
+    vec![unsealed, manifest.files[1].to_bytes().into()]
 }

@@ -3,6 +3,7 @@
 
 pub mod disk;
 pub mod format;
+pub mod snapshots;
 
 mod build;
 mod configurations;

@@ -1,0 +1,412 @@
+//! What everything that is made from one store uses together, and the steps that several of them take.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use logdrive_raft::wire::Decode;
+use logdrive_raft::{GroupId, SnapshotId};
+use xxhash_rust::xxh3::Xxh3;
+
+use super::error::{Damage, SnapshotError};
+use super::files::Files;
+use super::manifest::{
+    MANIFEST_BYTES_MAX, MANIFEST_FILE, Manifest, ManifestFile, SnapshotSummary, chunk_offset,
+};
+use super::names::{Named, Place};
+
+/// Asked once a chunk, with its bytes. It may wait, so that others get at the disk too, and says whether to go on.
+pub type Pace<'a> = dyn FnMut(usize) -> ControlFlow<()> + Send + 'a;
+
+/// The pace of who has the disk to itself.
+pub fn unpaced(_bytes: usize) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+/// The files, and who does what with them. Clones are the same.
+#[derive(Debug)]
+pub(super) struct Shared<F> {
+    state: Arc<Mutex<State<F>>>,
+}
+
+#[derive(Debug)]
+pub(super) struct State<F> {
+    pub(super) files: F,
+    claimed: BTreeSet<(GroupId, Work)>,
+    /// The manifest that was read last. Chunks are sent one at a time, and it may be large.
+    held: Option<Arc<Held>>,
+}
+
+/// A finished snapshot whose manifest was read.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) directory: String,
+    pub(super) manifest: Manifest,
+    pub(super) bytes: Bytes,
+}
+
+/// What is done for a group by one at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Work {
+    Writing,
+    Receiving,
+}
+
+/// Nobody else does this work for this group meanwhile.
+#[derive(Debug)]
+pub(super) struct Claim<F: Files> {
+    shared: Shared<F>,
+    group: GroupId,
+    work: Work,
+}
+
+impl<F> Clone for Shared<F> {
+    fn clone(&self) -> Self {
+        let state = Arc::clone(&self.state);
+        Self { state }
+    }
+}
+
+impl<F: Files> Shared<F> {
+    pub(super) fn new(files: F) -> Self {
+        let state = State {
+            files,
+            claimed: BTreeSet::new(),
+            held: None,
+        };
+        let state = Arc::new(Mutex::new(state));
+        Self { state }
+    }
+
+    /// For one call to the files, or a few short ones.
+    pub(super) fn lock(&self) -> MutexGuard<'_, State<F>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn claim(&self, group: GroupId, work: Work) -> Result<Claim<F>, SnapshotError> {
+        if !self.lock().claimed.insert((group, work)) {
+            let what = work.name();
+            return Err(SnapshotError::Busy { group, what });
+        }
+        let shared = self.clone();
+        Ok(Claim {
+            shared,
+            group,
+            work,
+        })
+    }
+
+    pub(super) fn path(&self, directory: &str, file: Option<&str>) -> PathBuf {
+        self.lock().files.path(directory, file)
+    }
+
+    /// The directories that are ours, and the names of the others.
+    pub(super) fn directories(&self) -> Result<(Vec<Named>, Vec<String>), SnapshotError> {
+        let names = self.lock().files.directories()?;
+        let mut ours = Vec::new();
+        let mut others = Vec::new();
+        for name in names {
+            match Named::parse(&name) {
+                Some(named) => ours.push(named),
+                None => others.push(name),
+            }
+        }
+        Ok((ours, others))
+    }
+
+    /// Where the finished snapshots are, the newest first; all groups'.
+    pub(super) fn finished(&self) -> Result<Vec<Place>, SnapshotError> {
+        let (ours, _) = self.directories()?;
+        let finished = ours.into_iter().filter_map(|named| match named {
+            Named::Finished(place) => Some(place),
+            _ => None,
+        });
+        let mut finished: Vec<Place> = finished.collect();
+        finished.sort_unstable_by(|one, other| other.cmp(one));
+        Ok(finished)
+    }
+
+    /// A finished snapshot with its manifest.
+    pub(super) fn held(&self, id: SnapshotId) -> Result<Arc<Held>, SnapshotError> {
+        let finished = self.finished()?;
+        let place = finished.into_iter().find(|place| place.id == id);
+        let Some(place) = place else {
+            self.forget_held();
+            return Err(SnapshotError::Unknown(id));
+        };
+        let directory = Named::Finished(place).name();
+        let known = self.lock().held.clone();
+        if let Some(known) = known.filter(|known| known.directory == directory) {
+            return Ok(known);
+        }
+        let held = Arc::new(self.read_held(place)?);
+        self.lock().held = Some(Arc::clone(&held));
+        Ok(held)
+    }
+
+    pub(super) fn forget_held(&self) {
+        self.lock().held = None;
+    }
+
+    /// Reads a manifest and makes sure that it is the one that the directory is named after.
+    pub(super) fn read_held(&self, place: Place) -> Result<Held, SnapshotError> {
+        let directory = Named::Finished(place).name();
+        let damaged = |why| SnapshotError::Damaged {
+            path: self.path(&directory, Some(MANIFEST_FILE)),
+            chunk: None,
+            why,
+        };
+        let bytes = self.read_manifest(&directory)?;
+        if Manifest::id_of(&bytes) != place.id {
+            return Err(damaged(Damage::Checksum));
+        }
+        let manifest = Manifest::from_bytes(&bytes);
+        let manifest = manifest.map_err(|error| damaged(Damage::Manifest(error)))?;
+        if manifest.group != place.group || manifest.anchor.at.index != place.index {
+            return Err(damaged(Damage::Misplaced));
+        }
+        Ok(Held {
+            directory,
+            manifest,
+            bytes,
+        })
+    }
+
+    fn read_manifest(&self, directory: &str) -> Result<Bytes, SnapshotError> {
+        let damaged = |why| SnapshotError::Damaged {
+            path: self.path(directory, Some(MANIFEST_FILE)),
+            chunk: None,
+            why,
+        };
+        let listed = self.lock().files.files(directory)?;
+        let listed = listed.into_iter().find(|file| file.name == MANIFEST_FILE);
+        let found = listed.ok_or_else(|| damaged(Damage::Missing))?.bytes;
+        let length = usize::try_from(found).ok();
+        let Some(length) = length.filter(|length| *length <= MANIFEST_BYTES_MAX) else {
+            let expected = MANIFEST_BYTES_MAX as u64;
+            return Err(damaged(Damage::Length { expected, found }));
+        };
+        let mut bytes = vec![0; length];
+        let mut state = self.lock();
+        let read = state
+            .files
+            .read_at(directory, MANIFEST_FILE, 0, &mut bytes)?;
+        drop(state);
+        if read != length {
+            return Err(damaged(Damage::Length {
+                expected: found,
+                found: read as u64,
+            }));
+        }
+        Ok(bytes.into())
+    }
+
+    /// Writes and flushes the manifest. One that is there already is from an attempt that did not get further.
+    pub(super) fn write_manifest(
+        &self,
+        directory: &str,
+        bytes: &[u8],
+    ) -> Result<(), SnapshotError> {
+        let mut state = self.lock();
+        let listed = state.files.files(directory)?;
+        if listed.iter().any(|file| file.name == MANIFEST_FILE) {
+            state.files.remove_file(directory, MANIFEST_FILE)?;
+        }
+        state.files.create_file(directory, MANIFEST_FILE)?;
+        state.files.write_at(directory, MANIFEST_FILE, 0, bytes)?;
+        state.files.flush(directory, MANIFEST_FILE)?;
+        Ok(())
+    }
+
+    /// Reads a chunk and makes sure that it is the one in the manifest. `buffer` is all of it then.
+    pub(super) fn read_chunk(
+        &self,
+        directory: &str,
+        file: &ManifestFile,
+        chunk: u32,
+        buffer: &mut Vec<u8>,
+    ) -> Result<(), SnapshotError> {
+        buffer.resize(file.chunk_bytes(chunk).unwrap_or(0), 0);
+        let mut state = self.lock();
+        let read = state
+            .files
+            .read_at(directory, &file.name, chunk_offset(chunk), buffer)?;
+        drop(state);
+        buffer.truncate(read);
+        let checked = file.check_chunk(chunk, buffer);
+        checked.map_err(|why| self.damaged(directory, file, Some(chunk), why))
+    }
+
+    /// Reads all of a snapshot from the medium, as far as that can be had. Whatever is wrong is told to `bad`, with
+    /// the numbers of file and chunk if it is in one; the answer is the first of it.
+    pub(super) fn read_back(
+        &self,
+        directory: &str,
+        manifest: &Manifest,
+        id: SnapshotId,
+        pace: &mut Pace<'_>,
+        mut bad: impl FnMut(usize, u32),
+    ) -> Result<(), SnapshotError> {
+        self.check_files(directory, manifest)?;
+        self.lock().files.forget_cached(directory, MANIFEST_FILE);
+        let bytes = self.read_manifest(directory)?;
+        if Manifest::id_of(&bytes) != id {
+            let path = self.path(directory, Some(MANIFEST_FILE));
+            let (chunk, why) = (None, Damage::Checksum);
+            return Err(SnapshotError::Damaged { path, chunk, why });
+        }
+        let mut first = None;
+        let mut buffer = Vec::new();
+        for (number, file) in manifest.files.iter().enumerate() {
+            self.lock().files.forget_cached(directory, &file.name);
+            let mut hash = Xxh3::new();
+            let mut whole = true;
+            for chunk in file.chunk_numbers() {
+                if let Err(error) = self.read_chunk(directory, file, chunk, &mut buffer) {
+                    bad(number, chunk);
+                    whole = false;
+                    first.get_or_insert(error);
+                }
+                hash.update(&buffer);
+                if pace(buffer.len()).is_break() {
+                    return Err(SnapshotError::Cancelled);
+                }
+            }
+            if whole && hash.digest128() != file.hash {
+                first.get_or_insert(self.damaged(directory, file, None, Damage::Hash));
+            }
+        }
+        first.map_or(Ok(()), Err)
+    }
+
+    /// All files are there, no others are, and each is as long as it should be or shorter: a shorter one is found
+    /// by reading it, and which of its chunks.
+    fn check_files(&self, directory: &str, manifest: &Manifest) -> Result<(), SnapshotError> {
+        let listed = self.lock().files.files(directory)?;
+        let damaged = |name: &str, why| SnapshotError::Damaged {
+            path: self.path(directory, Some(name)),
+            chunk: None,
+            why,
+        };
+        for found in &listed {
+            let is_ours = |file: &&ManifestFile| file.name == found.name;
+            match manifest.files.iter().find(is_ours) {
+                None if found.name == MANIFEST_FILE => {}
+                None => return Err(damaged(&found.name, Damage::Unlisted)),
+                Some(file) if found.bytes > file.bytes => {
+                    return Err(damaged(
+                        &found.name,
+                        Damage::Length {
+                            expected: file.bytes,
+                            found: found.bytes,
+                        },
+                    ));
+                }
+                Some(_) => {}
+            }
+        }
+        for file in &manifest.files {
+            if !listed.iter().any(|found| found.name == file.name) {
+                return Err(damaged(&file.name, Damage::Missing));
+            }
+        }
+        Ok(())
+    }
+
+    fn damaged(
+        &self,
+        directory: &str,
+        file: &ManifestFile,
+        chunk: Option<u32>,
+        why: Damage,
+    ) -> SnapshotError {
+        let path = self.path(directory, Some(&file.name));
+        SnapshotError::Damaged { path, chunk, why }
+    }
+
+    /// Makes a snapshot that was read back one that counts.
+    pub(super) fn publish(
+        &self,
+        from: &str,
+        manifest: &Manifest,
+        bytes: &Bytes,
+        pace: &mut Pace<'_>,
+    ) -> Result<SnapshotSummary, SnapshotError> {
+        let summary = manifest.summary(bytes);
+        let place = Place {
+            group: summary.group,
+            index: summary.at.index,
+            id: summary.id,
+        };
+        let to = Named::Finished(place).name();
+        if self.finished()?.contains(&place) {
+            match self.read_back(&to, manifest, place.id, pace, |_, _| {}) {
+                Ok(()) => {
+                    // The same one was here before, and the log may have been cut for it. What is left of the
+                    // other is not taken for a snapshot.
+                    let _ = self.lock().files.remove_directory(from);
+                    return Ok(summary);
+                }
+                Err(SnapshotError::Cancelled) => return Err(SnapshotError::Cancelled),
+                // It is the same one gone bad.
+                Err(_) => self.remove(place)?,
+            }
+        }
+        let mut state = self.lock();
+        state.files.rename_directory(from, &to)?;
+        if let Err(error) = state.files.sync_root() {
+            // Under its old name it is found by whoever cleans up. If that fails too, it is still a whole snapshot.
+            let _ = state.files.rename_directory(&to, from);
+            return Err(error.into());
+        }
+        Ok(summary)
+    }
+
+    /// Removes a finished snapshot. From the first step on, none of what is left of it counts.
+    pub(super) fn remove(&self, place: Place) -> Result<(), SnapshotError> {
+        let removing = Named::Removing(place).name();
+        let mut state = self.lock();
+        state.held = None;
+        let names = state.files.directories()?;
+        if names.contains(&removing) {
+            state.files.remove_directory(&removing)?;
+        }
+        let finished = Named::Finished(place).name();
+        state.files.rename_directory(&finished, &removing)?;
+        state.files.sync_root()?;
+        state.files.remove_directory(&removing)?;
+        state.files.sync_root()?;
+        Ok(())
+    }
+}
+
+impl Work {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Writing => "being written",
+            Self::Receiving => "being received",
+        }
+    }
+}
+
+impl<F: Files> Claim<F> {
+    pub(super) fn shared(&self) -> &Shared<F> {
+        &self.shared
+    }
+
+    /// The directory in which the work is done.
+    pub(super) fn directory(&self) -> String {
+        match self.work {
+            Work::Writing => Named::Writing(self.group).name(),
+            Work::Receiving => Named::Receiving(self.group).name(),
+        }
+    }
+}
+
+impl<F: Files> Drop for Claim<F> {
+    fn drop(&mut self) {
+        self.shared.lock().claimed.remove(&(self.group, self.work));
+    }
+}

@@ -81,6 +81,7 @@ pub mod dice;
 pub mod disk;
 pub mod draw;
 pub mod enabled;
+pub mod files;
 pub mod history;
 pub mod images;
 pub mod kv;

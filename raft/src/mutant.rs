@@ -369,6 +369,14 @@ mutants! {
     /// The membership from before a snapshot stays in effect after it. openraft#1808.
     MembershipSurvivesInstall = "membership-survives-install",
 
+    /// A segment that nobody needs is released wherever it stands, between others that are needed. The next opening
+    /// misses it, and cannot tell that from a loss.
+    ReleaseOutOfOrder = "release-out-of-order",
+
+    /// A segment is released as soon as it is cut away: before two later segments state where every group stands, and
+    /// before the header that says so is durable. A power cut leaves the old log without its beginning.
+    ReleaseTooSoon = "release-too-soon",
+
     // Elections, once more.
 
     /// Who refuses a pre-vote because its term is higher is not heard: whoever asked keeps its term and is
@@ -411,7 +419,7 @@ mod tests {
     #[cfg(mutants)]
     #[test]
     fn every_name_is_of_one_mutant_and_reads_back() {
-        assert!(Mutant::ALL.len() >= 71);
+        assert!(Mutant::ALL.len() >= 73);
         for mutant in Mutant::ALL {
             assert_eq!(mutant.name().parse(), Ok(*mutant));
         }

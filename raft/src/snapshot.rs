@@ -90,6 +90,18 @@ fn decode_term_starts(
     Ok(starts)
 }
 
+impl Anchor {
+    /// When terms began, as far as an index.
+    #[must_use]
+    pub fn term_starts_through(&self, index: Index) -> Vec<(Term, Index)> {
+        let through = self.term_starts.iter();
+        through
+            .filter(|(_, first)| *first <= index)
+            .copied()
+            .collect()
+    }
+}
+
 /// Where a log begins: it was cut there, or a snapshot was received that reaches so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Base {

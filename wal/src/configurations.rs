@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use logdrive_raft::{GroupId, Index, Membership};
 
 /// Which entries hold a membership, oldest first.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Configurations {
     groups: BTreeMap<GroupId, Vec<(Index, Membership)>>,
 }

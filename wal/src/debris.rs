@@ -6,7 +6,10 @@
 //! segment to end just before it, the next opening could not tell it from a block that was acknowledged and
 //! went bad, and would refuse a log that had opened cleanly before. So it goes before the slot is taken.
 //!
-//! Only blocks that are not whole are cleared. Whole ones are of an earlier boot than any segment to come, so
+//! In a segment that counts nothing is cleared. What lies beyond its end is remembered, and goes when the segment has
+//! been released.
+//!
+//! Only blocks that are not whole are cleared. Whole ones are of an earlier boot or segment than any to come, so
 //! that they look as if nothing had landed on them; and until the opening has its verdict they are what the
 //! next one judges by, if this one fails. A block that is not whole tells it nothing that zeros do not: it holds
 //! nothing that counts, for what counts was read and was whole, and where the log ends some block has not
@@ -37,15 +40,16 @@ impl Debris {
         debris
     }
 
-    /// In a slot that has not been read yet.
+    /// In a slot that has not been read yet, from this block on.
     pub(crate) fn read(
         disk: &mut impl Disk,
         file: &SlotFile,
+        from: u32,
         log_uuid: u128,
     ) -> Result<Self, DiskError> {
         let mut debris = Self::default();
         let mut blocks = vec![Block::ZERO; READ_BLOCKS.min(file.blocks as usize)];
-        for part in parts(0..file.blocks) {
+        for part in parts(from.min(file.blocks)..file.blocks) {
             let blocks = &mut blocks[..part.len()];
             disk.read(file.slot, part.start, blocks)?;
             debris.add(log_uuid, part.start, blocks);
@@ -64,6 +68,11 @@ impl Debris {
                 _ => self.runs.push(number..number + 1),
             }
         }
+    }
+
+    /// Which blocks.
+    pub(crate) fn runs(&self) -> &[Range<u32>] {
+        &self.runs
     }
 
     /// Writes zeros there and makes them durable.

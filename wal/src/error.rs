@@ -255,6 +255,17 @@ pub enum AppendError {
         /// The configured size.
         slot_bytes: u64,
     },
+    /// Every slot has to hold the anchors of all groups beside one largest entry, and would not.
+    #[error(
+        "slots of {slot_bytes} bytes do not hold an anchor or base of {bytes} beside all else that they have to: \
+         raise wal.slot_bytes, or have fewer groups here"
+    )]
+    AnchorTooLarge {
+        /// Bytes of its record.
+        bytes: usize,
+        /// The configured size.
+        slot_bytes: u64,
+    },
     /// There was such a group, and its id is not used again.
     #[error("group {0} was removed, and no group gets its id again: choose another")]
     GroupRemoved(GroupId),

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use logdrive_raft::io::HardState;
 use logdrive_raft::mutant::Mutant;
-use logdrive_raft::{Boot, Chain, GroupId, Membership};
+use logdrive_raft::{Boot, Chain, GroupId};
 
 use crate::configurations::Configurations;
 use crate::debris::Debris;
@@ -34,6 +34,7 @@ mod orphans;
 mod walk;
 
 pub use logs::VOTE_SPENT;
+pub(crate) use logs::base_of;
 
 use chain::newest_of;
 use court::{Court, Without};
@@ -130,8 +131,6 @@ pub(crate) struct Judgement {
     pub(crate) originals: Vec<SlotId>,
     /// The last flush group is a mark that may be in the page cache only, and nothing else is.
     pub(crate) rewrite_last: bool,
-    /// The membership at the base, where an anchor states it.
-    pub(crate) anchored: BTreeMap<GroupId, Membership>,
     /// Copies of slot headers that are bad or missing while the other one is good.
     pub(crate) bad_copies: Vec<(SlotId, u32)>,
     /// Slots, in use or not, of whose header the first copy counts and the second is bad, older or missing.
@@ -330,7 +329,6 @@ impl Judgement {
             tail: Vec::new(),
             originals: Vec::new(),
             rewrite_last: false,
-            anchored: BTreeMap::new(),
             bad_copies: Vec::new(),
             first_counts: BTreeSet::new(),
             written_copies: BTreeMap::new(),

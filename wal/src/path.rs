@@ -4,11 +4,14 @@
 //! dead whatever their term.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use logdrive_raft::io::{EntryMeta, HardState};
-use logdrive_raft::{Chain, Entry, Genesis, Index, LogPosition, Term};
+use logdrive_raft::wire::Encode;
+use logdrive_raft::{Chain, Entry, Genesis, Index, LogPosition, Membership, SnapshotId, Term};
 
-use crate::format::{BLOCK_DATA_BYTES, GroupCheckpoint, Place};
+use crate::Position;
+use crate::format::{Anchor, BLOCK_DATA_BYTES, GroupCheckpoint, Place};
 
 /// An entry on the path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,58 +88,207 @@ pub(crate) enum OffPath {
     OtherChain,
     /// It would replace what the base covers.
     BelowBase,
+    /// The log ends elsewhere than the record says.
+    OtherTip,
+}
+
+/// Where a log begins, and what is known there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Start {
+    /// The last entry that is no longer in the log.
+    pub(crate) base: LogPosition,
+    /// The membership there; none: that of the genesis, for this is the origin.
+    pub(crate) membership: Option<Arc<Membership>>,
+    /// The snapshot that was received up to there, if one was.
+    pub(crate) snapshot: Option<SnapshotId>,
+}
+
+impl Start {
+    pub(crate) fn of(base: &logdrive_raft::Base) -> Self {
+        Self {
+            base: base.at,
+            membership: Some(Arc::new(base.membership.clone())),
+            snapshot: base.snapshot,
+        }
+    }
 }
 
 /// The log of a group.
 #[derive(Clone, Debug)]
 pub(crate) struct GroupLog {
     pub(crate) genesis: Genesis,
-    pub(crate) base: LogPosition,
+    /// Where it begins. There may be fewer rows than that says: see `owed`.
+    pub(crate) start: Start,
+    /// The entries from the base up to here lie in segments that were released, so that nobody knows of them. Something
+    /// in the log covers them, or was meant to. Only while a log is judged and opened.
+    owed: Option<LogPosition>,
     rows: VecDeque<Row>,
+    /// Bytes of the frames of all rows.
+    bytes: u64,
     pub(crate) hard_state: HardState,
-    pub(crate) anchor: Option<LogPosition>,
+    pub(crate) anchor: Option<Arc<Anchor>>,
+    pub(crate) anchors: Anchors,
     /// As far as flush groups have been built: what a checkpoint states.
     pub(crate) written: Written,
+    pub(crate) carried: Carried,
 }
 
 /// The state of a group at the end of the last flush group that was built.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Written {
     /// Its genesis is in one of them.
     pub(crate) begun: bool,
     pub(crate) hard_state: HardState,
+    pub(crate) start: Start,
     pub(crate) tip: LogPosition,
+    pub(crate) anchor: Option<Arc<Anchor>>,
+    /// No segment below this one holds an entry between base and tip. None: there is no such entry.
+    pub(crate) floor: Option<u64>,
+}
+
+/// Anchors that were appended, and how far they are durable.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Anchors {
+    durable: Index,
+    waiting: VecDeque<(Position, Index)>,
+}
+
+impl Anchors {
+    pub(crate) fn push(&mut self, position: Position, at: Index, durable: Position) {
+        self.newest_durable(durable);
+        self.waiting.push_back((position, at));
+    }
+
+    /// The log may be cut up to here, given that everything up to a position is durable.
+    pub(crate) fn newest_durable(&mut self, durable: Position) -> Index {
+        while let Some((_, at)) = self
+            .waiting
+            .pop_front_if(|(position, _)| *position <= durable)
+        {
+            self.durable = at;
+        }
+        self.durable
+    }
+}
+
+/// Bytes that the first flush group of a segment takes for a group, at most: for what was appended and for what was
+/// built.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Carried {
+    pub(crate) row: usize,
+    pub(crate) anchor: usize,
+    pub(crate) configuration: usize,
+}
+
+impl Carried {
+    pub(crate) fn bytes(self) -> usize {
+        self.row + self.anchor + self.configuration
+    }
+
+    pub(crate) fn records(self) -> usize {
+        usize::from(self.anchor > 0) + usize::from(self.configuration > 0)
+    }
+
+    /// Room for both.
+    pub(crate) fn max(self, other: Self) -> Self {
+        Self {
+            row: self.row.max(other.row),
+            anchor: self.anchor.max(other.anchor),
+            configuration: self.configuration.max(other.configuration),
+        }
+    }
+}
+
+/// Bytes of a row of a checkpoint beside the genesis, at most.
+const ROW_BYTES: usize = 8 + 25 + 32 + 17 + 32 + 33 + 18 + 4;
+
+/// Bytes of a configuration record beside the membership.
+const CONFIGURATION_BYTES: usize = 1 + 8 + 32;
+
+pub(crate) fn anchor_bytes(anchor: &Anchor) -> usize {
+    1 + anchor.to_bytes().len()
+}
+
+pub(crate) fn configuration_bytes(membership: &Membership) -> usize {
+    CONFIGURATION_BYTES + membership.to_bytes().len()
 }
 
 impl GroupLog {
     pub(crate) fn new(genesis: Genesis) -> Self {
-        let base = genesis.origin();
+        let start = Start {
+            base: genesis.origin(),
+            membership: None,
+            snapshot: None,
+        };
+        let carried = Carried {
+            row: genesis.to_bytes().len() + ROW_BYTES,
+            ..Carried::default()
+        };
         Self {
-            genesis,
-            base,
-            rows: VecDeque::new(),
-            hard_state: HardState::default(),
-            anchor: None,
             written: Written {
                 begun: false,
                 hard_state: HardState::default(),
-                tip: base,
+                start: start.clone(),
+                tip: start.base,
+                anchor: None,
+                floor: None,
             },
+            genesis,
+            start,
+            owed: None,
+            rows: VecDeque::new(),
+            bytes: 0,
+            hard_state: HardState::default(),
+            anchor: None,
+            anchors: Anchors::default(),
+            carried,
         }
     }
 
+    /// As the first checkpoint that there is states it. Its entries lie in segments before, and are owed.
+    pub(crate) fn from_checkpoint(row: &GroupCheckpoint) -> Self {
+        let mut log = Self::new(row.genesis.clone());
+        log.start.base = row.base;
+        log.start.snapshot = row.snapshot;
+        log.owed = Some(row.tip).filter(|tip| *tip != row.base);
+        log
+    }
+
+    pub(crate) fn base(&self) -> LogPosition {
+        self.start.base
+    }
+
+    /// The membership at the base, if it is known.
+    pub(crate) fn membership(&self) -> Option<Membership> {
+        match &self.start.membership {
+            Some(membership) => Some(Membership::clone(membership)),
+            None if self.base() == self.genesis.origin() => Some(self.genesis.membership()),
+            None => None,
+        }
+    }
+
+    /// What lies before the first row.
+    fn bottom(&self) -> LogPosition {
+        self.owed.unwrap_or(self.start.base)
+    }
+
+    /// The first and the last entry that nothing is known of, if there are some.
+    pub(crate) fn owed(&self) -> Option<(Index, LogPosition)> {
+        self.owed.map(|last| (self.base().index.next(), last))
+    }
+
     pub(crate) fn tip(&self) -> LogPosition {
-        let last = Index(self.base.index.0 + self.rows.len() as u64);
+        let last = Index(self.bottom().index.0 + self.rows.len() as u64);
         self.position(last).expect("the tip is on the path")
     }
 
     pub(crate) fn row(&self, index: Index) -> Option<&Row> {
-        let above = index.0.checked_sub(self.base.index.0 + 1)?;
+        let above = index.0.checked_sub(self.bottom().index.0 + 1)?;
         self.rows.get(usize::try_from(above).ok()?)
     }
 
     pub(crate) fn row_mut(&mut self, index: Index) -> Option<&mut Row> {
-        let above = index.0.checked_sub(self.base.index.0 + 1)?;
+        let above = index.0.checked_sub(self.bottom().index.0 + 1)?;
         self.rows.get_mut(usize::try_from(above).ok()?)
     }
 
@@ -144,50 +296,85 @@ impl GroupLog {
         self.rows.capacity() * size_of::<Row>()
     }
 
+    /// Bytes of the frames of all entries above the base.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     pub(crate) fn rows(&self) -> impl ExactSizeIterator<Item = &Row> {
         self.rows.iter()
     }
 
-    /// What lies at an index, from the base to the tip.
+    /// What lies at an index, from the base to the tip, as far as it is known.
     pub(crate) fn position(&self, index: Index) -> Option<LogPosition> {
-        if index == self.base.index {
-            return Some(self.base);
-        }
-        self.row(index).map(|row| LogPosition {
-            index,
-            term: row.term,
-            chain: row.chain,
-        })
+        [self.start.base, self.bottom()]
+            .into_iter()
+            .find(|known| known.index == index)
+            .or_else(|| {
+                self.row(index).map(|row| LogPosition {
+                    index,
+                    term: row.term,
+                    chain: row.chain,
+                })
+            })
     }
 
     /// Cuts whatever lies beyond `to`.
     pub(crate) fn truncate(&mut self, to: &LogPosition) -> Result<(), OffPath> {
         self.check_on_path(to)?;
-        let keep = usize::try_from(to.index.0 - self.base.index.0).expect("bounded by the rows");
-        self.rows.truncate(keep);
+        let bottom = self.bottom().index;
+        if to.index < bottom {
+            self.owed = Some(*to).filter(|to| to.index != self.start.base.index);
+        }
+        let keep = usize::try_from(to.index.0.saturating_sub(bottom.0));
+        self.keep_below(keep.expect("bounded by the rows"));
         Ok(())
+    }
+
+    fn keep_below(&mut self, rows: usize) {
+        let dead = self.rows.range(rows.min(self.rows.len())..);
+        self.bytes -= dead.map(|row| u64::from(row.bytes)).sum::<u64>();
+        self.rows.truncate(rows);
     }
 
     /// Appends an entry after `prev`, which is the tip.
     pub(crate) fn push(&mut self, row: Row) {
+        self.bytes += u64::from(row.bytes);
         self.rows.push_back(row);
     }
 
-    /// Moves the base, and the tip too if the base is not on the path.
-    pub(crate) fn set_base(&mut self, base: LogPosition) {
-        if self.check_on_path(&base).is_ok() {
-            let below = usize::try_from(base.index.0 - self.base.index.0);
-            self.rows.drain(..below.expect("bounded by the rows"));
-        } else {
-            self.rows.clear();
+    /// Moves the base, and the tip too if the base is not on the path. `tip` is where the log ends then.
+    pub(crate) fn set_start(&mut self, start: Start, tip: &LogPosition) -> Result<(), OffPath> {
+        let base = start.base;
+        let goes_on = match self.check_on_path(&base) {
+            Err(OffPath::BelowBase) => return Err(OffPath::BelowBase),
+            // Nobody knows what was there, but for what the record says.
+            Ok(()) if base.index < self.bottom().index => *tip == self.tip(),
+            on_path => on_path.is_ok(),
+        };
+        if !goes_on {
+            self.keep_below(0);
+            self.owed = None;
+        } else if self.bottom().index <= base.index {
+            let below = usize::try_from(base.index.0 - self.bottom().index.0);
+            let dead = self.rows.drain(..below.expect("bounded by the rows"));
+            self.bytes -= dead.map(|row| u64::from(row.bytes)).sum::<u64>();
+            self.owed = None;
         }
-        self.base = base;
+        self.start = start;
+        if self.tip() != *tip {
+            return Err(OffPath::OtherTip);
+        }
+        Ok(())
     }
 
-    /// Whether the path has this very entry.
+    /// Whether the path has this very entry. Of those that are owed nobody knows better.
     pub(crate) fn check_on_path(&self, position: &LogPosition) -> Result<(), OffPath> {
-        if position.index < self.base.index {
+        if position.index < self.start.base.index {
             return Err(OffPath::BelowBase);
+        }
+        if self.start.base.index < position.index && position.index < self.bottom().index {
+            return Ok(());
         }
         match self.position(position.index) {
             Some(found) if found.chain == position.chain => Ok(()),
@@ -202,12 +389,20 @@ impl GroupLog {
     }
 
     pub(crate) fn checkpoint(&self) -> GroupCheckpoint {
+        let Written {
+            start,
+            hard_state,
+            tip,
+            anchor,
+            ..
+        } = &self.written;
         GroupCheckpoint {
             genesis: self.genesis.clone(),
-            hard_state: self.written.hard_state,
-            base: self.base,
-            tip: self.written.tip,
-            anchor: self.anchor,
+            hard_state: *hard_state,
+            base: start.base,
+            snapshot: start.snapshot,
+            tip: *tip,
+            anchor: anchor.as_ref().map(|anchor| anchor.at),
             guard: None,
             holes: Vec::new(),
         }
@@ -218,8 +413,67 @@ impl GroupLog {
         self.written = Written {
             begun: true,
             hard_state: self.hard_state,
+            start: self.start.clone(),
             tip: self.tip(),
+            anchor: self.anchor.clone(),
+            floor: self.rows.iter().filter_map(Row::segment).min(),
         };
+        let at = self.anchor.as_ref().map(|anchor| anchor.at.index);
+        self.anchors.durable = at.unwrap_or_default();
+        self.carried = self.carried_now();
+    }
+
+    /// What a checkpoint takes once all that was appended is built.
+    pub(crate) fn carried_now(&self) -> Carried {
+        let anchor = self.anchor.as_deref().map(anchor_bytes);
+        let membership = self.start.membership.as_deref();
+        Carried {
+            row: self.carried.row,
+            anchor: anchor.unwrap_or(0),
+            configuration: membership.map_or(0, configuration_bytes),
+        }
+    }
+
+    /// An entry was put into a flush group of this segment.
+    pub(crate) fn entry_built(&mut self, entry: LogPosition, segment: u64) {
+        self.written.tip = entry;
+        self.written.floor = self.written.floor.or(Some(segment));
+    }
+
+    /// So was the record that cuts the log.
+    pub(crate) fn truncate_built(&mut self, to: LogPosition) {
+        self.written.tip = to;
+        if to == self.written.start.base {
+            self.written.floor = None;
+        }
+    }
+
+    /// So was the record of a base.
+    pub(crate) fn base_built(&mut self, start: Start, tip: LogPosition) {
+        let base = start.base;
+        self.written.start = start;
+        self.written.tip = tip;
+        let above = self.row(base.index.next());
+        if tip == base {
+            self.written.floor = None;
+        } else if let Some(segment) = above.and_then(Row::segment) {
+            // A row that has its place is of the path that was built. The entries above it came later.
+            self.written.floor = Some(segment);
+        }
+        // Else a later base or cut has taken that row from memory already, and the floor stays too low until it is built.
+    }
+
+    /// So was the record of an anchor.
+    pub(crate) fn anchor_built(&mut self, anchor: &Anchor) {
+        let newest = self.anchor.as_ref().filter(|newest| newest.at == anchor.at);
+        let anchor = newest.map_or_else(|| Arc::new(anchor.clone()), Arc::clone);
+        self.written.anchor = Some(anchor);
+    }
+
+    /// Everything that was appended is built, as far as anchor and base are concerned.
+    pub(crate) fn is_caught_up(&self) -> bool {
+        let at = |anchor: &Option<Arc<Anchor>>| anchor.as_ref().map(|anchor| anchor.at);
+        at(&self.anchor) == at(&self.written.anchor) && self.start.base == self.written.start.base
     }
 }
 

@@ -1,15 +1,21 @@
 //! The pool of slot files: which are in use, which are free, and the one that is being made.
 //!
 //! It grows ahead of need, so that activating a slot costs no change of the file system's metadata. A slot
-//! is made in small steps at low priority: the file, its zeros, one flush.
+//! is made in small steps at low priority: the file, its zeros, one flush. One whose segment was released becomes free
+//! in the same manner.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::ErrorKind;
 
 use logdrive_raft::Micros;
 
+use crate::debris::Debris;
 use crate::disk::{BLOCK_BYTES, Op, OpId, SlotFile, SlotId, ZERO_BLOCKS_MAX};
 use crate::format::BLOCKS_MAX;
+
+mod recycle;
+
+use recycle::Recycling;
 
 /// How many free slots are kept at least, as far as the pool may grow.
 pub(crate) const FREE_MIN: usize = 2;
@@ -32,6 +38,14 @@ pub(crate) struct Pool {
     incomplete: Vec<(SlotId, u32)>,
     /// Slots that an opening still needs if it fails, until it has not.
     pub(crate) held_back: Vec<SlotFile>,
+    /// What has to be cleared in slots that are in use, once they are released.
+    debris: BTreeMap<SlotId, Debris>,
+    /// Slots whose segments were released and that are not free yet, the oldest first.
+    released: VecDeque<Recycling>,
+    /// The step of the first of them that is under way.
+    recycling: Option<OpId>,
+    /// No slot is free, and with one more than there may be others can be released.
+    one_more: bool,
     retry_at: Option<Micros>,
     pub(crate) failure: Option<String>,
 }
@@ -61,6 +75,10 @@ impl Pool {
             exists: BTreeSet::new(),
             incomplete: Vec::new(),
             held_back: Vec::new(),
+            debris: BTreeMap::new(),
+            released: VecDeque::new(),
+            recycling: None,
+            one_more: false,
             retry_at: None,
             failure: None,
         }
@@ -76,6 +94,38 @@ impl Pool {
         if free {
             self.free.insert(slot);
         }
+    }
+
+    /// Takes note of what has to be cleared in a slot in use before it is taken again.
+    pub(crate) fn remember(&mut self, slot: SlotId, debris: Debris) {
+        self.debris.insert(slot, debris);
+    }
+
+    /// Takes back a slot whose segment is not needed any more. It is free once it has been cleared.
+    pub(crate) fn release(&mut self, slot: SlotId) {
+        let debris = self.debris.remove(&slot).unwrap_or_default();
+        self.released.push_back(Recycling::new(slot, &debris));
+    }
+
+    /// How many slots will be free once they have been cleared.
+    pub(crate) fn recycled(&self) -> usize {
+        if self.failure.is_some() {
+            return 0;
+        }
+        self.released.len()
+    }
+
+    /// Whether the pool does not get as many free slots as it wants unless more are released.
+    pub(crate) fn is_scarce(&self) -> bool {
+        self.free.len() < FREE_MIN
+            && self.growable() == 0
+            && self.released.is_empty()
+            && self.growth.is_none()
+    }
+
+    /// Makes one slot more than there may be, as no other is free.
+    pub(crate) fn one_more(&mut self) {
+        self.one_more = true;
     }
 
     /// A number that no slot has: one more than the highest, or the lowest where that is the last there may be.
@@ -151,12 +201,19 @@ impl Pool {
         self.retry_at
     }
 
-    /// The next step of growing, if one is due: to be submitted under this id.
+    /// The next step of clearing a slot or of growing, if one is due: to be submitted under this id.
     pub(crate) fn grow(&mut self, op: OpId, now: Micros) -> Option<Op> {
         if self.retry_at.is_some_and(|at| now < at) {
             return None;
         }
         self.retry_at = None;
+        if self.is_busy() {
+            return None;
+        }
+        if let Some(step) = self.released.front().and_then(Recycling::step) {
+            self.recycling = Some(op);
+            return Some(step);
+        }
         if self.growth.is_none() {
             self.growth = self.begin();
         }
@@ -186,7 +243,8 @@ impl Pool {
 
     fn begin(&mut self) -> Option<Growth> {
         let wanted = self.free.len() < FREE_MIN && self.lengths.len() < self.slots_max;
-        if !wanted {
+        let one_more = std::mem::take(&mut self.one_more) && self.free.is_empty();
+        if !wanted && !one_more {
             return None;
         }
         let (slot, step) = match self.incomplete.pop() {
@@ -200,23 +258,27 @@ impl Pool {
         })
     }
 
-    /// Whether a step of growing is under way.
+    fn growing(&self) -> Option<OpId> {
+        self.growth.as_ref().and_then(|growth| growth.op)
+    }
+
+    /// Whether a step is under way.
     pub(crate) fn is_busy(&self) -> bool {
-        self.growth
-            .as_ref()
-            .is_some_and(|growth| growth.op.is_some())
+        self.growing().or(self.recycling).is_some()
     }
 
-    /// Whether this operation is a step of growing.
-    pub(crate) fn is_growing(&self, op: OpId) -> bool {
-        self.growth
-            .as_ref()
-            .is_some_and(|growth| growth.op == Some(op))
+    /// Whether this operation is a step of the pool's.
+    pub(crate) fn is_step(&self, op: OpId) -> bool {
+        self.growing().or(self.recycling) == Some(op)
     }
 
-    /// A step of growing has ended. A failure is no danger to what the log holds: nothing in the new slot
+    /// A step has ended. A failure is no danger to what the log holds: nothing in the new slot
     /// was ever promised. It is tried again later, a slot whose flush failed from its beginning.
     pub(crate) fn on_step(&mut self, result: Result<u64, std::io::Error>, now: Micros) {
+        if self.recycling.take().is_some() {
+            self.on_recycled(result, now);
+            return;
+        }
         let Some(mut growth) = self.growth.take() else {
             return;
         };
@@ -266,6 +328,38 @@ impl Pool {
             }
         };
         self.growth = Some(growth);
+    }
+
+    /// A step of clearing a released slot has ended. A failure is no danger either.
+    fn on_recycled(&mut self, result: Result<u64, std::io::Error>, now: Micros) {
+        let Some(mut recycling) = self.released.pop_front() else {
+            return;
+        };
+        let nothing = |bytes: &u64| *bytes < BLOCK_BYTES as u64;
+        let zeroed = matches!(recycling.step(), Some(Op::Zero { .. }));
+        let result = match result {
+            Ok(bytes) if zeroed && nothing(&bytes) => Err(ErrorKind::WriteZero.into()),
+            result => result,
+        };
+        match result {
+            Ok(bytes) => {
+                self.failure = None;
+                recycling.on_step(bytes);
+            }
+            Err(error) => {
+                self.failure = Some(format!("{}: {error}", recycling.slot.file_name()));
+                self.retry_at = Some(now.after(RETRY_US));
+                recycling.again();
+            }
+        }
+        if recycling.step().is_some() {
+            self.released.push_front(recycling);
+            return;
+        }
+        let slot = recycling.slot;
+        if let Some(blocks) = self.lengths.remove(&slot) {
+            self.add(slot, blocks, true);
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use logdrive_raft::io::HardState;
-use logdrive_raft::{Entry, GroupId, LogPosition};
+use logdrive_raft::{Base, Entry, GroupId, LogPosition};
 
 use crate::Position;
 use crate::format::Record;
@@ -21,6 +21,8 @@ pub(crate) enum Item {
     Entry(LogPosition, Entry),
     HardState(GroupId, HardState),
     Truncate(GroupId, LogPosition),
+    /// Two records that no crash may part: the base, and the membership there. And how many bytes they take.
+    Base(GroupId, Box<Base>, usize),
     /// A record that comes seldom.
     Record(Box<Record>, usize),
 }
@@ -54,7 +56,7 @@ impl Item {
         match self {
             Item::Entry(..) => RUN_BYTES,
             Item::HardState(..) | Item::Truncate(..) => SMALL_RECORD_BYTES,
-            Item::Record(_, bytes) => *bytes,
+            Item::Base(_, _, bytes) | Item::Record(_, bytes) => *bytes,
         }
     }
 

@@ -36,6 +36,10 @@ pub struct Report {
 pub struct GroupReport {
     /// Which group.
     pub group: GroupId,
+    /// The last entry that was cut away, or is covered by a snapshot; 0: none was.
+    pub base_index: Index,
+    /// Up to where the newest anchor says what the log amounts to, if there is one.
+    pub anchor_index: Option<Index>,
     /// The first entry; none: there are no entries.
     pub first_index: Option<Index>,
     /// The last entry, or what the base covers.
@@ -109,7 +113,9 @@ impl Report {
             let some = log.rows().len() > 0;
             GroupReport {
                 group: *group,
-                first_index: some.then(|| log.base.index.next()),
+                base_index: log.base().index,
+                anchor_index: log.anchor.as_ref().map(|anchor| anchor.at.index),
+                first_index: some.then(|| log.base().index.next()),
                 last_index: tip.index,
                 last_term: tip.term,
                 chain: tip.chain,

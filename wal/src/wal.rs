@@ -1,19 +1,24 @@
 //! The log as a value: appends go in, disk operations go out, completions come in, durable marks come out.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use logdrive_raft::io::Write;
+use logdrive_raft::snapshot::{SESSIONS_BYTES_MAX, TERM_STARTS_MAX};
 use logdrive_raft::wire::Encode;
 use logdrive_raft::{
-    Boot, Chain, Entry, EntryKind, Genesis, GroupId, Incarnation, LogPosition, Micros, mutated,
+    Anchor, Base, Boot, Chain, Entry, EntryKind, Genesis, GroupId, Incarnation, LogPosition,
+    Membership, Micros, mutated,
 };
 
 use crate::build::blocks_for;
 use crate::disk::{BLOCK_BYTES, Completion, Disk, OpId, SlotId};
 use crate::error::{AppendError, PoisonReason};
-use crate::format::{FooterRow, GROUP_HEADER_BYTES, Place, Record, SlotHeader, Stamper};
+use crate::format::{
+    self, FooterRow, GROUP_HEADER_BYTES, Place, Record, SLOT_HEADER_BLOCKS, SlotHeader, Stamper,
+};
 use crate::options::Options;
-use crate::path::{GroupLog, Row};
+use crate::path::{Carried, GroupLog, Row, Start, anchor_bytes, configuration_bytes};
 use crate::pipeline::Pipeline;
 use crate::pool::{FREE_MIN, Pool};
 use crate::queue::{Item, Queue};
@@ -24,8 +29,11 @@ mod build;
 mod complete;
 mod open;
 mod read;
+mod release;
 
 pub use open::{RecoveredGroup, Recovery};
+
+use release::Release;
 
 /// Counts appends. Only moves forward.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug, Hash)]
@@ -52,8 +60,8 @@ pub struct Wal<D> {
     reads: Reads,
     /// Which slot holds which segment, and how its blocks are stamped.
     segments: BTreeMap<u64, Held>,
-    /// Bytes that a checkpoint of all groups takes.
-    checkpoint_bytes: usize,
+    release: Release,
+    first_group: FirstGroup,
     accepted: Position,
     echo_wanted: Position,
     idle_at: Option<Micros>,
@@ -98,6 +106,52 @@ struct Tail {
     quiet: bool,
 }
 
+/// What the first flush group of a segment has to hold, at most: a checkpoint of all groups, and what is carried forward
+/// for them.
+#[derive(Clone, Copy, Debug, Default)]
+struct FirstGroup {
+    bytes: usize,
+    /// Beside the checkpoint.
+    records: usize,
+}
+
+impl FirstGroup {
+    fn with(self, carried: Carried) -> Self {
+        Self {
+            bytes: self.bytes + carried.bytes(),
+            records: self.records + carried.records(),
+        }
+    }
+
+    fn without(self, carried: Carried) -> Self {
+        Self {
+            bytes: self.bytes - carried.bytes(),
+            records: self.records - carried.records(),
+        }
+    }
+
+    fn with_removed(self, groups: usize) -> Self {
+        Self {
+            bytes: self.bytes + groups * REMOVED_BYTES,
+            records: self.records + groups,
+        }
+    }
+
+    /// What the flush group after it repeats.
+    fn echo_bytes(self) -> usize {
+        (1 + self.records) * MENTION_BYTES
+    }
+
+    /// Something of a group was built. Once all of it is, the room for what was there before is not needed any more.
+    fn settle(&mut self, log: &mut GroupLog) {
+        if log.is_caught_up() {
+            let now = log.carried_now();
+            *self = self.without(log.carried).with(now);
+            log.carried = now;
+        }
+    }
+}
+
 impl<D: Disk> Wal<D> {
     /// Creates a group durably: its genesis is its first record. Positions as for [`Wal::append`].
     pub fn create_group(&mut self, genesis: &Genesis) -> Result<Position, AppendError> {
@@ -111,10 +165,9 @@ impl<D: Disk> Wal<D> {
             return Err(AppendError::GroupRemoved(group));
         }
         let log = GroupLog::new(genesis.clone());
-        let checkpoint_bytes =
-            self.checkpoint_bytes + log.checkpoint().to_bytes().len() + VOTE_BYTES;
+        let first_group = self.first_group.with(log.carried);
         let bytes = genesis.to_bytes().len() + 1;
-        if check_slot(&self.options, checkpoint_bytes).is_err() {
+        if check_slot(&self.options, first_group, bytes).is_err() {
             return Err(AppendError::TooManyGroups {
                 groups: self.groups.len() + 1,
                 slot_bytes: self.options.slot_bytes,
@@ -124,7 +177,7 @@ impl<D: Disk> Wal<D> {
         if !self.may_wait(bytes) {
             return Err(AppendError::Full);
         }
-        self.checkpoint_bytes = checkpoint_bytes;
+        self.first_group = first_group;
         self.groups.insert(group, log);
         let record = Box::new(Record::Genesis(genesis.clone()));
         self.queue.push(Item::Record(record, bytes));
@@ -136,13 +189,15 @@ impl<D: Disk> Wal<D> {
     /// # Panics
     ///
     /// If entries do not continue the group's log, or are already in it: writing them again would cut what
-    /// lies beyond them at the next recovery.
+    /// lies beyond them at the next recovery. If a log is cut where it has no entry, or beyond its newest durable
+    /// anchor.
     pub fn append(&mut self, group: GroupId, writes: &[Write]) -> Result<Position, AppendError> {
         self.check_alive()?;
         if !self.groups.contains_key(&group) {
             return Err(AppendError::UnknownGroup(group));
         }
         self.check_room(writes)?;
+        self.check_carried(group, writes)?;
         let nothing = |write: &Write| matches!(write, Write::Entries(none) if none.is_empty());
         if writes.iter().all(nothing) {
             // A position of its own would have nothing in the queue to become durable with.
@@ -164,9 +219,8 @@ impl<D: Disk> Wal<D> {
                     assert!(cut.is_ok(), "a log is cut at an entry it has");
                     self.queue.push(Item::Truncate(group, *to));
                 }
-                Write::Anchor(_) | Write::Base(_) => {
-                    unreachable!("nobody asks for a cut yet")
-                }
+                Write::Anchor(anchor) => self.append_anchor(group, anchor),
+                Write::Base(base) => self.append_base(group, base),
             }
         }
         Ok(self.accept())
@@ -263,6 +317,25 @@ impl<D: Disk> Wal<D> {
         self.groups.get(&group).map(GroupLog::tip)
     }
 
+    /// Where a group's log begins, with what is accepted and not yet durable.
+    #[must_use]
+    pub fn base(&self, group: GroupId) -> Option<LogPosition> {
+        self.groups.get(&group).map(GroupLog::base)
+    }
+
+    /// Where a group's newest anchor stands, with what is accepted and not yet durable.
+    #[must_use]
+    pub fn anchor(&self, group: GroupId) -> Option<LogPosition> {
+        let log = self.groups.get(&group)?;
+        log.anchor.as_ref().map(|anchor| anchor.at)
+    }
+
+    /// Bytes of the frames of a group's log, from its base to its tip.
+    #[must_use]
+    pub fn log_bytes(&self, group: GroupId) -> Option<u64> {
+        self.groups.get(&group).map(GroupLog::bytes)
+    }
+
     /// Bytes of frames that wait for a flush group.
     #[must_use]
     pub fn queued_bytes(&self) -> usize {
@@ -329,24 +402,116 @@ impl<D: Disk> Wal<D> {
     fn append_entry(&mut self, group: GroupId, entry: &Entry) {
         let header = entry.header();
         assert!(header.group == group);
-        let again = mutated!(self.options.mutant, AppendTruncates);
         let log = self.log_mut(group);
         let prev = header.index.prev().and_then(|index| log.position(index));
         let prev = prev.expect("entries continue the log");
-        assert!(
-            entry.follows(&prev),
-            "entries continue the chain of the log"
-        );
+        self.append_after(&prev, entry);
+    }
+
+    fn append_after(&mut self, prev: &LogPosition, entry: &Entry) {
+        let header = entry.header();
+        let again = mutated!(self.options.mutant, AppendTruncates);
+        let log = self.log_mut(header.group);
+        assert!(entry.follows(prev), "entries continue the chain of the log");
         if let Some(row) = log.row(header.index) {
             assert!(
                 row.chain != header.chain || again,
                 "an entry is written once"
             );
-            let cut = log.truncate(&prev);
+        }
+        if log.tip().index != prev.index {
+            let cut = log.truncate(prev);
             assert!(cut.is_ok());
         }
         log.push(Row::of(entry));
-        self.queue.push(Item::Entry(prev, entry.clone()));
+        self.queue.push(Item::Entry(*prev, entry.clone()));
+    }
+
+    fn append_anchor(&mut self, group: GroupId, anchor: &Anchor) {
+        let position = Position(self.accepted.0 + 1);
+        let durable = self.pipeline.durable;
+        let record = format::Anchor::of(group, anchor);
+        let bytes = anchor_bytes(&record);
+        let log = self.log_mut(group);
+        assert!(log.base().index <= anchor.at.index);
+        let before = log.anchor.as_ref().map(|anchor| anchor.at.index);
+        assert!(before <= Some(anchor.at.index), "anchors move on");
+        log.anchors.push(position, anchor.at.index, durable);
+        log.anchor = Some(Arc::new(record.clone()));
+        self.carry(group);
+        let record = Box::new(Record::Anchor(record));
+        self.queue.push(Item::Record(record, bytes));
+    }
+
+    fn append_base(&mut self, group: GroupId, base: &Base) {
+        let durable = self.pipeline.durable;
+        let log = self.log_mut(group);
+        if base.snapshot.is_none() {
+            let anchored = log.anchors.newest_durable(durable);
+            assert!(
+                base.at.index <= anchored,
+                "a log is cut below its durable anchor"
+            );
+            let on_path = log.check_on_path(&base.at);
+            assert!(on_path.is_ok(), "a log is cut at an entry it has");
+        }
+        let moved = log.set_start(Start::of(base), &base.tip);
+        assert!(moved.is_ok(), "a base says where the log ends after it");
+        self.carry(group);
+        let bytes = base_bytes(&base.membership);
+        let base = Box::new(base.clone());
+        self.queue.push(Item::Base(group, base, bytes));
+    }
+
+    /// Keeps room for what was appended, beside the room for what was built.
+    fn carry(&mut self, group: GroupId) {
+        let log = self.log_mut(group);
+        let before = log.carried;
+        let now = log.carried_now().max(before);
+        log.carried = now;
+        self.first_group = self.first_group.without(before).with(now);
+    }
+
+    /// Every slot has to hold what the first flush group in it repeats of these.
+    fn check_carried(&self, group: GroupId, writes: &[Write]) -> Result<(), AppendError> {
+        let Some(log) = self.groups.get(&group) else {
+            return Err(AppendError::UnknownGroup(group));
+        };
+        let mut carried = log.carried;
+        let mut largest = 0;
+        for write in writes {
+            match write {
+                Write::Anchor(anchor) => {
+                    let (sessions, starts) = (anchor.sessions.len(), anchor.term_starts.len());
+                    assert!(starts <= TERM_STARTS_MAX);
+                    let bytes = anchor_bytes(&format::Anchor::of(group, anchor));
+                    if sessions > SESSIONS_BYTES_MAX {
+                        return Err(self.anchor_too_large(bytes));
+                    }
+                    carried.anchor = carried.anchor.max(bytes);
+                    largest = largest.max(bytes);
+                }
+                Write::Base(base) => {
+                    let bytes = configuration_bytes(&base.membership);
+                    carried.configuration = carried.configuration.max(bytes);
+                    largest = largest.max(base_bytes(&base.membership));
+                }
+                Write::HardState(_) | Write::Entries(_) | Write::Truncate(_) => {}
+            }
+        }
+        if largest == 0 {
+            return Ok(());
+        }
+        let first_group = self.first_group.without(log.carried).with(carried);
+        match check_slot(&self.options, first_group, largest) {
+            Ok(()) => Ok(()),
+            Err(_) => Err(self.anchor_too_large(largest)),
+        }
+    }
+
+    fn anchor_too_large(&self, bytes: usize) -> AppendError {
+        let slot_bytes = self.options.slot_bytes;
+        AppendError::AnchorTooLarge { bytes, slot_bytes }
     }
 
     fn log_mut(&mut self, group: GroupId) -> &mut GroupLog {
@@ -364,9 +529,20 @@ impl<D: Disk> Wal<D> {
     fn check_room(&self, writes: &[Write]) -> Result<(), AppendError> {
         let (mut bytes, mut proposals) = (0, false);
         for write in writes {
-            let Write::Entries(entries) = write else {
-                bytes += VOTE_BYTES;
-                continue;
+            let entries = match write {
+                Write::Entries(entries) => entries,
+                Write::HardState(_) | Write::Truncate(_) => {
+                    bytes += VOTE_BYTES;
+                    continue;
+                }
+                Write::Anchor(anchor) => {
+                    bytes += anchor_bytes(&format::Anchor::of(GroupId(0), anchor));
+                    continue;
+                }
+                Write::Base(base) => {
+                    bytes += base_bytes(&base.membership);
+                    continue;
+                }
             };
             for entry in entries {
                 let frame_bytes = entry.frame().len();
@@ -396,7 +572,8 @@ impl<D: Disk> Wal<D> {
 
     /// Whether so many more bytes have room and leave so many blocks.
     fn room_beyond(&self, reserve_blocks: u64, bytes: usize) -> bool {
-        let slots = self.pool.free_slots() + self.pool.growable();
+        let coming = self.pool.growable() + self.pool.recycled() + self.to_be_released();
+        let slots = self.pool.free_slots() + coming;
         self.blocks_free(slots) >= reserve_blocks + u64::from(self.blocks_needed(bytes))
     }
 
@@ -420,7 +597,7 @@ impl<D: Disk> Wal<D> {
     /// footer of an eighth.
     fn usable_blocks(&self) -> u32 {
         let blocks = self.options.slot_blocks();
-        let fixed = crate::format::SLOT_HEADER_BLOCKS + checkpoint_blocks(self.checkpoint_bytes);
+        let fixed = SLOT_HEADER_BLOCKS + checkpoint_blocks(self.first_group.bytes);
         (blocks - blocks / 8).saturating_sub(fixed + 1)
     }
 
@@ -441,6 +618,15 @@ pub const ENTRY_ROOM_BYTES: usize = crate::queue::RUN_BYTES;
 /// Bytes that a vote adds to a group's part of a checkpoint, at most, and that a small record takes.
 const VOTE_BYTES: usize = 64;
 
+/// Bytes of a mention in an echo.
+const MENTION_BYTES: usize = 10;
+
+/// Bytes of the record that a group was removed.
+const REMOVED_BYTES: usize = 9;
+
+/// Bytes of the record of a base, at most.
+const BASE_BYTES: usize = 1 + 8 + 32 + 17 + 32;
+
 /// Bytes of a run in a footer.
 const FOOTER_ROW_BYTES: usize = 37;
 
@@ -454,15 +640,25 @@ fn checkpoint_blocks(checkpoint_bytes: usize) -> u32 {
     blocks_for(GROUP_HEADER_BYTES + 5 + checkpoint_bytes + VOTE_BYTES)
 }
 
-/// Whether a slot holds its headers, the checkpoint, one largest entry with a mark before and after it, and
-/// the seal.
-fn check_slot(options: &Options, checkpoint_bytes: usize) -> Result<(), String> {
+/// Bytes of the records of a base.
+fn base_bytes(membership: &Membership) -> usize {
+    BASE_BYTES + configuration_bytes(membership)
+}
+
+/// Whether a slot holds its headers, the first flush group, one largest entry or record with a mark before and after
+/// it, and the seal.
+fn check_slot(
+    options: &Options,
+    first_group: FirstGroup,
+    record_bytes: usize,
+) -> Result<(), String> {
+    let echo = first_group.echo_bytes();
     let frame = options.frame_bytes_max + GROUP_HEADER_BYTES + crate::queue::RUN_BYTES + VOTE_BYTES;
-    let needed = crate::format::SLOT_HEADER_BLOCKS
-        + checkpoint_blocks(checkpoint_bytes)
-        + blocks_for(frame)
-        + seal_blocks(1, crate::queue::RUN_BYTES)
-        + 2;
+    let of_entry = blocks_for(frame + echo) + seal_blocks(1, crate::queue::RUN_BYTES);
+    let record = GROUP_HEADER_BYTES + record_bytes;
+    let of_record = blocks_for(record + echo) + seal_blocks(0, record_bytes);
+    let needed =
+        SLOT_HEADER_BLOCKS + checkpoint_blocks(first_group.bytes) + of_entry.max(of_record) + 2;
     let blocks = options.slot_blocks();
     if needed > blocks {
         return Err(format!(

@@ -8,7 +8,8 @@ use common::*;
 use logdrive_raft::io::HardState;
 use logdrive_raft::wire::{Decode, DecodeError, Encode, Writer};
 use logdrive_raft::{
-    Boot, Chain, GroupId, Incarnation, Index, LogPosition, Member, Membership, NodeId, Term,
+    Boot, Chain, GroupId, Incarnation, Index, LogPosition, Member, Membership, NodeId, SnapshotId,
+    Term,
 };
 use logdrive_wal::disk::{BLOCK_BYTES, Block};
 use logdrive_wal::format::*;
@@ -113,6 +114,7 @@ fn records() -> Vec<(&'static str, Record)> {
         genesis: genesis.clone(),
         hard_state: vote(7, 2),
         base: at(2),
+        snapshot: Some(SnapshotId(0xabcd)),
         tip: at(12),
         anchor: Some(at(2)),
         guard: Some(guard),
@@ -148,7 +150,7 @@ fn records() -> Vec<(&'static str, Record)> {
     let base = Record::Base {
         group,
         base: at(2),
-        snapshot: Some(0xabcd),
+        snapshot: Some(SnapshotId(0xabcd)),
         tip: at(12),
     };
     let configuration = Record::Configuration {

@@ -6,7 +6,9 @@ use bytes::Bytes;
 use logdrive_raft::io::HardState;
 use logdrive_raft::limits::GROUPS_MAX;
 use logdrive_raft::wire::{Decode, DecodeError, Encode, Reader, Writer};
-use logdrive_raft::{Boot, Chain, Genesis, GroupId, Index, LogPosition, Membership, Term};
+use logdrive_raft::{
+    Boot, Chain, Genesis, GroupId, Index, LogPosition, Membership, SnapshotId, Term,
+};
 
 use super::{Place, counted, decode_boot};
 
@@ -112,6 +114,8 @@ pub struct GroupCheckpoint {
     pub hard_state: HardState,
     /// Where its log begins.
     pub base: LogPosition,
+    /// The snapshot that was received up to there, if one was.
+    pub snapshot: Option<SnapshotId>,
     /// Where its log ends.
     pub tip: LogPosition,
     /// The newest anchor.
@@ -189,7 +193,7 @@ pub enum Record {
         /// The new base.
         base: LogPosition,
         /// The snapshot that covers what lies below.
-        snapshot: Option<u128>,
+        snapshot: Option<SnapshotId>,
         /// The tip after it.
         tip: LogPosition,
     },
@@ -520,6 +524,32 @@ impl Decode for Anchor {
     }
 }
 
+impl Anchor {
+    /// The record of an anchor.
+    #[must_use]
+    pub fn of(group: GroupId, anchor: &logdrive_raft::Anchor) -> Self {
+        Self {
+            group,
+            at: anchor.at,
+            membership: anchor.membership.clone(),
+            sessions: anchor.sessions.clone(),
+            term_starts: anchor.term_starts.clone(),
+            file: None,
+        }
+    }
+
+    /// What it says.
+    #[must_use]
+    pub fn contents(&self) -> logdrive_raft::Anchor {
+        logdrive_raft::Anchor {
+            at: self.at,
+            membership: self.membership.clone(),
+            sessions: self.sessions.clone(),
+            term_starts: self.term_starts.clone(),
+        }
+    }
+}
+
 impl Encode for AnchorFile {
     fn encode(&self, out: &mut Writer<'_>) {
         self.hash.encode(out);
@@ -541,6 +571,7 @@ impl Encode for GroupCheckpoint {
         self.genesis.encode(out);
         encode_hard_state(&self.hard_state, out);
         self.base.encode(out);
+        self.snapshot.encode(out);
         self.tip.encode(out);
         self.anchor.encode(out);
         self.guard.encode(out);
@@ -554,6 +585,7 @@ impl Decode for GroupCheckpoint {
             genesis: Decode::decode(input)?,
             hard_state: decode_hard_state(input)?,
             base: decode_position(input)?,
+            snapshot: Decode::decode(input)?,
             tip: decode_position(input)?,
             anchor: Option::<Checked>::decode(input)?.map(|at| at.0),
             guard: Decode::decode(input)?,

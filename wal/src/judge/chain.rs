@@ -13,11 +13,12 @@ pub(super) fn newest_of(candidates: &[&SlotScan]) -> Option<SlotHeader> {
     headers.max_by_key(|header| (header.epoch, header.segment))
 }
 
-/// The segments from the oldest to the newest: each header names its predecessor. And the first one that is
+/// The segments from the oldest one to the newest: each header names its predecessor. And the first one that is
 /// missing, if one is.
 pub(super) fn link(
     candidates: &[&SlotScan],
     newest: SlotHeader,
+    oldest: u64,
 ) -> (Vec<Live>, Option<(u64, Boot)>) {
     let mut live = Vec::new();
     let mut missing = None;
@@ -37,7 +38,7 @@ pub(super) fn link(
             header,
         });
         let before = header.predecessor_end.segment;
-        if before == 0 || before < newest.oldest {
+        if before == 0 || before < oldest {
             break;
         }
         next = (before, header.predecessor_epoch);

@@ -31,13 +31,20 @@ pub(super) enum Without {
     Segments(Vec<Live>),
 }
 
-impl Judged {
+/// What came of one chain of segments.
+enum Tried {
+    Judged(Box<Judged>),
+    /// It has to begin with this segment, an older one.
+    Older(u64),
+}
+
+impl Tried {
     fn without(live: Vec<Live>, segments: &[SegmentScan]) -> Self {
-        Self {
+        Self::Judged(Box::new(Judged {
             judgement: Judgement::empty(),
             without: Some(Without::Segments(live)),
             boot: boot_of(segments),
-        }
+        }))
     }
 }
 
@@ -74,18 +81,36 @@ impl<'a, D: Disk> Court<'a, D> {
         }
     }
 
+    /// A header says from which segment on the log is needed, and is taken at its word once a flush group of its
+    /// segment counts. Until then those before are there, and they may hold what the log without it needs.
     pub(super) fn try_chain(
         &mut self,
         candidates: &[&SlotScan],
         newest: SlotHeader,
     ) -> Result<Judged, OpenError> {
-        let (live, missing) = link(candidates, newest);
+        let mut oldest = newest.oldest;
+        loop {
+            match self.try_from(candidates, newest, oldest)? {
+                Tried::Judged(judged) => return Ok(*judged),
+                Tried::Older(older) => oldest = older,
+            }
+            self.judgement = Judgement::empty();
+        }
+    }
+
+    fn try_from(
+        &mut self,
+        candidates: &[&SlotScan],
+        newest: SlotHeader,
+        oldest: u64,
+    ) -> Result<Tried, OpenError> {
+        let (live, missing) = link(candidates, newest, oldest);
         // Before the others, so that all it says was durable is there by the time that they are read.
-        let stated = if self.question.sealed_only {
-            self.stated_in(live.last())?
-        } else {
-            Place::default()
-        };
+        let mut stated = Place::default();
+        let mut newest_counts = false;
+        if self.question.sealed_only {
+            (stated, newest_counts) = self.stated_in(live.last())?;
+        }
         let mut segments = Vec::with_capacity(live.len());
         for (place, segment) in live.iter().enumerate() {
             let successor = live
@@ -105,7 +130,7 @@ impl<'a, D: Disk> Court<'a, D> {
             );
             segments.push(scan.map_err(|error| open_error(self.disk, error))?);
             if self.was_taken(&segment.header) {
-                return Ok(Judged::without(vec![segment.clone()], &segments));
+                return Ok(Tried::without(vec![segment.clone()], &segments));
             }
         }
         self.judgement.mark = mark_of(&segments).max(stated);
@@ -119,7 +144,7 @@ impl<'a, D: Disk> Court<'a, D> {
             let uncounted = unmarked || self.was_discounted(epoch);
             if uncounted && !self.question.sealed_only {
                 // Its header never landed, nor was anything after it acknowledged.
-                return Ok(Judged::without(live, &segments));
+                return Ok(Tried::without(live, &segments));
             }
             let meaning = format!("segment {missing} is missing");
             self.find(FindingVerdict::Rot, live[0].slot, 0, None, meaning);
@@ -136,29 +161,38 @@ impl<'a, D: Disk> Court<'a, D> {
             None
         };
         if unfinished.is_none() {
+            let whole = newest_counts && walk.end == newest.predecessor_end;
+            let last = segments[..walk.segments].last().filter(|_| !whole);
+            let older = last.map(|last| last.header.oldest);
+            let older = older.filter(|older| *older < oldest);
+            if let Some(older) = older.filter(|_| self.judgement.findings.is_empty()) {
+                return Ok(Tried::Older(older));
+            }
             self.decide(segments, walk);
         }
-        Ok(Judged {
+        Ok(Tried::Judged(Box::new(Judged {
             judgement: std::mem::replace(&mut self.judgement, Judgement::empty()),
             without: unfinished.map(Without::Epoch),
             boot,
-        })
+        })))
     }
 
-    /// What a segment that is being written to says was durable.
-    fn stated_in(&mut self, segment: Option<&Live>) -> Result<Place, OpenError> {
+    /// What a segment that is being written to says was durable, and whether it has a flush group.
+    fn stated_in(&mut self, segment: Option<&Live>) -> Result<(Place, bool), OpenError> {
         let Some(Live {
             slot,
             blocks,
             header,
         }) = segment
         else {
-            return Ok(Place::default());
+            return Ok((Place::default(), false));
         };
         let mutant = self.question.mutant;
         let scan = scan_segment(self.disk, *slot, header, *blocks, &mut self.blocks, mutant);
         let scan = scan.map_err(|error| open_error(self.disk, error))?;
-        Ok(mark_of(&[scan]))
+        let is_group = |piece: &Piece| matches!(piece, Piece::Group(_));
+        let begun = scan.pieces.iter().any(is_group);
+        Ok((mark_of(&[scan]), begun))
     }
 
     /// Whether a later opening found that no segment of this epoch counted: it went on after one of an older epoch.

@@ -20,6 +20,8 @@ impl<D: Disk> Court<'_, D> {
         let split = self.question.split_at_mark && !self.judgement.rewrite_last;
         let mut applied = Walk::begin(&segments, self.question.mutant);
         let mut table: &[Record] = &[];
+        // With what lies beyond the mark.
+        let mut whole: Option<Logs> = None;
         for (number, segment) in segments.iter().enumerate() {
             for piece in &segment.pieces {
                 let Piece::Group(group) = piece else {
@@ -29,14 +31,17 @@ impl<D: Disk> Court<'_, D> {
                 if group.place() >= walk.end {
                     continue;
                 }
-                if split && group.place() >= mark {
+                let beyond = split && group.place() >= mark;
+                let fits = if beyond {
                     self.judgement.tail.push(Beyond {
                         slot: segment.slot,
                         group: GroupScan::clone(group),
                     });
-                    continue;
-                }
-                if let Err(misfit) = logs.apply(group) {
+                    whole.get_or_insert_with(|| logs.clone()).apply(group)
+                } else {
+                    logs.apply(group)
+                };
+                if let Err(misfit) = fits {
                     let block = group.place().block;
                     let hit = GroupScan::first_entry(&group.table);
                     self.find(
@@ -46,6 +51,9 @@ impl<D: Disk> Court<'_, D> {
                         hit,
                         misfit.to_string(),
                     );
+                }
+                if beyond {
+                    continue;
                 }
                 if number + 1 > applied.segments {
                     self.judgement.footer.clear();
@@ -59,6 +67,9 @@ impl<D: Disk> Court<'_, D> {
             }
         }
         self.judgement.last_table = table.to_vec();
+        if let Some(first) = segments.first() {
+            self.look_for_missing(whole.as_ref().unwrap_or(&logs), first, &walk);
+        }
         if split {
             applied.dropped = walk.dropped;
             applied.garbage_beyond = walk.garbage_beyond;
@@ -77,7 +88,6 @@ impl<D: Disk> Court<'_, D> {
         judgement.groups = logs.groups;
         judgement.removed = logs.removed;
         judgement.configurations = logs.configurations;
-        judgement.anchored = logs.anchored;
         judgement.end = walk.end;
         judgement.chain = walk.chain;
         judgement.number = walk.number;
@@ -94,6 +104,26 @@ impl<D: Disk> Court<'_, D> {
             None if walk.dropped => Verdict::Torn,
             None => Verdict::Clean,
         };
+    }
+
+    /// A log goes from its beginning only once what lies there is covered by what comes later.
+    fn look_for_missing(&mut self, logs: &Logs, first: &SegmentScan, walk: &Walk) {
+        let newest = self.judgement.live.last().map(|last| last.header);
+        let end = newest.map_or(Place::default(), |header| header.predecessor_end);
+        // What covers it may be under way, or be what was found to be bad.
+        let under_way = self.question.sealed_only && walk.end < end;
+        if under_way || !self.judgement.findings.is_empty() {
+            return;
+        }
+        for (group, from, last) in logs.missing() {
+            let through = last.index;
+            let meaning = format!(
+                "entries {from} to {through} of group {group} are missing: no segment that is kept \
+                 holds them"
+            );
+            let hit = Some((group, from, last.term));
+            self.find(FindingVerdict::Rot, first.slot, 0, hit, meaning);
+        }
     }
 
     /// A bad copy of a header, or one that is not there, is worth a word only if the header was durable;

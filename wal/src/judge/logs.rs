@@ -1,14 +1,15 @@
 //! The logs of all groups, as flush groups are applied to them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use logdrive_raft::io::HardState;
 use logdrive_raft::mutant::Mutant;
-use logdrive_raft::{GroupId, Membership, NodeId, Replica, Term, mutated};
+use logdrive_raft::{Base, GroupId, Index, LogPosition, NodeId, Replica, Term, mutated};
 
 use crate::configurations::Configurations;
-use crate::format::{EntryRun, Record};
-use crate::path::{GroupLog, OffPath, Row};
+use crate::format::{EntryRun, GroupCheckpoint, Record};
+use crate::path::{GroupLog, OffPath, Row, Start};
 use crate::scan::{FrameScan, GroupScan};
 
 /// Why a flush group cannot be applied to the logs before it.
@@ -24,18 +25,22 @@ pub(super) enum Misfit {
     Removed(GroupId),
     #[error("group {0} is not known")]
     Unknown(GroupId),
+    #[error("group {0} cannot begin where a record says ({1:?})")]
+    Base(GroupId, OffPath),
+    #[error("group {0} begins above its newest anchor")]
+    Anchor(GroupId),
+    #[error("nothing says who belonged to group {0} where its log begins")]
+    Membership(GroupId),
     #[error("the checkpoint says that group {0} ends at {1}, the log ends at {2}")]
-    Checkpoint(
-        GroupId,
-        logdrive_raft::LogPosition,
-        logdrive_raft::LogPosition,
-    ),
+    Checkpoint(GroupId, LogPosition, LogPosition),
+    #[error("the checkpoint says of group {0} that its log begins, or is anchored, elsewhere")]
+    Cut(GroupId),
     #[error("a record stands where it does not belong")]
     Misplaced,
 }
 
 /// The logs of all groups as flush groups are applied.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Logs {
     pub(super) groups: BTreeMap<GroupId, GroupLog>,
     pub(super) configurations: Configurations,
@@ -45,8 +50,8 @@ pub(super) struct Logs {
     stated: BTreeMap<GroupId, HardState>,
     /// The highest term of any entry, dead ones too.
     terms: BTreeMap<GroupId, Term>,
-    /// The membership that the newest anchor states.
-    pub(super) anchored: BTreeMap<GroupId, Membership>,
+    /// The first flush group has been applied: from now on every group is known.
+    begun: bool,
     mutant: Option<Mutant>,
 }
 
@@ -69,6 +74,10 @@ impl Logs {
                 Record::Entries(run) | Record::Rewrite(run) => {
                     let term = self.terms.entry(run.group).or_default();
                     *term = (*term).max(run.last.term);
+                }
+                Record::Base { group, base, .. } => {
+                    let term = self.terms.entry(*group).or_default();
+                    *term = (*term).max(base.term);
                 }
                 Record::Checkpoint(rows) => {
                     for row in rows {
@@ -104,7 +113,7 @@ impl Logs {
 
     pub(super) fn apply(&mut self, group: &GroupScan) -> Result<(), Misfit> {
         let mut frames = group.frames.iter();
-        for record in &group.table {
+        for (place, record) in group.table.iter().enumerate() {
             match record {
                 Record::Genesis(genesis) => {
                     let id = genesis.group;
@@ -153,15 +162,28 @@ impl Logs {
                     cut.map_err(|off| Misfit::Truncate(*group, off))?;
                     self.configurations.cut(*group, to.index);
                 }
-                Record::Base { group, base, .. } => {
-                    self.log(*group)?.set_base(*base);
-                    let tip = self.log(*group)?.tip();
-                    self.configurations.cut(*group, tip.index);
+                Record::Base { group: id, .. } => {
+                    let base = base_of(&group.table[place..]).ok_or(Misfit::Membership(*id))?;
+                    let log = self.log(*id)?;
+                    if base.snapshot.is_none() && !is_anchored(log, &base.at) {
+                        return Err(Misfit::Anchor(*id));
+                    }
+                    let moved = log.set_start(Start::of(&base), &base.tip);
+                    moved.map_err(|off| Misfit::Base(*id, off))?;
+                    self.configurations.cut(*id, base.tip.index);
                 }
                 Record::Anchor(anchor) => {
-                    self.log(anchor.group)?.anchor = Some(anchor.at);
-                    self.anchored
-                        .insert(anchor.group, anchor.membership.clone());
+                    self.log(anchor.group)?.anchor = Some(Arc::new(anchor.clone()));
+                }
+                Record::Configuration {
+                    group,
+                    at,
+                    membership,
+                } => {
+                    let log = self.log(*group)?;
+                    if log.base() == *at {
+                        log.start.membership = Some(Arc::new(membership.clone()));
+                    }
                 }
                 Record::HardState { group, hard_state } => {
                     self.log(*group)?.raise_hard_state(*hard_state);
@@ -170,13 +192,12 @@ impl Logs {
                     for row in rows {
                         let id = row.genesis.group;
                         self.check_not_removed(id)?;
-                        let log = self.groups.entry(id).or_insert_with(|| {
-                            let mut log = GroupLog::new(row.genesis.clone());
-                            log.set_base(row.base);
-                            log
-                        });
+                        if !self.begun {
+                            let first = || GroupLog::from_checkpoint(row);
+                            self.groups.entry(id).or_insert_with(first);
+                        }
+                        let log = self.log(id)?;
                         log.raise_hard_state(row.hard_state);
-                        log.anchor = row.anchor.or(log.anchor);
                         if log.tip() != row.tip {
                             return Err(Misfit::Checkpoint(id, row.tip, log.tip()));
                         }
@@ -187,11 +208,46 @@ impl Logs {
                     self.configurations.remove(*group);
                     self.removed.insert(*group);
                 }
-                Record::Verdict(_) | Record::Configuration { .. } | Record::Footer(_) => {}
+                Record::Verdict(_) | Record::Footer(_) => {}
                 Record::Mention { .. } => return Err(Misfit::Misplaced),
             }
         }
+        self.begun = true;
+        for record in &group.table {
+            if let Record::Checkpoint(rows) = record {
+                rows.iter().try_for_each(|row| self.check_start(row))?;
+            }
+        }
         Ok(())
+    }
+
+    /// Whether a log begins where a checkpoint says, and all is known that has to be there. The records that carry it
+    /// forward follow the checkpoint in its flush group.
+    fn check_start(&mut self, row: &GroupCheckpoint) -> Result<(), Misfit> {
+        let group = row.genesis.group;
+        let log = self.log(group)?;
+        let anchor = log.anchor.as_ref().map(|anchor| anchor.at);
+        let same = (log.base(), log.start.snapshot) == (row.base, row.snapshot);
+        if !same || anchor != row.anchor {
+            return Err(Misfit::Cut(group));
+        }
+        if log.membership().is_none() {
+            return Err(Misfit::Membership(group));
+        }
+        let cut = row.snapshot.is_none() && row.base != row.genesis.origin();
+        if cut && !is_anchored(log, &row.base) {
+            return Err(Misfit::Anchor(group));
+        }
+        Ok(())
+    }
+
+    /// Entries that lay in segments that were released, and that nothing in those that are kept has covered since.
+    pub(super) fn missing(&self) -> Vec<(GroupId, Index, LogPosition)> {
+        let owed = |(group, log): (&GroupId, &GroupLog)| {
+            let (first, last) = log.owed()?;
+            Some((*group, first, last))
+        };
+        self.groups.iter().filter_map(owed).collect()
     }
 
     /// The current term is at least that of every entry. If no record says so, who got the vote of that
@@ -213,6 +269,40 @@ impl Logs {
         let groups = self.groups.keys().chain(unknown);
         groups.map(|group| (*group, state(group))).collect()
     }
+}
+
+/// Whether an anchor says what the log amounts to up to here.
+fn is_anchored(log: &GroupLog, base: &LogPosition) -> bool {
+    let anchor = log.anchor.as_ref();
+    anchor.is_some_and(|anchor| base.index <= anchor.at.index)
+}
+
+/// What a base and the configuration after it say: no crash parts them.
+pub(crate) fn base_of(table: &[Record]) -> Option<Base> {
+    let [
+        Record::Base {
+            group,
+            base,
+            snapshot,
+            tip,
+        },
+        Record::Configuration {
+            group: of,
+            at,
+            membership,
+        },
+        ..,
+    ] = table
+    else {
+        return None;
+    };
+    let base = Base {
+        at: *base,
+        membership: membership.clone(),
+        snapshot: *snapshot,
+        tip: *tip,
+    };
+    (of == group && *at == base.at).then_some(base)
 }
 
 /// The vote of a term whose vote is not known: given to a replica that cannot be, so that it is not given

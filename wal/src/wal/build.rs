@@ -2,15 +2,16 @@
 
 use bytes::BytesMut;
 use logdrive_raft::wire::{Encode, Writer};
-use logdrive_raft::{LogPosition, Micros, mutated};
+use logdrive_raft::{Base, GroupId, LogPosition, Membership, Micros, mutated};
 
 use super::{Held, Position, Segment, Wal, place, seal_blocks};
 use crate::build::{BlockWriter, blocks_for};
 use crate::disk::{BLOCK_BYTES, Disk, FlushMode, Op};
 use crate::format::{
-    BLOCK_DATA_BYTES, EntryRun, FooterRow, GROUP_HEADER_BYTES, GroupHeader, GroupKind, Record,
-    SLOT_HEADER_BLOCKS, SlotHeader, digest_of,
+    Anchor, BLOCK_DATA_BYTES, EntryRun, FooterRow, GROUP_HEADER_BYTES, GroupHeader, GroupKind,
+    Record, SLOT_HEADER_BLOCKS, SlotHeader, digest_of,
 };
+use crate::path::Start;
 use crate::pipeline::GroupEnd;
 use crate::queue::{Item, Plan, Queued, continues};
 
@@ -23,6 +24,8 @@ impl<D: Disk> Wal<D> {
         while self.may_build() {
             let built = if !self.queue.is_empty() {
                 self.build_data()
+            } else if self.wants_roll() {
+                self.roll()
             } else if self.wants_mark(now) {
                 self.build_mark()
             } else {
@@ -33,6 +36,7 @@ impl<D: Disk> Wal<D> {
                 break;
             }
         }
+        self.ask_for_one_more();
         self.watch_idleness(now);
         self.grow_pool(now);
         self.disk.kick();
@@ -81,10 +85,10 @@ impl<D: Disk> Wal<D> {
                 return false;
             }
             let plan = self.plan().expect("an empty segment takes any entry");
-            self.write_group(GroupKind::Data, plan, None);
+            self.write_group(GroupKind::Data, plan, Vec::new());
             return true;
         };
-        self.write_group(GroupKind::Data, plan, None);
+        self.write_group(GroupKind::Data, plan, Vec::new());
         true
     }
 
@@ -94,7 +98,7 @@ impl<D: Disk> Wal<D> {
             return false;
         }
         // A segment that was just rolled to has not drained: the mark states less, and is true.
-        self.write_group(GroupKind::Mark, none, None);
+        self.write_group(GroupKind::Mark, none, Vec::new());
         true
     }
 
@@ -127,8 +131,9 @@ impl<D: Disk> Wal<D> {
             return false;
         };
         let rows = std::mem::take(&mut self.active.footer);
-        self.write_group(GroupKind::Seal, Plan::default(), Some(Record::Footer(rows)));
+        self.write_group(GroupKind::Seal, Plan::default(), vec![Record::Footer(rows)]);
         let last = self.active.header;
+        let oldest = self.oldest_after_roll();
         let header = SlotHeader {
             by_recovery: false,
             slot: slot.0,
@@ -138,6 +143,7 @@ impl<D: Disk> Wal<D> {
             predecessor_epoch: last.epoch,
             predecessor_end: place(last.segment, self.active.next),
             predecessor_chain: self.tail.chain,
+            oldest,
             ..last
         };
         let blocks = header.to_blocks();
@@ -162,6 +168,7 @@ impl<D: Disk> Wal<D> {
         self.disk.submit(op, op_write);
         self.activate(header);
         self.write_first_group();
+        self.state_release();
         true
     }
 
@@ -179,16 +186,31 @@ impl<D: Disk> Wal<D> {
         self.segments.insert(header.segment, Held { slot, stamper });
     }
 
-    /// The first flush group of a segment says where every group stands.
+    /// The first flush group of a segment says where every group stands, and all that is still needed of what the
+    /// segments before say.
     pub(super) fn write_first_group(&mut self) {
         let begun = self.groups.values().filter(|log| log.written.begun);
-        let rows = begun.map(|log| log.checkpoint()).collect();
-        let checkpoint = Record::Checkpoint(rows);
-        self.write_group(GroupKind::First, Plan::default(), Some(checkpoint));
+        let rows = begun.clone().map(|log| log.checkpoint()).collect();
+        let mut records = vec![Record::Checkpoint(rows)];
+        for log in begun {
+            let group = log.genesis.group;
+            if let Some(anchor) = &log.written.anchor {
+                records.push(Record::Anchor(Anchor::clone(anchor)));
+            }
+            if let Some(membership) = &log.written.start.membership {
+                records.push(Record::Configuration {
+                    group,
+                    at: log.written.start.base,
+                    membership: Membership::clone(membership),
+                });
+            }
+        }
+        records.extend(self.removed.iter().copied().map(Record::GroupRemoved));
+        self.write_group(GroupKind::First, Plan::default(), records);
     }
 
-    /// Builds one flush group of the first items of the queue, or of one record, and submits its write.
-    fn write_group(&mut self, kind: GroupKind, plan: Plan, record: Option<Record>) {
+    /// Builds one flush group of the first items of the queue and of records, and submits its write.
+    fn write_group(&mut self, kind: GroupKind, plan: Plan, own: Vec<Record>) {
         let mut table = BytesMut::with_capacity(plan.table_bytes);
         let mut echo = BytesMut::with_capacity(plan.table_bytes);
         let mut records = 0;
@@ -204,9 +226,7 @@ impl<D: Disk> Wal<D> {
             }
             add(record);
         });
-        if let Some(record) = &record {
-            add(record);
-        }
+        own.iter().for_each(add);
 
         let number = |bytes: usize| u32::try_from(bytes).expect("groups are smaller than slots");
         let mut header = GroupHeader {
@@ -248,7 +268,7 @@ impl<D: Disk> Wal<D> {
                     let position = entry.position();
                     let log = self.groups.get_mut(&entry.header().group);
                     let log = log.expect("entries of known groups are queued");
-                    log.written.tip = position;
+                    log.entry_built(position, at.segment);
                     // It may have been cut again since.
                     let row = log.row_mut(position.index);
                     if let Some(row) = row.filter(|row| row.chain == position.chain) {
@@ -263,16 +283,31 @@ impl<D: Disk> Wal<D> {
                 }
                 Item::Truncate(group, to) => {
                     if let Some(log) = self.groups.get_mut(group) {
-                        log.written.tip = *to;
+                        log.truncate_built(*to);
+                        self.release.floors_moved();
                     }
                 }
-                Item::Record(record, _) => {
-                    if let Record::Genesis(genesis) = &**record
-                        && let Some(log) = self.groups.get_mut(&genesis.group)
-                    {
-                        log.written.begun = true;
+                Item::Base(group, base, _) => {
+                    if let Some(log) = self.groups.get_mut(group) {
+                        log.base_built(Start::of(base), base.tip);
+                        self.first_group.settle(log);
+                        self.release.floors_moved();
                     }
                 }
+                Item::Record(record, _) => match &**record {
+                    Record::Genesis(genesis) => {
+                        if let Some(log) = self.groups.get_mut(&genesis.group) {
+                            log.written.begun = true;
+                        }
+                    }
+                    Record::Anchor(anchor) => {
+                        if let Some(log) = self.groups.get_mut(&anchor.group) {
+                            log.anchor_built(anchor);
+                            self.first_group.settle(log);
+                        }
+                    }
+                    _ => {}
+                },
             }
             built = completes.unwrap_or(built);
         }
@@ -356,6 +391,7 @@ fn for_each_record<'a>(items: impl Iterator<Item = &'a Queued>, mut each: impl F
                 group: *group,
                 to: *to,
             }),
+            Item::Base(group, base, _) => base_records(*group, base).iter().for_each(&mut each),
             Item::Record(record, _) => each(record),
         }
         before = Some(item);
@@ -365,12 +401,23 @@ fn for_each_record<'a>(items: impl Iterator<Item = &'a Queued>, mut each: impl F
     }
 }
 
-fn run_of(
-    prev: LogPosition,
-    last: LogPosition,
-    bytes: u32,
-    group: logdrive_raft::GroupId,
-) -> EntryRun {
+/// Where the log of a group begins, and the membership there.
+fn base_records(group: GroupId, base: &Base) -> [Record; 2] {
+    let begins = Record::Base {
+        group,
+        base: base.at,
+        snapshot: base.snapshot,
+        tip: base.tip,
+    };
+    let configuration = Record::Configuration {
+        group,
+        at: base.at,
+        membership: base.membership.clone(),
+    };
+    [begins, configuration]
+}
+
+fn run_of(prev: LogPosition, last: LogPosition, bytes: u32, group: GroupId) -> EntryRun {
     EntryRun {
         group,
         prev,

@@ -21,6 +21,7 @@ impl<D: Disk> Wal<D> {
         }
         if self.poisoned.is_none() {
             self.flush_if_drained();
+            self.release_segments();
         }
         self.start_reads();
         self.watch_idleness(now);
@@ -70,7 +71,7 @@ impl<D: Disk> Wal<D> {
 
     fn on_completion(&mut self, completion: Completion, now: Micros) {
         let Completion { id, result, buffer } = completion;
-        if self.pool.is_growing(id) {
+        if self.pool.is_step(id) {
             self.pool.on_step(result, now);
             return;
         }

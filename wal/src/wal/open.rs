@@ -1,16 +1,19 @@
 //! Opening a log: judge what is there, open a segment for what is to come, make the verdict durable.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map};
+use std::sync::Arc;
 
 use bytes::BytesMut;
 use logdrive_raft::io::Restored;
 use logdrive_raft::wire::{Encode, Writer};
 use logdrive_raft::{
-    Boot, Chain, Entry, Genesis, GroupId, Incarnation, Membership, Micros, mutated,
+    Anchor, Base, Boot, Chain, Entry, Genesis, GroupId, Incarnation, LogPosition, Membership,
+    Micros, SnapshotId, mutated,
 };
 
 use super::{
-    Held, Position, Segment, Tail, VOTE_BYTES, Wal, check_slot, checkpoint_blocks, seal_blocks,
+    FirstGroup, Held, Position, Release, Segment, Tail, VOTE_BYTES, Wal, base_bytes, check_slot,
+    checkpoint_blocks, seal_blocks,
 };
 use crate::build::gather;
 use crate::debris::Debris;
@@ -19,9 +22,9 @@ use crate::error::{Finding, FindingVerdict, OpenError};
 use crate::format::{
     self, COUNT_MAX, Place, Record, SEGMENT_MAX, SLOT_HEADER_BLOCKS, SlotHeader, VerdictKind,
 };
-use crate::judge::{Beyond, Judgement, Question, Verdict, judge};
+use crate::judge::{Beyond, Judgement, Question, Verdict, base_of, judge};
 use crate::options::{FlushModeChoice, Options};
-use crate::path::GroupLog;
+use crate::path::{Carried, GroupLog, Start, anchor_bytes, configuration_bytes};
 use crate::pipeline::Pipeline;
 use crate::pool::Pool;
 use crate::queue::{Item, Queue};
@@ -55,13 +58,19 @@ pub struct RecoveredGroup {
     pub genesis: Genesis,
     /// What its replica begins with.
     pub restored: Restored,
+    /// The newest anchor.
+    pub anchor: Option<Anchor>,
+    /// The snapshot that was received up to the base, if that is how the log came to begin there.
+    pub base_snapshot: Option<SnapshotId>,
 }
 
 /// Something beyond the durable mark that is written again.
 enum Again {
     Record(Record),
+    Base(GroupId, Base),
     Entry {
-        group: GroupId,
+        /// What it follows.
+        prev: LogPosition,
         entry: Entry,
         /// What it holds, if it is a configuration.
         membership: Option<Membership>,
@@ -91,23 +100,17 @@ impl<D: Disk> Wal<D> {
         let mut judgement = judge(&mut disk, &slots, &question)?.into_result()?;
         heal(&mut disk, &judgement)?;
         let again = read_tail(&mut disk, &judgement)?;
-        let checkpoint_bytes =
+        let first_group =
             check_contents(&options, &judgement, &again).map_err(|why| OpenError::Sizes { why })?;
 
-        let opening = Opening::plan(&mut disk, &options, &slots, &judgement, checkpoint_bytes)?;
-        let mut wal = Self::begin(disk, options, opening, &mut judgement, checkpoint_bytes);
+        let opening = Opening::plan(&mut disk, &options, &slots, &judgement, first_group)?;
+        let mut wal = Self::begin(disk, options, opening, &mut judgement);
         wal.finish_opening(&mut judgement, again)?;
         let recovery = wal.recovery(judgement);
         Ok((wal, recovery))
     }
 
-    fn begin(
-        disk: D,
-        options: Options,
-        opening: Opening,
-        judgement: &mut Judgement,
-        checkpoint_bytes: usize,
-    ) -> Self {
+    fn begin(disk: D, options: Options, opening: Opening, judgement: &mut Judgement) -> Self {
         let facts = disk.facts();
         let watchdog = FlushWatchdog::new(options.watchdog);
         let (mode, watchdog) = match options.flush_mode {
@@ -171,7 +174,8 @@ impl<D: Disk> Wal<D> {
             pool,
             reads: Reads::default(),
             segments,
-            checkpoint_bytes,
+            release: Release::default(),
+            first_group: FirstGroup::default(),
             accepted: Position(0),
             echo_wanted: Position(0),
             idle_at: None,
@@ -193,8 +197,10 @@ impl<D: Disk> Wal<D> {
         again: Vec<Again>,
     ) -> Result<(), OpenError> {
         let now = Micros::default();
+        self.first_group = FirstGroup::default().with_removed(self.removed.len());
         for log in self.groups.values_mut() {
             log.settle();
+            self.first_group = self.first_group.with(log.carried);
         }
         if self.active.next == SLOT_HEADER_BLOCKS {
             // The new segment's header is durable, and says of all these that they do not count.
@@ -241,6 +247,12 @@ impl<D: Disk> Wal<D> {
             self.pool.add(file.slot, file.blocks, true);
         }
         self.forget_headers(judgement)?;
+        for log in self.groups.values_mut() {
+            assert!(log.owed().is_none(), "what is missing was looked for");
+            // What was written again lies elsewhere now.
+            log.settle();
+        }
+        self.release.allow();
         self.counters = Counters::default();
         self.flush_histogram = FlushHistogram::default();
         Ok(())
@@ -302,12 +314,12 @@ impl<D: Disk> Wal<D> {
         let configurations = &mut judgement.configurations;
         match again {
             Again::Entry {
-                group,
+                prev,
                 entry,
                 membership,
             } => {
-                self.append_entry(group, &entry);
-                let index = entry.index();
+                self.append_after(&prev, &entry);
+                let (group, index) = (entry.header().group, entry.index());
                 configurations.cut(group, index.prev().unwrap_or_default());
                 if let Some(membership) = membership {
                     configurations.push(group, index, membership);
@@ -323,26 +335,45 @@ impl<D: Disk> Wal<D> {
                 self.queue.push(Item::Truncate(group, to));
                 configurations.cut(group, to.index);
             }
+            Again::Base(group, base) => {
+                let log = self.log_mut(group);
+                let moved = log.set_start(Start::of(&base), &base.tip);
+                assert!(moved.is_ok(), "the tail was checked when it was judged");
+                configurations.cut(group, base.tip.index);
+                self.carry(group);
+                let bytes = base_bytes(&base.membership);
+                self.queue.push(Item::Base(group, Box::new(base), bytes));
+            }
+            Again::Record(Record::Anchor(anchor)) => {
+                let group = anchor.group;
+                let log = self.log_mut(group);
+                if log.anchor.as_deref() == Some(&anchor) {
+                    // The first flush group of a segment repeats it, here too.
+                    return;
+                }
+                log.anchor = Some(Arc::new(anchor.clone()));
+                self.carry(group);
+                let bytes = anchor_bytes(&anchor);
+                let record = Box::new(Record::Anchor(anchor));
+                self.queue.push(Item::Record(record, bytes));
+            }
             Again::Record(record) => {
                 match &record {
                     Record::Genesis(genesis) => {
                         let log = GroupLog::new(genesis.clone());
-                        self.checkpoint_bytes += log.checkpoint().to_bytes().len() + VOTE_BYTES;
-                        self.groups.entry(genesis.group).or_insert(log);
-                    }
-                    Record::Base { group, base, .. } => {
-                        let log = self.log_mut(*group);
-                        log.set_base(*base);
-                        configurations.cut(*group, log.tip().index);
-                    }
-                    Record::Anchor(anchor) => {
-                        self.log_mut(anchor.group).anchor = Some(anchor.at);
-                        let membership = anchor.membership.clone();
-                        judgement.anchored.insert(anchor.group, membership);
+                        if let btree_map::Entry::Vacant(vacant) = self.groups.entry(genesis.group) {
+                            self.first_group = self.first_group.with(log.carried);
+                            vacant.insert(log);
+                        }
                     }
                     Record::GroupRemoved(group) => {
-                        self.groups.remove(group);
-                        self.removed.insert(*group);
+                        if !self.removed.insert(*group) {
+                            return;
+                        }
+                        if let Some(log) = self.groups.remove(group) {
+                            self.first_group = self.first_group.without(log.carried);
+                        }
+                        self.first_group = self.first_group.with_removed(1);
                         configurations.remove(*group);
                     }
                     _ => return,
@@ -360,13 +391,16 @@ impl<D: Disk> Wal<D> {
         let mut groups = BTreeMap::new();
         for (group, log) in &self.groups {
             let genesis = log.genesis.clone();
-            let origin = genesis.origin();
-            let anchored = judgement
-                .anchored
-                .remove(group)
-                .filter(|_| log.base != origin);
-            let configurations = judgement.configurations.remove(*group);
-            let membership = anchored.unwrap_or_else(|| genesis.membership());
+            let base = log.base();
+            let mut configurations = judgement.configurations.remove(*group);
+            configurations.retain(|(index, _)| base.index < *index);
+            let membership = log.membership();
+            let membership = membership.expect("it was looked for when the log was judged");
+            let anchored = log.anchor.as_ref().map(|anchor| anchor.contents());
+            let anchor = anchored.clone().unwrap_or_else(|| Anchor {
+                at: base,
+                ..Anchor::default()
+            });
             let restored = Restored {
                 hard_state: log.hard_state,
                 // Both copies of a vote, its record and the echo in the next flush group, can only be
@@ -376,9 +410,17 @@ impl<D: Disk> Wal<D> {
                 never_votes: false,
                 entries: log.rows().map(|row| row.meta()).collect(),
                 configurations,
-                ..Restored::at(log.base, membership)
+                term_starts: anchor.term_starts_through(base.index),
+                anchor: anchor.at,
+                ..Restored::at(base, membership)
             };
-            groups.insert(*group, RecoveredGroup { genesis, restored });
+            let recovered = RecoveredGroup {
+                genesis,
+                restored,
+                anchor: anchored,
+                base_snapshot: log.start.snapshot,
+            };
+            groups.insert(*group, recovered);
         }
         Recovery {
             verdict: judgement.verdict,
@@ -415,7 +457,7 @@ impl Opening {
         options: &Options,
         slots: &[SlotFile],
         judgement: &Judgement,
-        checkpoint_bytes: usize,
+        first_group: FirstGroup,
     ) -> Result<Self, OpenError> {
         check_numbers(disk, judgement)?;
         let boot = if mutated!(options.mutant, BootReused) {
@@ -460,10 +502,18 @@ impl Opening {
 
         let known = judgement.known;
         let log_uuid = known.map_or(options.fresh.log_uuid, |known| known.log_uuid);
+        // Where what counts of each segment ends.
+        let after = live.iter().skip(1).map(|header| header.predecessor_end);
+        let ends = live.iter().zip(after.chain([end]));
+        let ends: BTreeMap<SlotId, u32> = ends
+            .map(|(header, end)| (SlotId(header.slot), end.block))
+            .collect();
         let kept: BTreeSet<SlotId> = live.iter().map(|header| SlotId(header.slot)).collect();
         for file in slots {
             if kept.contains(&file.slot) {
                 pool.add(file.slot, file.blocks, false);
+                let end = ends.get(&file.slot).copied().unwrap_or(file.blocks);
+                pool.remember(file.slot, Debris::read(disk, file, end, log_uuid)?);
             } else if needed.contains(&file.slot) {
                 pool.held_back.push(*file);
             } else {
@@ -489,7 +539,7 @@ impl Opening {
         }
         let free = pool.any_free();
         let slot_blocks = free.map_or(options.slot_blocks(), |slot| pool.length(slot));
-        check_first_group(slot_blocks, checkpoint_bytes, &echo)
+        check_first_group(slot_blocks, first_group.bytes, &echo)
             .map_err(|why| OpenError::Sizes { why })?;
         let slot = match free {
             Some(slot) => {
@@ -562,38 +612,61 @@ fn clear(
     match judgement.debris.get(&file.slot) {
         Some(debris) => debris.clear(disk, file.slot)?,
         // It belonged to the log until its segment turned out not to count.
-        None => Debris::read(disk, file, log_uuid)?.clear(disk, file.slot)?,
+        None => Debris::read(disk, file, 0, log_uuid)?.clear(disk, file.slot)?,
     }
     Ok(())
 }
 
-/// How many bytes a checkpoint of all groups takes; or why slots of the configured size do not hold that and
+/// What the first flush group of a segment has to hold; or why slots of the configured size do not hold that and
 /// what has to be written again. They may have been larger once.
 fn check_contents(
     options: &Options,
     judgement: &Judgement,
     again: &[Again],
-) -> Result<usize, String> {
-    let checkpoint = |log: &GroupLog| log.checkpoint().to_bytes().len() + VOTE_BYTES;
-    let bytes: usize = judgement.groups.values().map(checkpoint).sum();
-    let (mut more, mut frame_bytes_max) = (0, options.frame_bytes_max);
+) -> Result<FirstGroup, String> {
+    let groups = judgement.groups.iter();
+    let mut carried: BTreeMap<GroupId, Carried> = groups
+        .map(|(group, log)| (*group, log.carried_now()))
+        .collect();
+    let mut removed = judgement.removed.clone();
+    let (mut frame_bytes_max, mut record_bytes) = (options.frame_bytes_max, 0);
     for again in again {
         match again {
             Again::Entry { entry, .. } => {
                 frame_bytes_max = frame_bytes_max.max(entry.frame().len());
             }
+            Again::Base(group, base) => {
+                let bytes = configuration_bytes(&base.membership);
+                let carried = carried.entry(*group).or_default();
+                carried.configuration = carried.configuration.max(bytes);
+                record_bytes = record_bytes.max(base_bytes(&base.membership));
+            }
+            Again::Record(Record::Anchor(anchor)) => {
+                let bytes = anchor_bytes(anchor);
+                let carried = carried.entry(anchor.group).or_default();
+                carried.anchor = carried.anchor.max(bytes);
+                record_bytes = record_bytes.max(bytes);
+            }
             Again::Record(Record::Genesis(genesis)) => {
-                more += checkpoint(&GroupLog::new(genesis.clone()));
+                let log = GroupLog::new(genesis.clone());
+                carried.entry(genesis.group).or_insert(log.carried);
+            }
+            Again::Record(Record::GroupRemoved(group)) => {
+                removed.insert(*group);
             }
             Again::Record(_) => {}
         }
     }
+    let first_group = carried.values().fold(
+        FirstGroup::default().with_removed(removed.len()),
+        |all, carried| all.with(*carried),
+    );
     let needed = Options {
         frame_bytes_max,
         ..options.clone()
     };
-    check_slot(&needed, bytes + more)?;
-    Ok(bytes)
+    check_slot(&needed, first_group, record_bytes)?;
+    Ok(first_group)
 }
 
 /// A log whose numbers are at their end is not gone on with: the next one would not be believed, nor would what is
@@ -669,9 +742,10 @@ fn read_tail(disk: &mut impl Disk, judgement: &Judgement) -> Result<Vec<Again>, 
         disk.read(*slot, group.header.place.block, &mut blocks)?;
         let data = gather(&blocks, 0, group.header.data_bytes()).freeze();
         let mut frames = group.frames.iter();
-        for record in &group.table {
+        for (place, record) in group.table.iter().enumerate() {
             match record {
                 Record::Entries(run) => {
+                    let mut prev = run.prev;
                     for frame in frames
                         .by_ref()
                         .take(usize::try_from(run.count()).unwrap_or(0))
@@ -682,17 +756,23 @@ fn read_tail(disk: &mut impl Disk, judgement: &Judgement) -> Result<Vec<Again>, 
                                 path: disk.slot_path(*slot),
                                 why: format!("it changed while it was read: {error}"),
                             })?;
+                        let position = entry.position();
                         tail.push(Again::Entry {
-                            group: run.group,
+                            prev,
                             entry,
                             membership: frame.membership.clone(),
                         });
+                        prev = position;
                     }
                 }
                 // Bytes for entries that are on the path all the same. They lie where they were.
                 Record::Rewrite(run) => {
                     let count = usize::try_from(run.count()).unwrap_or(0);
                     frames.by_ref().take(count).for_each(drop);
+                }
+                Record::Base { group: id, .. } => {
+                    let base = base_of(&group.table[place..]);
+                    tail.extend(base.map(|base| Again::Base(*id, base)));
                 }
                 other => tail.push(Again::Record(other.clone())),
             }

@@ -25,7 +25,7 @@ impl<D: Disk> Wal<D> {
             return Err(ReadRefused::Busy);
         }
         let log = self.groups.get(&group).ok_or(ReadRefused::UnknownGroup)?;
-        if from <= log.base.index {
+        if from <= log.base().index {
             return Err(ReadRefused::BelowBase);
         }
         let mut wanted = std::collections::VecDeque::new();
@@ -69,22 +69,31 @@ impl<D: Disk> Wal<D> {
     }
 
     pub(super) fn start_reads(&mut self) {
-        let active = self
+        let mut active = self
             .reads
             .jobs
             .iter()
             .filter(|job| job.op.is_some())
             .count();
-        for _ in active..READS_ACTIVE_MAX {
+        while active < READS_ACTIVE_MAX {
             let op = self.next_op();
-            let waiting = self.reads.jobs.iter_mut().find(|job| job.op.is_none());
-            let Some(job) = waiting else {
+            let waiting = self.reads.jobs.iter().position(|job| job.op.is_none());
+            let Some(waiting) = waiting else {
                 return;
             };
+            let job = &mut self.reads.jobs[waiting];
             let (segment, block, blocks, frames) = job
                 .next_extent()
                 .expect("a job without wanted frames has ended");
-            let held = self.segments[&segment];
+            let Some(held) = self.segments.get(&segment).copied() else {
+                // It was released, so everything in it was cut away.
+                let id = job.id;
+                let result = Err(ReadError::OffPath);
+                self.reads.jobs.remove(waiting);
+                self.reads.done.push(ReadDone { id, result });
+                continue;
+            };
+            active += 1;
             job.op = Some(Extent {
                 op,
                 slot: held.slot,

@@ -264,6 +264,7 @@ fn an_opening_counts_from_its_verdict_on() {
     (log.next, log.chain, log.number) = (SLOT_HEADER_BLOCKS, chain, number);
     log.open();
     let checkpoint = Record::Checkpoint(vec![GroupCheckpoint {
+        snapshot: None,
         genesis: genesis(),
         hard_state: HardState::default(),
         base: genesis().origin(),

@@ -265,6 +265,23 @@ impl Log {
         through.saturating_sub(from)
     }
 
+    /// The last place, not before the base, with at least so many bytes of frames after it.
+    #[must_use]
+    pub(crate) fn index_before_bytes(&self, bytes: u64) -> Index {
+        let all = self.end_bytes(self.last().index);
+        let Some(end) = all.checked_sub(bytes) else {
+            return self.base.index;
+        };
+        let before = self.slots.partition_point(|slot| slot.end_bytes <= end);
+        Index(self.base.index.0 + before as u64)
+    }
+
+    /// Bytes of all frames that were appended to this value, those that were cut at its beginning included.
+    #[must_use]
+    pub(crate) fn appended_bytes(&self) -> u64 {
+        self.end_bytes(self.last().index)
+    }
+
     /// The last place up to `through` whose term is at most `term`, or the base: terms never fall along a
     /// log, so nothing between that place and `through` can agree with a log that has `term` there.
     #[must_use]
@@ -484,5 +501,8 @@ mod tests {
         assert_eq!(log.bytes_between(Index(1), Index(2)), 92);
         assert_eq!(log.bytes_between(Index(2), Index(1)), 0);
         assert_eq!(log.meta(Index(2)).map(|meta| meta.frame_bytes), Some(92));
+        let before = |bytes| log.index_before_bytes(bytes).0;
+        assert_eq!([0, 1, 92, 93, 172, 173].map(before), [2, 1, 1, 0, 0, 0]);
+        assert_eq!(log.appended_bytes(), 172);
     }
 }

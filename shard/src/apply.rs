@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use logdrive_raft::{Entry, EntryKind, GroupId, Index, LogPosition, Micros};
 
 use crate::machine::{Batch, Fatal, StateMachine};
+use crate::snapshot::SnapshotReader;
 use crate::ticket::{Failure, Runs};
 
 /// Committed entries of one group on their way to its machine, and who waits for their outputs.
@@ -147,6 +148,77 @@ impl<S: StateMachine> Applier<S> {
             Some(fenced) => Err(fenced.clone()),
             None => Ok(slot.applied),
         }
+    }
+
+    /// A handle of a group's state at `at`, which is where everything that was handed over ends; and how far the
+    /// machine's own storage reaches, if it has one.
+    pub fn take_snapshot(
+        &mut self,
+        group: GroupId,
+        at: LogPosition,
+    ) -> Result<(S::Snapshot, Option<LogPosition>), String> {
+        let slot = self.machines.get_mut(&group);
+        let slot = slot.ok_or_else(|| "the group has no machine".to_owned())?;
+        if let Some(fenced) = &slot.fenced {
+            return Err(fenced.to_string());
+        }
+        if slot.applied.index != at.index {
+            let applied = slot.applied;
+            return Err(format!("the machine is at {applied} and not at {at}"));
+        }
+        let taken = Fatal::catch(|| {
+            let durable = slot.machine.flush()?;
+            Ok((slot.machine.snapshot()?, durable.map(LogPosition::from)))
+        });
+        taken.and_then(|taken| taken).map_err(|fatal| fatal.what)
+    }
+
+    /// Replaces the state of a group's machine by a snapshot that ends at `at`. If the machine cannot, it is fenced.
+    pub fn install(
+        &mut self,
+        group: GroupId,
+        at: LogPosition,
+        reader: &mut dyn SnapshotReader,
+    ) -> Result<LogPosition, Fenced> {
+        let slot = self
+            .machines
+            .get_mut(&group)
+            .expect("machines open before their groups");
+        if let Some(fenced) = &slot.fenced {
+            return Err(fenced.clone());
+        }
+        let installed = Fatal::catch(|| slot.machine.install(reader));
+        if let Err(fatal) = installed.and_then(|installed| installed) {
+            let fenced = Fenced {
+                group,
+                index: at.index,
+                what: format!("it could not take over the snapshot: {}", fatal.what),
+            };
+            slot.fenced = Some(fenced.clone());
+            return Err(fenced);
+        }
+        slot.applied = at;
+        Ok(at)
+    }
+
+    /// The same at start, before anything is applied: a snapshot that cannot be taken over leaves the machine as it
+    /// was, and perhaps an older one can.
+    pub fn restore(
+        &mut self,
+        group: GroupId,
+        at: LogPosition,
+        reader: &mut dyn SnapshotReader,
+    ) -> Result<(), String> {
+        let slot = self
+            .machines
+            .get_mut(&group)
+            .expect("machines open before their groups");
+        let installed = Fatal::catch(|| slot.machine.install(reader));
+        installed
+            .and_then(|installed| installed)
+            .map_err(|fatal| fatal.what)?;
+        slot.applied = at;
+        Ok(())
     }
 }
 

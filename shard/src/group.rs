@@ -11,6 +11,7 @@ use logdrive_raft::{
 };
 use logdrive_wal::{AppendError, Position, Room};
 
+use crate::compaction::{Kept, Snapshots};
 use crate::inbox::{Door, Inbox};
 use crate::ticket::{Failure, Run, Runs};
 
@@ -47,6 +48,10 @@ pub(crate) struct Group<O> {
     pub(crate) feed_trouble: Option<Index>,
     /// Entries read back for the applier, in log order from the one after `handed`.
     pub(crate) read_back: VecDeque<Entry>,
+    /// Its snapshots, and for whom log is kept.
+    pub(crate) snapshots: Snapshots,
+    /// A snapshot that was received whole and is not where the log begins yet.
+    pub(crate) received: Option<Kept>,
     /// A leader's entry at this place is larger than this log takes, and that has been said.
     pub(crate) too_large: Option<Index>,
     pub(crate) mutant: Option<Mutant>,
@@ -141,6 +146,8 @@ impl<O> Group<O> {
             read_trouble: None,
             feed_trouble: None,
             read_back: VecDeque::new(),
+            snapshots: Snapshots::default(),
+            received: None,
             too_large: None,
             mutant,
         }
@@ -162,7 +169,9 @@ impl<O> Group<O> {
                 // While it reads, what wakes is the disk.
                 let retry = self.read_trouble.filter(|_| !self.reading);
                 let retry = retry.map(|trouble| trouble.retry_at);
-                Some(retry.map_or(raft.next_deadline(), |at| at.min(raft.next_deadline())))
+                let snapshots = self.snapshots.next_deadline();
+                let others = retry.into_iter().chain(snapshots);
+                others.chain([raft.next_deadline()]).min()
             }
             Phase::Founding { .. } | Phase::Halted { .. } => None,
         }
@@ -313,7 +322,8 @@ impl<O> Group<O> {
         let (Some(machine), Phase::Running(raft)) = (self.machine_ahead, &self.phase) else {
             return Ok(());
         };
-        if raft.commit().index < machine.index {
+        // A snapshot that reaches further takes its place.
+        if raft.commit().index < machine.index || machine.index < raft.base().index {
             return Ok(());
         }
         let log = raft.position(machine.index).unwrap_or_else(|| raft.base());

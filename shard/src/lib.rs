@@ -7,25 +7,34 @@
 #![deny(missing_docs)]
 
 pub mod apply;
+mod compaction;
+mod fetch;
 mod group;
 pub mod inbox;
 pub mod kv;
 pub mod machine;
+mod meter;
 pub mod permits;
 pub mod ports;
 pub mod shard;
 pub mod snapshot;
 pub mod status;
+pub mod store;
 mod sync;
 pub mod ticket;
 pub mod units;
 
 pub use apply::{Applier, ApplyBatch, Fenced};
+pub use compaction::SnapshotSettings;
+pub use fetch::FetchStatus;
 pub use inbox::{Door, Inbox, Refused};
 pub use machine::{Batch, Durable, Fatal, StateMachine};
 pub use permits::{Permit, Permits};
 pub use ports::{Notice, Ports};
-pub use shard::{CoreSettings, GroupSetup, Opened, PeerInput, Shard, StartError};
+pub use shard::{
+    CoreSettings, GroupSetup, MachineEvent, Opened, PeerInput, Prepared, Shard, StartError,
+};
 pub use snapshot::{MemorySnapshot, SnapshotReader, SnapshotSource, SnapshotWriter};
 pub use status::{GroupState, GroupStatus, ShardStatus};
+pub use store::{StoreEvent, StoreFailure, StoreJob, Storekeeper};
 pub use ticket::{Failure, Outcome, ReplySink};

@@ -1,10 +1,12 @@
 //! What a shard needs of the world besides a disk.
 
 use logdrive_raft::io::{HaltReason, RoleChange};
-use logdrive_raft::{GroupId, Index, LogPosition, Message, NodeId};
+use logdrive_raft::{Anchor, GroupId, Index, LogPosition, Message, NodeId, SnapshotId};
 use logdrive_wal::{AppendError, Finding};
 
 use crate::apply::ApplyBatch;
+use crate::snapshot::SnapshotReader;
+use crate::store::StoreJob;
 
 /// The way out of a shard: the network and the applier. Nothing here may block.
 pub trait Ports {
@@ -19,6 +21,19 @@ pub trait Ports {
 
     /// Hands committed entries to the applier. Asked only while there is room; one batch may exceed it.
     fn apply(&mut self, batch: ApplyBatch<Self::Output>);
+
+    /// Has the machine of a group hand over its state once everything that was handed to the applier is applied, and
+    /// has that written out. Ends in [`StoreEvent::Written`](crate::store::StoreEvent::Written), `NotWritten` or
+    /// [`MachineEvent::NotTaken`](crate::shard::MachineEvent::NotTaken). One of a shard at a time.
+    fn take_snapshot(&mut self, group: GroupId, anchor: Anchor);
+
+    /// Has something done with snapshots on disk, elsewhere. Jobs are done in order; how many there are is bounded by
+    /// whoever asks.
+    fn store(&mut self, job: StoreJob);
+
+    /// Has the machine of a group take over the state of a snapshot, after what was handed to the applier before. Ends
+    /// in [`MachineEvent::Installed`](crate::shard::MachineEvent::Installed), or with the group fenced.
+    fn install(&mut self, group: GroupId, at: LogPosition, reader: Box<dyn SnapshotReader + Send>);
 
     /// Says what an operator or an embedder wants to know.
     fn notice(&mut self, notice: Notice);
@@ -125,6 +140,65 @@ pub enum Notice {
     ReadWorks {
         /// The group.
         group: GroupId,
+    },
+    /// A snapshot was taken, and read back.
+    SnapshotTaken {
+        /// The group.
+        group: GroupId,
+        /// The last entry that it covers.
+        at: LogPosition,
+        /// Bytes of its files.
+        bytes: u64,
+        /// How long it took, from the request on.
+        took_us: u64,
+        /// The last attempt had failed.
+        after_failure: bool,
+    },
+    /// A snapshot could not be taken or fetched. Nothing is left of the attempt to take one; what was fetched is kept.
+    /// It is tried again, with pauses.
+    SnapshotFailed {
+        /// The group.
+        group: GroupId,
+        /// It was fetched from a peer, as opposed to taken here.
+        fetched: bool,
+        /// There is no space for it.
+        no_space: bool,
+        /// Why not.
+        why: String,
+    },
+    /// A snapshot that was there cannot be read. Another one is taken.
+    SnapshotUnreadable {
+        /// The group.
+        group: GroupId,
+        /// Which one.
+        snapshot: SnapshotId,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Log and machine go on from a snapshot that was received.
+    SnapshotInstalled {
+        /// The group.
+        group: GroupId,
+        /// Which one.
+        snapshot: SnapshotId,
+        /// The last entry that it covers.
+        at: LogPosition,
+    },
+    /// No snapshot that can be read connects to the log. The replica votes, does not campaign, and fetches one.
+    SnapshotLacking {
+        /// The group.
+        group: GroupId,
+        /// Where its log begins.
+        base: LogPosition,
+    },
+    /// A follower fetches a snapshot more slowly than the log grows.
+    TransferOutrun {
+        /// The group.
+        group: GroupId,
+        /// The follower.
+        peer: NodeId,
+        /// The figures.
+        text: String,
     },
     /// What recovery found.
     Recovered {

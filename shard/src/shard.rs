@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use logdrive_raft::bootstrap::{self, BootstrapReady, Outcome};
-use logdrive_raft::io::{Config, Input, Persist, Proposed, Ready, RejectReason, Restored, Role};
+use logdrive_raft::io::{
+    Config, Input, Installed, Persist, Proposed, Ready, RejectReason, Restored, Role,
+};
 use logdrive_raft::limits::ENTRY_HEADER_BYTES;
 use logdrive_raft::message::Body;
 use logdrive_raft::{
@@ -13,6 +15,7 @@ use logdrive_raft::{
 use logdrive_wal::disk::Disk;
 use logdrive_wal::{Admitted, AppendError, ENTRY_ROOM_BYTES, Room, Wal};
 
+use crate::compaction::{SnapshotSettings, Turns};
 use crate::group::{Group, Halt, Persisting, Phase, Proposal, Ticket};
 use crate::inbox::Door;
 use crate::ports::{Notice, Ports};
@@ -21,8 +24,11 @@ use crate::ticket::{Failure, Runs};
 
 mod feed;
 mod opening;
+mod snapshots;
 
-pub use opening::{CoreSettings, GroupSetup, Opened, StartError};
+pub use opening::{CoreSettings, GroupSetup, Opened, Prepared, StartError};
+
+pub use snapshots::MachineEvent;
 
 use feed::ReadFor;
 
@@ -71,6 +77,8 @@ pub struct Shard<D: Disk, P: Ports> {
     full_for_bytes: Option<usize>,
     /// What this turn will hand to the log, at most: it is not in the log's queue yet.
     taken: Admitted,
+    snapshot_settings: SnapshotSettings,
+    snapshot_turns: Turns,
     poisoned: bool,
 }
 
@@ -97,6 +105,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         self.carry_out(now);
         self.wal.submit(now);
         self.hand_to_applier(now);
+        self.turn_snapshots(now);
         self.check_log();
     }
 
@@ -202,6 +211,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
                 }
             }
             PeerInput::Disconnected(peer) => {
+                self.on_source_lost(now, peer);
                 for group in self.groups.values_mut() {
                     group.step(now, Input::PeerDisconnected(peer));
                 }
@@ -233,6 +243,9 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         // A peer's message never creates a group.
         if message.to != self.replica.id || !self.groups.contains_key(&message.group) {
             return;
+        }
+        if let Body::Transfer(transfer) = message.body {
+            return self.on_transfer(now, message.group, message.from.id, transfer);
         }
         self.taken.bytes += STEP_BYTES;
         if let Body::Append(append) = &message.body
@@ -397,10 +410,15 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         }
         // What is committed is handed on after the turn's writes are under way.
         let _ = commit;
-        let _ = (wants_snapshot, installed);
         if let Some(reason) = halted {
             group.halt(Halt::Core(reason.clone()));
             self.ports.notice(Notice::Halted { group: id, reason });
+        }
+        if let Some(wanted) = wants_snapshot {
+            self.on_snapshot_wanted(now, id, wanted);
+        }
+        if let Some(Installed { at, snapshot }) = installed {
+            self.on_base_durable(id, at, snapshot);
         }
     }
 

@@ -12,10 +12,13 @@ use std::task::Waker;
 use logdrive_raft::io::{Config, Role};
 use logdrive_raft::message::Body;
 use logdrive_raft::{
-    Boot, Chain, ClusterId, Entry, GroupId, Incarnation, Index, LogPosition, Message, Micros,
-    NodeId, Raft, Replica, Term,
+    Anchor, Boot, Chain, ClusterId, Entry, GroupId, Incarnation, Index, LogPosition, Message,
+    Micros, NodeId, Raft, Replica, Term,
 };
-use logdrive_shard::{ApplyBatch, GroupSetup, Inbox, Notice, Opened, PeerInput, Ports, Shard};
+use logdrive_shard::{
+    ApplyBatch, GroupSetup, Inbox, Notice, Opened, PeerInput, Ports, Shard, SnapshotReader,
+    SnapshotSettings, StoreJob,
+};
 use logdrive_wal::disk::pwrite::PwriteDisk;
 use logdrive_wal::disk::{
     Block, Buffer, Completion, Disk, DiskError, DiskFacts, Op, OpId, SlotFile, SlotId, Wake, WakeBy,
@@ -346,9 +349,16 @@ impl Node {
             inbox: Inbox::new(1 << 20, frame_bytes_max, Waker::noop().clone()),
             voters: EVERYBODY.map(|id| (NodeId(id), String::new())).to_vec(),
             applied,
+            newest: None,
         };
         let core = Config::new(Replica::default(), Boot(0), GroupId(0), boot);
-        let shard = opened.start(vec![setup], core, Outbox::default(), Micros(0));
+        let shard = opened.start(
+            vec![setup],
+            core,
+            SnapshotSettings::manual(),
+            Outbox::default(),
+            Micros(0),
+        );
         Self {
             shard: shard.unwrap(),
             inputs: Vec::new(),
@@ -378,6 +388,18 @@ impl Ports for Outbox {
     fn apply(&mut self, batch: ApplyBatch<()>) {
         let entries = batch.entries.iter();
         self.applied.extend(entries.map(|(entry, _)| entry.index()));
+    }
+
+    fn take_snapshot(&mut self, _: GroupId, anchor: Anchor) {
+        panic!("nobody asked for {anchor:?}");
+    }
+
+    fn store(&mut self, job: StoreJob) {
+        panic!("there are no snapshots: {job:?}");
+    }
+
+    fn install(&mut self, _: GroupId, at: LogPosition, _: Box<dyn SnapshotReader + Send>) {
+        panic!("there are no snapshots: {at}");
     }
 
     fn notice(&mut self, notice: Notice) {

@@ -10,12 +10,12 @@ use std::vec::Drain;
 
 use logdrive_raft::io::Config;
 use logdrive_raft::{
-    Boot, Chain, ClusterId, GroupId, Incarnation, Index, LogPosition, Message, Micros, NodeId,
-    Replica, Term,
+    Anchor, Boot, Chain, ClusterId, GroupId, Incarnation, Index, LogPosition, Message, Micros,
+    NodeId, Replica, Term,
 };
 use logdrive_shard::{
     ApplyBatch, Door, Failure, GroupSetup, GroupState, Inbox, Notice, Opened, Ports, Refused,
-    ReplySink, Shard, StartError,
+    ReplySink, Shard, SnapshotReader, SnapshotSettings, StartError, StoreJob,
 };
 use logdrive_sim::dice::{Dice, Site};
 use logdrive_sim::disk::{Crash, FaultRates, SimDisk, SimDiskOptions, SimStorage, Tear};
@@ -52,6 +52,18 @@ impl Ports for TestPorts {
                 run.answer(entry.position(), &mut outputs).unwrap();
             }
         }
+    }
+
+    fn take_snapshot(&mut self, _: GroupId, anchor: Anchor) {
+        panic!("nobody asked for {anchor:?}");
+    }
+
+    fn store(&mut self, job: StoreJob) {
+        panic!("there are no snapshots: {job:?}");
+    }
+
+    fn install(&mut self, _: GroupId, at: LogPosition, _: Box<dyn SnapshotReader + Send>) {
+        panic!("there are no snapshots: {at}");
     }
 
     fn notice(&mut self, notice: Notice) {
@@ -117,6 +129,7 @@ impl Rig {
                 inbox,
                 voters: vec![(NodeId(1), String::new())],
                 applied: machine,
+                newest: None,
             }
         });
         let setups = setups.collect();
@@ -126,7 +139,13 @@ impl Rig {
             ..core
         };
         let mut shard = opened
-            .start(setups, core, TestPorts::default(), Micros(0))
+            .start(
+                setups,
+                core,
+                SnapshotSettings::manual(),
+                TestPorts::default(),
+                Micros(0),
+            )
             .unwrap();
         shard.disk_mut().options_mut().rates = rates;
         let mut rig = Self {
@@ -279,9 +298,16 @@ fn a_group_of_the_log_that_is_not_set_up_is_named() {
             inbox: Inbox::new(1 << 20, 1 << 14, Waker::noop().clone()),
             voters: vec![(NodeId(1), String::new())],
             applied: LogPosition::default(),
+            newest: None,
         });
         let core = Config::new(Replica::default(), Boot(0), GroupId(0), 6);
-        opened.start(setups.collect(), core, TestPorts::default(), Micros(0))
+        opened.start(
+            setups.collect(),
+            core,
+            SnapshotSettings::manual(),
+            TestPorts::default(),
+            Micros(0),
+        )
     };
     let refused = start(&[1, 3]).map(drop).unwrap_err();
     let expected = "group 2 is in the log and has no machine: configure it";

@@ -6,16 +6,20 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use logdrive_raft::io::Config;
 use logdrive_raft::mutant::Mutant;
 use logdrive_raft::{
-    Boot, ClusterId, GroupId, Incarnation, LogPosition, Message, Micros, NodeId, Raft, Replica,
+    Anchor, Boot, ClusterId, GroupId, Incarnation, LogPosition, Message, Micros, NodeId, Raft,
+    Replica,
 };
+use logdrive_shard::store::unpaced;
 use logdrive_shard::{
-    Applier, ApplyBatch, GroupSetup, Inbox, Notice, Opened, PeerInput, Ports, Shard, ShardStatus,
-    StateMachine,
+    Applier, ApplyBatch, GroupSetup, Inbox, MachineEvent, Notice, Opened, PeerInput, Ports, Shard,
+    ShardStatus, SnapshotReader, SnapshotSettings, StateMachine, StoreEvent, StoreJob, Storekeeper,
 };
 use logdrive_wal::disk::{FlushMode, WatchdogLimits};
+use logdrive_wal::snapshots::SnapshotStore;
 use logdrive_wal::{FreshIds, Identity, OpenError, Options};
 
 use crate::disk::{Crash, Fault, SimDisk, SimDiskOptions, SimStorage, Tear};
+use crate::files::{SimFiles, SimFilesStorage};
 use crate::model::Model;
 use crate::mortal::{Killed, Mortal};
 use crate::plan::Plan;
@@ -27,6 +31,9 @@ pub struct SimNode<M: Model> {
     /// How its disk behaves now.
     disk: SimDiskOptions,
     medium: SimStorage,
+    /// Where its snapshots lie.
+    files: SimFilesStorage,
+    snapshots: SnapshotSettings,
     /// The bug that is planted in it, in builds that hold any.
     mutant: Option<Mutant>,
     running: Option<Running<M::Machine>>,
@@ -55,15 +62,36 @@ struct Running<S: StateMachine> {
     shard: Shard<Mortal, SimPorts<OutputOf<S>>>,
     applier: Applier<S>,
     doors: DoorsOf<S>,
-    /// When the applier is done with the batch in front.
+    /// When the applier is done with the work in front.
     apply_due: Option<Micros>,
+    keeper: Storekeeper<SimFiles>,
+    writes: VecDeque<Handle<S>>,
+    /// When the store is done with the job in front, a snapshot to be written before any other.
+    store_due: Option<Micros>,
+    machine_events: Vec<MachineEvent>,
     fenced: Option<String>,
+}
+
+/// What a machine handed over to be written out.
+struct Handle<S: StateMachine> {
+    group: GroupId,
+    anchor: Anchor,
+    durable: Option<LogPosition>,
+    source: S::Snapshot,
+}
+
+/// Something for the applier.
+enum Work<O> {
+    Batch(ApplyBatch<O>),
+    TakeSnapshot(GroupId, Anchor),
+    Install(GroupId, LogPosition, Box<dyn SnapshotReader + Send>),
 }
 
 /// The way out of a simulated shard: everything is kept until the cluster takes it.
 struct SimPorts<O> {
     messages: Vec<Message>,
-    batches: VecDeque<ApplyBatch<O>>,
+    work: VecDeque<Work<O>>,
+    jobs: VecDeque<StoreJob>,
     bytes: usize,
     bytes_max: usize,
     notices: Vec<Notice>,
@@ -82,7 +110,19 @@ impl<O: Send + 'static> Ports for SimPorts<O> {
 
     fn apply(&mut self, batch: ApplyBatch<O>) {
         self.bytes += batch.bytes;
-        self.batches.push_back(batch);
+        self.work.push_back(Work::Batch(batch));
+    }
+
+    fn take_snapshot(&mut self, group: GroupId, anchor: Anchor) {
+        self.work.push_back(Work::TakeSnapshot(group, anchor));
+    }
+
+    fn store(&mut self, job: StoreJob) {
+        self.jobs.push_back(job);
+    }
+
+    fn install(&mut self, group: GroupId, at: LogPosition, reader: Box<dyn SnapshotReader + Send>) {
+        self.work.push_back(Work::Install(group, at, reader));
     }
 
     fn notice(&mut self, notice: Notice) {
@@ -167,6 +207,8 @@ impl<M: Model> SimNode<M> {
             plan: plan.clone(),
             disk: disk_options(plan),
             medium,
+            files: SimFilesStorage::new(plan.raft_seed ^ id.0.rotate_left(20)),
+            snapshots: SnapshotSettings::manual(),
             mutant: None,
             running: None,
             inputs: Vec::new(),
@@ -206,6 +248,24 @@ impl<M: Model> SimNode<M> {
     /// What outlives the process.
     pub fn medium(&self) -> &SimStorage {
         &self.medium
+    }
+
+    /// Its snapshots, which outlive it too.
+    pub fn files(&self) -> &SimFilesStorage {
+        &self.files
+    }
+
+    /// When it takes snapshots and how much log it keeps, from the next start on.
+    pub fn snapshot_settings_mut(&mut self) -> &mut SnapshotSettings {
+        &mut self.snapshots
+    }
+
+    /// Takes a snapshot of a group as soon as can be.
+    pub fn want_snapshot(&mut self, group: GroupId) {
+        if let Some(running) = &mut self.running {
+            running.shard.want_snapshot(group);
+            self.poked = true;
+        }
     }
 
     /// Opens the log and starts the groups. With `lives_for` the process is killed when it has asked its disk
@@ -264,13 +324,20 @@ impl<M: Model> SimNode<M> {
         groups.extend((1..=plan.groups).map(GroupId));
         groups.sort_unstable();
         groups.dedup();
+        let store = SnapshotStore::open(self.files.files());
+        let store = store.map_err(|error| Refusal::of(false, &error))?;
         let mut applier = Applier::default();
         let mut doors = Vec::new();
         let mut setups = Vec::new();
         for group in groups {
-            let applied = applier
+            applier
                 .open(group, model.machine(self.id, group))
                 .map_err(|error| Refusal::of(true, &error))?;
+            let prepared = opened.prepare(&mut applier, &store, group);
+            let prepared = prepared.map_err(|text| Refusal {
+                damage: false,
+                text,
+            })?;
             let reader = applier.reader(group);
             let reader = reader.map_err(|error| Refusal::of(true, &error))?;
             let inbox_bytes = usize_of(plan.node.inbox_bytes_max);
@@ -282,7 +349,8 @@ impl<M: Model> SimNode<M> {
                 group,
                 inbox,
                 voters: voters.collect(),
-                applied,
+                applied: prepared.applied,
+                newest: prepared.newest,
             });
         }
         let seed = plan.raft_seed ^ self.starts << 40 ^ self.id.0 << 48;
@@ -297,21 +365,34 @@ impl<M: Model> SimNode<M> {
             disk_lag_bytes_max: usize_of(plan.node.disk_lag_bytes_max),
             ..Config::new(Replica::default(), Boot(0), GroupId(0), seed)
         };
+        let replica = opened.replica();
+        let keeper = Storekeeper::new(store, ClusterId(7), replica, unpaced());
         let ports = SimPorts {
             messages: Vec::new(),
-            batches: VecDeque::new(),
+            work: VecDeque::new(),
+            jobs: VecDeque::new(),
             bytes: 0,
             bytes_max: usize_of(plan.node.apply_bytes_max),
             notices: Vec::new(),
         };
         let shard = opened
-            .start(setups, core, ports, self.clock.local(now))
+            .start(
+                setups,
+                core,
+                self.snapshots.clone(),
+                ports,
+                self.clock.local(now),
+            )
             .map_err(|error| Refusal::of(true, &error))?;
         Ok(Running {
             shard,
             applier,
             doors,
             apply_due: None,
+            keeper,
+            writes: VecDeque::new(),
+            store_due: None,
+            machine_events: Vec::new(),
             fenced: None,
         })
     }
@@ -327,6 +408,7 @@ impl<M: Model> SimNode<M> {
             Tear::Never
         };
         self.medium.crash(crash, tear);
+        self.files.crash(crash);
     }
 
     /// Nothing fails by itself any more.
@@ -334,6 +416,7 @@ impl<M: Model> SimNode<M> {
         self.disk.rates = crate::disk::FaultRates::default();
         self.disk.starved_percent = 0;
         self.medium.withdraw_faults();
+        self.files.withdraw_faults();
         self.paused_until = now;
         self.plan.node.apply_us = self.plan.node.apply_us.min(HEALED_APPLY_US);
         if let Some(running) = &mut self.running {
@@ -391,6 +474,7 @@ impl<M: Model> SimNode<M> {
                 self.due = Some(
                     disk.into_iter()
                         .chain(shard)
+                        .chain(running.store_due)
                         .min()
                         .unwrap_or(Micros(u64::MAX)),
                 );
@@ -430,8 +514,18 @@ impl<M: Model> SimNode<M> {
         running.shard.disk_mut().disk.advance(now.0);
         let local = self.clock.local(now);
         let inputs = &mut self.inputs;
+        let events = running.store_events(now);
+        let machine_events = std::mem::take(&mut running.machine_events);
         let shard = &mut running.shard;
-        let done = catch_unwind(AssertUnwindSafe(|| shard.turn(local, inputs)));
+        let done = catch_unwind(AssertUnwindSafe(|| {
+            for event in events {
+                shard.store_event(local, event);
+            }
+            for event in machine_events {
+                shard.machine_event(event, local);
+            }
+            shard.turn(local, inputs);
+        }));
         if let Err(panic) = done {
             return Err(if panic.is::<Killed>() {
                 TurnEnded::Killed
@@ -441,9 +535,10 @@ impl<M: Model> SimNode<M> {
         }
         let ports = running.shard.ports();
         sent.append(&mut ports.messages);
-        if running.apply_due.is_none() && !ports.batches.is_empty() {
+        if running.apply_due.is_none() && !ports.work.is_empty() {
             running.apply_due = Some(now.after(self.plan.node.apply_us));
         }
+        running.arm_store(now);
         Ok(())
     }
 
@@ -454,16 +549,26 @@ impl<M: Model> SimNode<M> {
             return None;
         }
         let running = self.running.as_mut()?;
-        running.apply_due.take_if(|due| *due <= now)?;
-        let ports = running.shard.ports();
-        let was_full = ports.apply_room_bytes() == 0;
-        let batch = ports.batches.pop_front()?;
-        ports.bytes -= batch.bytes;
-        if !ports.batches.is_empty() {
-            running.apply_due = Some(now.after(apply_us));
+        loop {
+            running.apply_due.take_if(|due| *due <= now)?;
+            let ports = running.shard.ports();
+            let was_full = ports.apply_room_bytes() == 0;
+            let work = ports.work.pop_front()?;
+            if !ports.work.is_empty() {
+                running.apply_due = Some(now.after(apply_us));
+            }
+            match work {
+                Work::Batch(batch) => {
+                    ports.bytes -= batch.bytes;
+                    self.poked |= was_full;
+                    return Some(batch);
+                }
+                Work::TakeSnapshot(group, anchor) => running.take_snapshot(group, anchor),
+                Work::Install(group, at, mut reader) => running.install(group, at, &mut *reader),
+            }
+            running.arm_store(now);
+            self.poked = true;
         }
-        self.poked |= was_full;
-        Some(batch)
     }
 
     /// Applies it.
@@ -494,7 +599,11 @@ impl<M: Model> SimNode<M> {
     /// Bytes that wait for the applier, and the bytes of the last batch, which may exceed the bound.
     pub fn apply_queue(&mut self) -> Option<(usize, usize)> {
         let ports = self.running.as_mut()?.shard.ports();
-        let last = ports.batches.back().map_or(0, |batch| batch.bytes);
+        let last = ports.work.iter().rev().find_map(|work| match work {
+            Work::Batch(batch) => Some(batch.bytes),
+            _ => None,
+        });
+        let last = last.unwrap_or(0);
         Some((ports.bytes, last))
     }
 
@@ -545,6 +654,64 @@ impl<M: Model> SimNode<M> {
             .map(|(_, _, reader)| reader)
     }
 }
+
+impl<S: StateMachine> Running<S> {
+    fn take_snapshot(&mut self, group: GroupId, anchor: Anchor) {
+        match self.applier.take_snapshot(group, anchor.at) {
+            Ok((source, durable)) => self.writes.push_back(Handle {
+                group,
+                anchor,
+                durable,
+                source,
+            }),
+            Err(why) => self
+                .machine_events
+                .push(MachineEvent::NotTaken { group, why }),
+        }
+    }
+
+    fn install(&mut self, group: GroupId, at: LogPosition, reader: &mut dyn SnapshotReader) {
+        match self.applier.install(group, at, reader) {
+            Ok(at) => self
+                .machine_events
+                .push(MachineEvent::Installed { group, at }),
+            Err(fenced) => {
+                self.fenced = Some(fenced.to_string());
+                self.shard.fence(group, fenced.what);
+            }
+        }
+    }
+
+    /// Does the jobs of the store whose time has come.
+    fn store_events(&mut self, now: Micros) -> Vec<StoreEvent> {
+        let mut events = Vec::new();
+        while self.store_due.take_if(|due| *due <= now).is_some() {
+            if let Some(handle) = self.writes.pop_front() {
+                let Handle {
+                    group,
+                    anchor,
+                    durable,
+                    source,
+                } = handle;
+                events.push(self.keeper.write(group, anchor, durable, source));
+            } else if let Some(job) = self.shard.ports().jobs.pop_front() {
+                events.extend(self.keeper.run(job));
+            }
+            self.arm_store(now);
+        }
+        events
+    }
+
+    fn arm_store(&mut self, now: Micros) {
+        let waits = !self.writes.is_empty() || !self.shard.ports().jobs.is_empty();
+        if waits && self.store_due.is_none() {
+            self.store_due = Some(now.after(STORE_US));
+        }
+    }
+}
+
+/// How long the store takes for a job.
+const STORE_US: u64 = 500;
 
 /// A machine that takes long is one more fault, and over when the others are.
 const HEALED_APPLY_US: u64 = 20;

@@ -84,6 +84,18 @@ impl Raft {
         self.log.bytes_between(from, through)
     }
 
+    /// The last place, not before the base, with at least so many bytes of log after it.
+    #[must_use]
+    pub fn index_before_bytes(&self, bytes: u64) -> Index {
+        self.log.index_before_bytes(bytes)
+    }
+
+    /// Bytes of all frames that this log has seen in this boot, also of those that it was cut below.
+    #[must_use]
+    pub fn appended_bytes(&self) -> u64 {
+        self.log.appended_bytes()
+    }
+
     /// The newest terms up to `through` and where they begin.
     fn term_starts(&self, through: Index) -> Vec<(Term, Index)> {
         let mut starts = self.compaction.term_starts.clone();

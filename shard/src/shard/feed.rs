@@ -158,6 +158,10 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             let Phase::Running(raft) = &group.phase else {
                 continue;
             };
+            // Nor does one whose machine waits for a snapshot.
+            if group.handed < raft.base().index || group.snapshots.installing.is_some() {
+                continue;
+            }
             let commit = if mutated!(self.core.mutant, ApplyBeyondCommit) {
                 raft.last()
             } else {

@@ -6,14 +6,20 @@ use logdrive_raft::bootstrap::Bootstrap;
 use logdrive_raft::io::{Config, Restored};
 use logdrive_raft::{
     Boot, ClusterId, GroupId, Incarnation, Index, LogPosition, Micros, NodeId, Raft, Replica,
+    SnapshotId,
 };
 use logdrive_wal::disk::Disk;
+use logdrive_wal::snapshots::{Files, SnapshotStore, SnapshotSummary};
 use logdrive_wal::{Admitted, OpenError, RecoveredGroup, Wal};
 
 use super::{Shard, core_config};
+use crate::apply::Applier;
+use crate::compaction::{Kept, SnapshotSettings, Turns};
 use crate::group::{Group, Phase};
 use crate::inbox::Inbox;
+use crate::machine::StateMachine;
 use crate::ports::{Notice, Ports};
+use crate::store::{self, StoreFailure};
 
 /// A log that has been opened, before its groups run.
 #[derive(Debug)]
@@ -35,8 +41,22 @@ pub struct GroupSetup<O> {
     pub inbox: Inbox<O>,
     /// The voters that the configuration lists, with their addresses. Counts only until a genesis exists.
     pub voters: Vec<(NodeId, String)>,
-    /// How far the group's machine reaches by itself.
+    /// How far the group's machine reaches.
     pub applied: LogPosition,
+    /// The newest snapshot that connects to the log.
+    pub newest: Option<SnapshotSummary>,
+}
+
+/// A group's machine once it is as far as it gets without the log.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Prepared {
+    /// How far it reaches.
+    pub applied: LogPosition,
+    /// The newest snapshot that connects to the log.
+    pub newest: Option<SnapshotSummary>,
+    /// Snapshots that could not be used, and why.
+    pub unreadable: Vec<(SnapshotId, String)>,
 }
 
 /// How the cores of a shard behave; see [`Config`] for each.
@@ -57,19 +77,6 @@ pub enum StartError {
         group: GroupId,
         /// Where the machine says it is.
         machine: LogPosition,
-    },
-    /// The machine is older than what the log still holds.
-    #[error(
-        "the state machine of group {group} is at {machine}, and the log begins at {base}: what \
-         lies between is in neither; restore a machine that reaches {base}"
-    )]
-    MachineTooOld {
-        /// The group.
-        group: GroupId,
-        /// Where the machine says it is.
-        machine: LogPosition,
-        /// Where the log begins.
-        base: LogPosition,
     },
     /// The machine was kept and its log is gone.
     #[error(
@@ -132,11 +139,63 @@ impl<D: Disk> Opened<D> {
         self.recovered.keys().copied()
     }
 
+    /// Brings the machine of a group as far as snapshots do: if it reports less than the log's anchor, the newest
+    /// readable snapshot that connects to the log is installed. Blocks.
+    ///
+    /// If there is none, the log may still have what the machine lacks. If not, the group starts all the same, votes,
+    /// and fetches a snapshot.
+    pub fn prepare<S: StateMachine, F: Files + 'static>(
+        &self,
+        applier: &mut Applier<S>,
+        store: &SnapshotStore<F>,
+        group: GroupId,
+    ) -> Result<Prepared, String> {
+        let mut prepared = Prepared {
+            applied: applier.applied(group).unwrap_or_default(),
+            ..Prepared::default()
+        };
+        let Some(found) = self.recovered.get(&group) else {
+            return Ok(prepared);
+        };
+        let listed = store
+            .list(group)
+            .map_err(|error| StoreFailure::from(&error).to_string())?;
+        for finding in listed.findings {
+            let why = StoreFailure::from(&finding.why).to_string();
+            prepared.unreadable.push((finding.id, why));
+        }
+        let connects = |snapshot: &SnapshotSummary| {
+            let ours = snapshot.node == self.replica || found.base_snapshot == Some(snapshot.id);
+            ours && connects(&snapshot.at, &found.restored)
+        };
+        let reported = prepared.applied;
+        let needs = reported.index < found.restored.anchor.index;
+        for snapshot in listed.snapshots.into_iter().filter(connects) {
+            let helps = prepared.applied.index < snapshot.at.index;
+            if helps && (needs || reported.index == Index(0)) {
+                let installed = store::open(store, snapshot.id)
+                    .map_err(|why| why.to_string())
+                    .and_then(|mut reader| applier.restore(group, snapshot.at, &mut *reader));
+                match installed {
+                    Ok(()) => prepared.applied = snapshot.at,
+                    Err(why) => {
+                        prepared.unreadable.push((snapshot.id, why));
+                        continue;
+                    }
+                }
+            }
+            prepared.newest = Some(snapshot);
+            break;
+        }
+        Ok(prepared)
+    }
+
     /// Starts the groups. `core` is the pattern for each; who it is and which group are filled in.
     pub fn start<P: Ports>(
         mut self,
         setups: Vec<GroupSetup<P::Output>>,
         core: CoreSettings,
+        snapshots: SnapshotSettings,
         mut ports: P,
         now: Micros,
     ) -> Result<Shard<D, P>, StartError> {
@@ -144,8 +203,14 @@ impl<D: Disk> Opened<D> {
         for setup in setups {
             let config = core_config(&core, self.replica, self.boot, setup.group);
             let (phase, genesis, ahead) = match self.recovered.remove(&setup.group) {
-                Some(found) => {
+                Some(mut found) => {
                     let ahead = check_machine(setup.group, setup.applied, &found.restored)?;
+                    let base = found.restored.base;
+                    if setup.applied.index < base.index {
+                        found.restored.lacks_snapshot = true;
+                        let group = setup.group;
+                        ports.notice(Notice::SnapshotLacking { group, base });
+                    }
                     let raft = Raft::new(config, found.restored, now);
                     (Phase::Running(Box::new(raft)), Some(found.genesis), ahead)
                 }
@@ -174,6 +239,8 @@ impl<D: Disk> Opened<D> {
                 core.mutant,
             );
             group.machine_ahead = ahead;
+            let newest = setup.newest.as_ref();
+            group.snapshots.newest = newest.map(|snapshot| Kept::of(snapshot, None));
             groups.insert(setup.group, group);
         }
         if let Some(group) = self.recovered.into_keys().next() {
@@ -195,6 +262,8 @@ impl<D: Disk> Opened<D> {
             next_read: 0,
             full_for_bytes: None,
             taken: Admitted::default(),
+            snapshot_settings: snapshots,
+            snapshot_turns: Turns::default(),
             poisoned: false,
         })
     }
@@ -211,15 +280,9 @@ fn check_machine(
     log: &Restored,
 ) -> Result<Option<LogPosition>, StartError> {
     let base = log.base;
-    if machine.index < base.index {
-        return Err(StartError::MachineTooOld {
-            group,
-            machine,
-            base,
-        });
-    }
-    // Index 0 is before the first entry: an empty machine belongs to any log.
-    if machine.index == Index(0) {
+    // Index 0 is before the first entry: an empty machine belongs to any log. What a machine below the base has is of
+    // no use: it waits for a snapshot.
+    if machine.index == Index(0) || machine.index < base.index {
         return Ok(None);
     }
     if machine.index == base.index {
@@ -232,6 +295,20 @@ fn check_machine(
     let entry = above.ok().and_then(|at| log.entries.get(at));
     let same = entry.is_some_and(|entry| entry.chain == machine.chain);
     Ok((!same).then_some(machine))
+}
+
+/// Whether a log goes on from where a snapshot ends: it has the same entry there, or ends before, for commit may have
+/// run ahead of this disk; then they are compared when the log gets there.
+fn connects(at: &LogPosition, log: &Restored) -> bool {
+    let Some(above) = at.index.0.checked_sub(log.base.index.0) else {
+        return false;
+    };
+    if above == 0 {
+        return at.chain == log.base.chain;
+    }
+    let place = usize::try_from(above - 1).unwrap_or(usize::MAX);
+    let entry = log.entries.get(place);
+    entry.is_none_or(|entry| entry.chain == at.chain)
 }
 
 #[cfg(test)]
@@ -254,15 +331,27 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_below_the_base_of_its_log_is_too_old() {
+    fn a_machine_below_the_base_of_its_log_is_compared_with_nothing() {
         for machine in [LogPosition::default(), at(4, 40)] {
-            let refused = check_machine(GroupId(1), machine, &log()).unwrap_err();
-            let StartError::MachineTooOld { base, .. } = &refused else {
-                panic!("{refused:?}");
-            };
-            assert_eq!(*base, at(5, 50));
-            let text = refused.to_string();
-            assert!(text.contains("restore a machine that reaches"), "{text}");
+            let checked = check_machine(GroupId(1), machine, &log());
+            assert!(matches!(checked, Ok(None)), "{checked:?}");
+        }
+    }
+
+    #[test]
+    fn a_snapshot_connects_to_a_log_that_holds_its_end_or_may_yet_come_to_it() {
+        let mut log = log();
+        let meta = |chain| logdrive_raft::io::EntryMeta {
+            term: Term(2),
+            chain: Chain(chain),
+            frame_bytes: 80,
+        };
+        log.entries = vec![meta(60), meta(70)];
+        for fits in [at(5, 50), at(6, 60), at(7, 70), at(8, 1)] {
+            assert!(connects(&fits, &log), "{fits}");
+        }
+        for other in [at(4, 40), at(5, 51), at(6, 61), at(7, 60)] {
+            assert!(!connects(&other, &log), "{other}");
         }
     }
 

@@ -9,7 +9,7 @@ use logdrive_raft::io::Role;
 use logdrive_raft::wire::Encode;
 use logdrive_raft::{GroupId, LogPosition, Message, Micros, NodeId};
 use logdrive_shard::kv::{Command, KvOutput, Op};
-use logdrive_shard::{Failure, GroupState, PeerInput, Refused, ReplySink};
+use logdrive_shard::{Failure, GroupState, PeerInput, Refused, ReplySink, SnapshotSettings};
 use logdrive_sim::dice::{Dice, Site};
 use logdrive_sim::disk::{SimDiskOptions, SimStorage};
 use logdrive_sim::kv::KvModel;
@@ -50,6 +50,14 @@ impl Trio {
     }
 
     pub fn with_disk(slots: [(u64, u64); 3], disk: SimDiskOptions) -> Self {
+        Self::with_snapshots(slots, disk, &SnapshotSettings::manual())
+    }
+
+    pub fn with_snapshots(
+        slots: [(u64, u64); 3],
+        disk: SimDiskOptions,
+        snapshots: &SnapshotSettings,
+    ) -> Self {
         let nodes = (1..=3).map(NodeId).zip(slots);
         let nodes = nodes.map(|(id, (slot_bytes, count))| {
             let mut plan = Plan::calm(3, 1);
@@ -58,6 +66,7 @@ impl Trio {
             let medium = SimStorage::new(Dice::drawn(Site::Disk(id), id.0));
             let mut node = SimNode::new(id, &plan, medium);
             *node.disk_options_mut() = disk.clone();
+            *node.snapshot_settings_mut() = snapshots.clone();
             node
         });
         let mut trio = Self {
@@ -79,6 +88,11 @@ impl Trio {
         let now = self.now;
         let started = self.nodes[place].start(now, &mut KvModel::default(), None);
         assert!(matches!(started, Started::Running), "{started:?}");
+        self.reconnect(place);
+    }
+
+    /// New connections, both ways.
+    pub fn reconnect(&mut self, place: usize) {
         let id = self.nodes[place].id();
         for other in 0..3 {
             if other != place {

@@ -7,12 +7,13 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use logdrive_raft::mutated;
+use logdrive_raft::{GroupId, mutated};
 
 use super::{Wal, place};
 use crate::disk::Disk;
 use crate::format::SLOT_HEADER_BLOCKS;
 use crate::path::Row;
+use crate::pool::FREE_MIN;
 
 /// What is known of segments that may go.
 #[derive(Debug, Default)]
@@ -106,6 +107,23 @@ impl<D: Disk> Wal<D> {
                 self.pool.release(held.slot);
             }
         }
+    }
+
+    /// Whether slots run out: then it is time to cut what can be cut, rather than keep it for who may come.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        let slots_max = usize::try_from(self.options.bytes_max / self.options.slot_bytes);
+        let slots_max = slots_max.unwrap_or(usize::MAX);
+        let coming = self.pool.growable() + self.pool.recycled() + self.to_be_released();
+        self.pool.free_slots() + coming < (slots_max / 4).max(FREE_MIN + 1)
+    }
+
+    /// The group whose entries keep the oldest segment, if any do.
+    #[must_use]
+    pub fn pinned_by(&self) -> Option<GroupId> {
+        let floors = self.groups.iter();
+        let floors = floors.filter_map(|(group, log)| Some((log.written.floor?, *group)));
+        floors.min().map(|(_, group)| group)
     }
 
     /// How many segments are released as soon as a header is durable.

@@ -1,0 +1,391 @@
+//! The snapshots of one group, and what of its log is kept for whom.
+
+use std::collections::BTreeMap;
+
+use logdrive_raft::message::Progress;
+use logdrive_raft::{GroupId, Index, LogPosition, Micros, NodeId, Replica, SnapshotId};
+use logdrive_wal::snapshots::SnapshotSummary;
+
+use crate::fetch::{Fetch, FetchStatus};
+use crate::meter::Meter;
+
+/// When snapshots are taken, and how much log is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SnapshotSettings {
+    /// A snapshot is taken after so many bytes of log since the last one. Replicas spread it a little.
+    pub log_bytes: u64,
+    /// Or after so many entries.
+    pub log_entries: u64,
+    /// So much of the newest log stays, whatever snapshots cover, for followers that are slow.
+    pub keep_log_bytes: u64,
+    /// At most so much log is kept for a follower that fetches a snapshot.
+    pub retain_log_bytes: u64,
+    /// A snapshot is fetched no faster than this, in bytes a second.
+    pub fetch_bytes_per_s: u64,
+}
+
+impl SnapshotSettings {
+    /// Snapshots are taken when somebody asks for one, and never by themselves.
+    #[must_use]
+    pub fn manual() -> Self {
+        Self {
+            log_bytes: u64::MAX,
+            log_entries: u64::MAX,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn is_manual(&self) -> bool {
+        self.log_bytes == u64::MAX && self.log_entries == u64::MAX
+    }
+}
+
+impl Default for SnapshotSettings {
+    /// A snapshot every 256 MiB of log or million entries, 64 MiB of log kept, 2 GiB for whoever fetches one, at
+    /// 64 MiB a second.
+    fn default() -> Self {
+        Self {
+            log_bytes: 256 << 20,
+            log_entries: 1_000_000,
+            keep_log_bytes: 64 << 20,
+            retain_log_bytes: 2 << 30,
+            fetch_bytes_per_s: 64 << 20,
+        }
+    }
+}
+
+/// How long log is kept for a transfer of which nothing is heard, and a snapshot that is no longer asked for.
+const FENCE_US: u64 = 10_000_000;
+
+/// How long after a snapshot that could not be taken the next one is.
+const RETRY_US_MIN: u64 = 1_000_000;
+
+/// The longest such wait.
+const RETRY_US_MAX: u64 = 60_000_000;
+
+/// How often it is looked whether the log can be cut.
+pub(crate) const CUT_US: u64 = 100_000;
+
+/// The most parts that are being read for peers.
+pub(crate) const READS_MAX: usize = 8;
+
+/// How long a transfer may look as if it could not catch up before that is said.
+const OUTRUN_US: u64 = 8_000_000;
+
+/// A snapshot that is there and was read back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Kept {
+    pub(crate) snapshot: SnapshotId,
+    pub(crate) at: LogPosition,
+    pub(crate) bytes: u64,
+    pub(crate) manifest_bytes: u32,
+    /// When it was finished, and how long it took; none: before this boot, or by somebody else.
+    pub(crate) taken: Option<(Micros, u64)>,
+}
+
+impl Kept {
+    pub(crate) fn of(summary: &SnapshotSummary, taken: Option<(Micros, u64)>) -> Self {
+        Self {
+            snapshot: summary.id,
+            at: summary.at,
+            bytes: summary.bytes,
+            manifest_bytes: u32::try_from(summary.manifest_bytes).unwrap_or(u32::MAX),
+            taken,
+        }
+    }
+}
+
+/// Where a received snapshot is on its way into the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Installing {
+    pub(crate) snapshot: SnapshotId,
+    pub(crate) at: LogPosition,
+}
+
+/// A follower that fetches a snapshot, as it tells its leader.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fence {
+    pub(crate) progress: Progress,
+    heard: Micros,
+    /// Since when it looks as if it could not catch up, and whether that was said.
+    outrun_since: Option<Micros>,
+    outrun_said: bool,
+}
+
+/// The snapshots of a group.
+#[derive(Debug, Default)]
+pub(crate) struct Snapshots {
+    pub(crate) newest: Option<Kept>,
+    /// One is being taken: up to where, and since when.
+    pub(crate) taking: Option<(LogPosition, Micros)>,
+    /// One is to be taken although it is not due.
+    pub(crate) wanted: bool,
+    retry_at: Option<Micros>,
+    retry_us: u64,
+    /// The last attempt failed, and that was said.
+    pub(crate) failing: bool,
+    pub(crate) fences: BTreeMap<NodeId, Fence>,
+    /// Which snapshots peers ask for, and when they last did.
+    sending: BTreeMap<SnapshotId, Micros>,
+    pub(crate) fetch: Option<Fetch>,
+    pub(crate) installing: Option<Installing>,
+    pub(crate) cut_at: Micros,
+    growth: Meter,
+    growth_seen: u64,
+}
+
+impl Snapshots {
+    /// Whether a snapshot up to `handed` is due: so much log lies beyond the last one.
+    pub(crate) fn is_due(
+        &self,
+        settings: &SnapshotSettings,
+        (rank, members): (usize, usize),
+        bytes: u64,
+        entries: u64,
+    ) -> bool {
+        let (rank, members) = (rank as u64, (members as u64).max(1));
+        // Replicas apply the same log. Each waits a little longer than the one before, the first time much longer, so
+        // that they do not all write at once.
+        let spread = |all: u64| {
+            let first = self.newest.is_none();
+            let share = if first { members } else { 4 * members };
+            all.saturating_add(all / share * rank)
+        };
+        bytes >= spread(settings.log_bytes) || entries >= spread(settings.log_entries)
+    }
+
+    pub(crate) fn may_take(&self, now: Micros) -> bool {
+        let pauses = self.retry_at.is_some_and(|at| now < at);
+        self.taking.is_none() && self.installing.is_none() && !pauses
+    }
+
+    pub(crate) fn on_taken(&mut self, summary: &SnapshotSummary, now: Micros) {
+        let took_us = self.taking.take().map(|(_, since)| now.since(since));
+        self.retry_at = None;
+        self.retry_us = 0;
+        self.wanted = false;
+        self.newest = Some(Kept::of(summary, took_us.map(|us| (now, us))));
+    }
+
+    pub(crate) fn on_not_taken(&mut self, now: Micros) {
+        self.taking = None;
+        self.retry_us = (2 * self.retry_us).clamp(RETRY_US_MIN, RETRY_US_MAX);
+        self.retry_at = Some(now.after(self.retry_us));
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Micros> {
+        let fetch = self.fetch.as_ref().and_then(Fetch::next_deadline);
+        let retry = self.retry_at.filter(|_| self.taking.is_none());
+        fetch.into_iter().chain(retry).min()
+    }
+
+    /// The time for another attempt has come; it need not wake anybody again.
+    pub(crate) fn on_tick(&mut self, now: Micros) {
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = None;
+        }
+        self.fences
+            .retain(|_, fence| now.since(fence.heard) < FENCE_US);
+        self.sending.retain(|_, asked| now.since(*asked) < FENCE_US);
+    }
+
+    /// A follower tells how far it is with a snapshot.
+    pub(crate) fn on_progress(&mut self, peer: NodeId, progress: Progress, now: Micros) {
+        let before = self.fences.get(&peer);
+        let same = before.filter(|fence| fence.progress.snapshot == progress.snapshot);
+        let fence = Fence {
+            progress,
+            heard: now,
+            outrun_since: same.and_then(|fence| fence.outrun_since),
+            outrun_said: same.is_some_and(|fence| fence.outrun_said),
+        };
+        self.fences.insert(peer, fence);
+    }
+
+    /// A peer asks for parts of this one: it stays.
+    pub(crate) fn on_asked(&mut self, snapshot: SnapshotId, now: Micros) {
+        self.sending.insert(snapshot, now);
+    }
+
+    /// What must not be removed although it is not the newest.
+    pub(crate) fn keep(&self) -> Vec<SnapshotId> {
+        self.sending.keys().copied().collect()
+    }
+
+    /// How much log has come to be.
+    pub(crate) fn on_growth(&mut self, appended_bytes: u64, now: Micros) {
+        let grown = appended_bytes.saturating_sub(self.growth_seen);
+        if grown > 0 {
+            self.growth.add(grown, now);
+        } else {
+            self.growth.tick(now);
+        }
+        self.growth_seen = appended_bytes;
+    }
+
+    /// Bytes of log a second, of late.
+    pub(crate) fn growth_per_s(&self) -> u64 {
+        self.growth.per_s()
+    }
+
+    /// A follower whose snapshot comes more slowly than the log beyond it grows past what may be kept: why.
+    pub(crate) fn outrun(
+        &mut self,
+        retain_bytes: u64,
+        kept_bytes: impl Fn(Index) -> u64,
+        now: Micros,
+    ) -> Option<(NodeId, String)> {
+        let growth = self.growth.per_s();
+        for (peer, fence) in &mut self.fences {
+            let Progress {
+                at,
+                bytes,
+                bytes_have,
+                bytes_per_s,
+                ..
+            } = fence.progress;
+            let left = bytes.saturating_sub(bytes_have);
+            let kept = kept_bytes(at.index);
+            let room = retain_bytes.saturating_sub(kept);
+            // left / rate > room / growth, without dividing by what may be 0.
+            let late = u128::from(left) * u128::from(growth)
+                > u128::from(room) * u128::from(bytes_per_s.max(1));
+            if !late {
+                fence.outrun_since = None;
+                continue;
+            }
+            let since = *fence.outrun_since.get_or_insert(now);
+            if fence.outrun_said || now.since(since) < OUTRUN_US {
+                continue;
+            }
+            fence.outrun_said = true;
+            let text = format!(
+                "node {peer} fetches a snapshot up to entry {} at {} KiB/s and has {left} bytes to go, and the log \
+                 grows by {} KiB/s: of the {retain_bytes} bytes that are kept for it {room} are left, so it will not \
+                 get there in time and has to begin again with a newer one",
+                at.index,
+                bytes_per_s >> 10,
+                growth >> 10
+            );
+            return Some((*peer, text));
+        }
+        None
+    }
+
+    pub(crate) fn fetch_status(&self) -> Option<FetchStatus> {
+        self.fetch.as_ref().and_then(Fetch::status)
+    }
+}
+
+/// Which replica of how many this one is, in the order of their numbers.
+pub(crate) fn rank_of(own: Replica, members: &[Replica]) -> (usize, usize) {
+    let rank = members.iter().position(|member| *member == own);
+    (rank.unwrap_or(0), members.len())
+}
+
+/// The groups of a shard that take or fetch a snapshot now: one after the other, so that memory does not grow with
+/// their number.
+#[derive(Debug, Default)]
+pub(crate) struct Turns {
+    /// A machine's handle is being written out.
+    pub(crate) taking: Option<GroupId>,
+    /// How many parts are being read for peers.
+    pub(crate) reads: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn progress(bytes_have: u64, bytes_per_s: u64) -> Progress {
+        Progress {
+            snapshot: SnapshotId(1),
+            at: LogPosition::default(),
+            bytes: 1000,
+            bytes_have,
+            bytes_per_s,
+        }
+    }
+
+    #[test]
+    fn replicas_do_not_take_their_snapshots_together() {
+        let mut settings = SnapshotSettings::default();
+        settings.log_bytes = 1200;
+        let mut snapshots = Snapshots::default();
+        let due = |snapshots: &Snapshots, rank| {
+            (0..4000).find(|bytes| snapshots.is_due(&settings, (rank, 3), *bytes, 0))
+        };
+        let first: Vec<_> = (0..3).map(|rank| due(&snapshots, rank).unwrap()).collect();
+        assert_eq!(first, [1200, 1600, 2000]);
+        snapshots.newest = Some(Kept {
+            snapshot: SnapshotId(1),
+            at: LogPosition::default(),
+            bytes: 0,
+            manifest_bytes: 0,
+            taken: None,
+        });
+        let later: Vec<_> = (0..3).map(|rank| due(&snapshots, rank).unwrap()).collect();
+        assert_eq!(later, [1200, 1300, 1400]);
+    }
+
+    #[test]
+    fn a_transfer_that_cannot_catch_up_is_told_once_and_within_seconds() {
+        let mut snapshots = Snapshots::default();
+        let mut said = Vec::new();
+        for tenth in 0..300 {
+            let now = Micros(tenth * 100_000);
+            // 100 bytes a second of log, 10 of the snapshot.
+            snapshots.on_growth(10 * tenth, now);
+            snapshots.on_progress(NodeId(3), progress(tenth, 10), now);
+            let kept = |_| 10 * tenth;
+            if let Some((peer, text)) = snapshots.outrun(5000, kept, now) {
+                said.push((peer, now, text));
+            }
+        }
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(said[0].1 < Micros(15_000_000), "{said:?}");
+        assert!(said[0].2.contains("begin again"), "{said:?}");
+    }
+
+    #[test]
+    fn a_transfer_that_catches_up_is_no_news() {
+        let mut snapshots = Snapshots::default();
+        for tenth in 0..100 {
+            let now = Micros(tenth * 100_000);
+            snapshots.on_growth(10 * tenth, now);
+            snapshots.on_progress(NodeId(3), progress(10 * tenth, 100), now);
+            assert_eq!(snapshots.outrun(5000, |_| 10 * tenth, now), None);
+        }
+    }
+
+    #[test]
+    fn what_nobody_asks_for_any_more_is_not_kept() {
+        let mut snapshots = Snapshots::default();
+        snapshots.on_asked(SnapshotId(7), Micros(0));
+        snapshots.on_progress(NodeId(3), progress(1, 1), Micros(0));
+        snapshots.on_tick(Micros(FENCE_US - 1));
+        assert_eq!(snapshots.keep(), [SnapshotId(7)]);
+        assert_eq!(snapshots.fences.len(), 1);
+        snapshots.on_tick(Micros(FENCE_US));
+        assert!(snapshots.keep().is_empty() && snapshots.fences.is_empty());
+    }
+
+    #[test]
+    fn attempts_that_fail_are_made_at_growing_intervals() {
+        let mut snapshots = Snapshots::default();
+        let mut now = Micros(0);
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            snapshots.taking = Some((LogPosition::default(), now));
+            snapshots.on_not_taken(now);
+            assert!(!snapshots.may_take(now));
+            let next = snapshots.next_deadline().unwrap();
+            waits.push(next.since(now) / 1_000_000);
+            now = next;
+            snapshots.on_tick(now);
+            assert!(snapshots.may_take(now));
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
+    }
+}

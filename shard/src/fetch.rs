@@ -1,0 +1,659 @@
+//! Fetches a snapshot for a group whose log ends below where its leader's begins, or that cannot read its own.
+//!
+//! A value, like everything here: messages, answers of the store and time go in, and what is to be said and stored
+//! comes out. It asks everybody who has a snapshot that reaches far enough, settles on one, and asks that peer for
+//! part after part, a few at a time and no faster than allowed. So the receiver is what drives a transfer, and
+//! nobody holds more than those few parts. What has been stored is not asked for again, after a reconnect, a
+//! restart of either side, or from another peer whose snapshot has the same chunk.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+use logdrive_raft::message::{
+    MANIFEST_BYTES_MAX, Offered, PART_BYTES_MAX, Part, Progress, Transfer,
+};
+use logdrive_raft::{Anchor, Index, Micros, NodeId, SnapshotId};
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::meter::Meter;
+use crate::store::Missing;
+
+/// The most parts that are asked for and not stored yet.
+const PARTS_MAX: usize = 4;
+
+/// How long offers are waited for.
+const ASK_US: u64 = 300_000;
+
+/// How long a part is waited for before it is asked for again.
+const PART_US: u64 = 2_000_000;
+
+/// After so many parts in a row that did not come somebody else is asked.
+const SILENCE_MAX: u32 = 3;
+
+/// After so many damaged parts somebody else is asked.
+const DAMAGED_MAX: u32 = 8;
+
+/// How long to wait when nobody has a snapshot, or this disk has no room for one.
+const PAUSE_US_MIN: u64 = 200_000;
+
+/// The longest such pause.
+const PAUSE_US_MAX: u64 = 10_000_000;
+
+/// How often the leader hears how far the transfer is.
+const PROGRESS_US: u64 = 500_000;
+
+/// What a fetch wants done.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// To be said to a peer.
+    Say(NodeId, Transfer),
+    /// The manifest is there: what of its files is there as well?
+    Receive {
+        snapshot: SnapshotId,
+        manifest: Bytes,
+    },
+    /// A chunk is to be stored.
+    Put {
+        snapshot: SnapshotId,
+        file: u32,
+        chunk: u32,
+        bytes: Bytes,
+    },
+    /// Everything is there: is it as the manifest says, on the medium?
+    Finish { snapshot: SnapshotId },
+    /// It is: the log may begin there.
+    Install {
+        snapshot: SnapshotId,
+        anchor: Anchor,
+    },
+}
+
+/// How far a fetch is, for status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FetchStatus {
+    /// From whom.
+    pub from: NodeId,
+    /// Which snapshot.
+    pub snapshot: SnapshotId,
+    /// The last entry that it covers.
+    pub index: Index,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// Bytes that are there.
+    pub bytes_have: u64,
+    /// Bytes a second, of late.
+    pub bytes_per_s: u64,
+}
+
+/// A snapshot on its way here.
+#[derive(Debug)]
+pub(crate) struct Fetch {
+    /// The least index that is of use.
+    least: Index,
+    /// Who hears how far it is.
+    leader: Option<NodeId>,
+    /// A snapshot of which something is stored already.
+    begun: Option<SnapshotId>,
+    bytes_per_s_max: u64,
+    step: Step,
+    pause_us: u64,
+    /// Not before then is the next part asked for.
+    paced_until: Micros,
+    meter: Meter,
+    progress_due: Micros,
+    orders: Vec<Order>,
+}
+
+#[derive(Debug)]
+enum Step {
+    /// Nobody had one, or it could not be stored.
+    Pausing { until: Micros },
+    Asking {
+        until: Micros,
+        unanswered: Vec<NodeId>,
+        offers: Vec<(NodeId, Offered)>,
+    },
+    Manifest {
+        source: Source,
+        bytes: BytesMut,
+        asked: Micros,
+    },
+    /// The store looks at what is there already.
+    Opening { source: Source },
+    Chunks {
+        source: Source,
+        missing: VecDeque<Missing>,
+        asked: Vec<Asked>,
+        storing: usize,
+        bytes_have: u64,
+        damaged: u32,
+    },
+    /// The store reads everything back.
+    Checking { source: Source },
+    /// The core has it.
+    Handed,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Source {
+    from: NodeId,
+    offered: Offered,
+    /// Parts in a row that did not come.
+    silence: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    part: (u32, u32),
+    at: Micros,
+}
+
+impl Fetch {
+    /// Begins to ask `peers`, of which one may lead.
+    pub(crate) fn begin(
+        least: Index,
+        leader: Option<NodeId>,
+        bytes_per_s_max: u64,
+        peers: &[NodeId],
+        now: Micros,
+    ) -> Self {
+        let mut fetch = Self {
+            least,
+            leader,
+            begun: None,
+            bytes_per_s_max: bytes_per_s_max.max(1),
+            step: Step::Handed,
+            pause_us: PAUSE_US_MIN,
+            paced_until: now,
+            meter: Meter::default(),
+            progress_due: now,
+            orders: Vec::new(),
+        };
+        fetch.ask(peers, now);
+        fetch
+    }
+
+    /// The leader's log begins further on than what this looks for, or there is another leader.
+    pub(crate) fn wanted(
+        &mut self,
+        least: Index,
+        leader: Option<NodeId>,
+        peers: &[NodeId],
+        now: Micros,
+    ) {
+        self.leader = leader.or(self.leader);
+        let outrun = self
+            .source()
+            .is_some_and(|source| source.offered.at.index < least);
+        self.least = self.least.max(least);
+        let taken = matches!(self.step, Step::Checking { .. } | Step::Handed);
+        if outrun && !taken {
+            // It would not connect any more.
+            self.ask(peers, now);
+        }
+    }
+
+    /// What there is to do.
+    pub(crate) fn take_orders(&mut self) -> Vec<Order> {
+        std::mem::take(&mut self.orders)
+    }
+
+    /// When it wants to be looked at again.
+    pub(crate) fn next_deadline(&self) -> Option<Micros> {
+        let step = match &self.step {
+            Step::Pausing { until } | Step::Asking { until, .. } => Some(*until),
+            Step::Manifest { asked, .. } => Some(asked.after(PART_US)),
+            Step::Chunks {
+                missing,
+                asked,
+                storing,
+                ..
+            } => {
+                let late = asked.iter().map(|asked| asked.at.after(PART_US)).min();
+                let more = !missing.is_empty() && asked.len() + storing < PARTS_MAX;
+                let paced = more.then_some(self.paced_until);
+                late.into_iter().chain(paced).min()
+            }
+            Step::Opening { .. } | Step::Checking { .. } | Step::Handed => None,
+        };
+        let tells = self.source().is_some() && self.leader.is_some();
+        step.into_iter()
+            .chain(tells.then_some(self.progress_due))
+            .min()
+    }
+
+    pub(crate) fn status(&self) -> Option<FetchStatus> {
+        let source = self.source()?;
+        Some(FetchStatus {
+            from: source.from,
+            snapshot: source.offered.snapshot,
+            index: source.offered.at.index,
+            bytes: source.offered.bytes,
+            bytes_have: self.bytes_have(),
+            bytes_per_s: self.meter.per_s(),
+        })
+    }
+
+    /// Bytes of parts held in memory, at most.
+    pub(crate) fn bytes_max() -> usize {
+        PARTS_MAX * PART_BYTES_MAX
+    }
+
+    /// Time has passed.
+    pub(crate) fn on_tick(&mut self, peers: &[NodeId], now: Micros) {
+        match &mut self.step {
+            Step::Pausing { until } if *until <= now => self.ask(peers, now),
+            Step::Asking { until, .. } if *until <= now => self.settle(now),
+            Step::Manifest { source, asked, .. } if asked.after(PART_US) <= now => {
+                source.silence += 1;
+                if source.silence >= SILENCE_MAX {
+                    return self.pause(now);
+                }
+                self.ask_for_manifest(now);
+            }
+            Step::Chunks {
+                source,
+                missing,
+                asked,
+                ..
+            } => {
+                let late = |asked: &Asked| asked.at.after(PART_US) <= now;
+                let before = asked.len();
+                for late in asked.iter().filter(|asked| late(asked)) {
+                    missing.push_front(Missing::one(late.part));
+                }
+                asked.retain(|asked| !late(asked));
+                if asked.len() < before {
+                    source.silence += 1;
+                }
+                if source.silence >= SILENCE_MAX {
+                    return self.pause(now);
+                }
+                self.ask_for_chunks(now);
+            }
+            _ => {}
+        }
+        self.tell_leader(now);
+    }
+
+    /// The way to a peer is gone.
+    pub(crate) fn on_disconnected(&mut self, peer: NodeId, now: Micros) {
+        let lost = match &self.step {
+            Step::Manifest { source, .. } | Step::Chunks { source, .. } => source.from == peer,
+            _ => false,
+        };
+        if lost {
+            self.pause(now);
+        }
+    }
+
+    /// A peer said something about snapshots.
+    pub(crate) fn on_transfer(&mut self, from: NodeId, transfer: Transfer, now: Micros) {
+        match transfer {
+            Transfer::Offer(offered) => self.on_offer(from, offered, now),
+            Transfer::Part {
+                snapshot,
+                part,
+                bytes,
+            } => self.on_part(from, snapshot, part, bytes, now),
+            Transfer::Gone { snapshot } => {
+                let ours = self.source().is_some_and(|source| {
+                    source.from == from && source.offered.snapshot == snapshot
+                });
+                if ours && matches!(self.step, Step::Manifest { .. } | Step::Chunks { .. }) {
+                    self.pause(now);
+                }
+            }
+            Transfer::Query { .. } | Transfer::Fetch { .. } | Transfer::Progress(_) => {}
+        }
+    }
+
+    /// The store has looked at what is there already.
+    pub(crate) fn on_receiving(
+        &mut self,
+        snapshot: SnapshotId,
+        missing: Vec<Missing>,
+        bytes_have: u64,
+        now: Micros,
+    ) {
+        let Step::Opening { source } = self.step else {
+            return;
+        };
+        if source.offered.snapshot != snapshot {
+            return;
+        }
+        self.begun = Some(snapshot);
+        self.go_on(source, missing.into(), bytes_have, now);
+    }
+
+    /// A chunk was stored, or was not what the manifest says.
+    pub(crate) fn on_stored(
+        &mut self,
+        snapshot: SnapshotId,
+        part: (u32, u32),
+        stored: Option<u64>,
+        now: Micros,
+    ) {
+        let Step::Chunks {
+            source,
+            missing,
+            storing,
+            bytes_have,
+            damaged,
+            ..
+        } = &mut self.step
+        else {
+            return;
+        };
+        if source.offered.snapshot != snapshot {
+            return;
+        }
+        *storing = storing.saturating_sub(1);
+        match stored {
+            Some(bytes) => *bytes_have += bytes,
+            None => {
+                *damaged += 1;
+                missing.push_front(Missing::one(part));
+                if *damaged >= DAMAGED_MAX {
+                    return self.pause(now);
+                }
+            }
+        }
+        if stored.is_some() {
+            self.pause_us = PAUSE_US_MIN;
+        }
+        self.ask_for_chunks(now);
+    }
+
+    /// Everything was read back, and these chunks were not as they were stored.
+    pub(crate) fn on_damaged(
+        &mut self,
+        snapshot: SnapshotId,
+        missing: Vec<Missing>,
+        bytes_have: u64,
+        now: Micros,
+    ) {
+        let Step::Checking { source } = self.step else {
+            return;
+        };
+        if source.offered.snapshot == snapshot {
+            self.go_on(source, missing.into(), bytes_have, now);
+        }
+    }
+
+    /// Everything was read back and is as it should be.
+    pub(crate) fn on_received(&mut self, snapshot: SnapshotId, anchor: Anchor) {
+        let Step::Checking { source } = self.step else {
+            return;
+        };
+        if source.offered.snapshot == snapshot {
+            self.step = Step::Handed;
+            self.orders.push(Order::Install { snapshot, anchor });
+        }
+    }
+
+    /// The store could not do what it was asked.
+    pub(crate) fn on_failed(&mut self, now: Micros) {
+        if !matches!(self.step, Step::Handed) {
+            self.pause(now);
+        }
+    }
+
+    fn source(&self) -> Option<Source> {
+        match &self.step {
+            Step::Manifest { source, .. }
+            | Step::Opening { source }
+            | Step::Chunks { source, .. }
+            | Step::Checking { source } => Some(*source),
+            Step::Pausing { .. } | Step::Asking { .. } | Step::Handed => None,
+        }
+    }
+
+    fn bytes_have(&self) -> u64 {
+        match &self.step {
+            Step::Chunks { bytes_have, .. } => *bytes_have,
+            Step::Checking { source } => source.offered.bytes,
+            _ => 0,
+        }
+    }
+
+    fn ask(&mut self, peers: &[NodeId], now: Micros) {
+        let least = self.least;
+        let query = |peer: &NodeId| Order::Say(*peer, Transfer::Query { least });
+        self.orders.extend(peers.iter().map(query));
+        self.step = Step::Asking {
+            until: now.after(ASK_US),
+            unanswered: peers.to_vec(),
+            offers: Vec::new(),
+        };
+    }
+
+    fn pause(&mut self, now: Micros) {
+        let until = now.after(self.pause_us);
+        self.pause_us = (2 * self.pause_us).min(PAUSE_US_MAX);
+        self.step = Step::Pausing { until };
+    }
+
+    fn on_offer(&mut self, from: NodeId, offered: Option<Offered>, now: Micros) {
+        let least = self.least;
+        let Step::Asking {
+            unanswered, offers, ..
+        } = &mut self.step
+        else {
+            return;
+        };
+        let before = unanswered.len();
+        unanswered.retain(|peer| *peer != from);
+        if unanswered.len() == before {
+            return;
+        }
+        let fits = |offered: &Offered| {
+            least <= offered.at.index && offered.manifest_bytes <= MANIFEST_BYTES_MAX
+        };
+        if let Some(offered) = offered.filter(fits) {
+            offers.push((from, offered));
+        }
+        if unanswered.is_empty() {
+            self.settle(now);
+        }
+    }
+
+    /// What was begun is gone on with, else the newest is taken, and of two of those the one of a follower: the leader
+    /// has enough to do.
+    fn settle(&mut self, now: Micros) {
+        let Step::Asking { offers, .. } = &self.step else {
+            return;
+        };
+        let worth = |(from, offered): &&(NodeId, Offered)| {
+            let begun = self.begun == Some(offered.snapshot);
+            (begun, offered.at.index, self.leader != Some(*from))
+        };
+        let Some((from, offered)) = offers.iter().max_by_key(worth).copied() else {
+            return self.pause(now);
+        };
+        let source = Source {
+            from,
+            offered,
+            silence: 0,
+        };
+        self.meter = Meter::default();
+        self.step = Step::Manifest {
+            source,
+            bytes: BytesMut::new(),
+            asked: now,
+        };
+        self.progress_due = now;
+        self.ask_for_manifest(now);
+        self.tell_leader(now);
+    }
+
+    fn ask_for_manifest(&mut self, now: Micros) {
+        let Step::Manifest {
+            source,
+            bytes,
+            asked,
+        } = &mut self.step
+        else {
+            return;
+        };
+        *asked = now;
+        let offset = u32::try_from(bytes.len()).expect("manifests are bounded");
+        let fetch = Transfer::Fetch {
+            snapshot: source.offered.snapshot,
+            part: Part::Manifest { offset },
+        };
+        self.orders.push(Order::Say(source.from, fetch));
+    }
+
+    fn on_part(
+        &mut self,
+        from: NodeId,
+        snapshot: SnapshotId,
+        part: Part,
+        bytes: Bytes,
+        now: Micros,
+    ) {
+        let expected = self
+            .source()
+            .is_some_and(|source| source.from == from && source.offered.snapshot == snapshot);
+        if !expected {
+            return;
+        }
+        match part {
+            Part::Manifest { offset } => self.on_manifest(offset, &bytes, now),
+            Part::Chunk { file, chunk } => self.on_chunk((file, chunk), bytes, now),
+        }
+    }
+
+    fn on_manifest(&mut self, offset: u32, piece: &Bytes, now: Micros) {
+        let Step::Manifest { source, bytes, .. } = &mut self.step else {
+            return;
+        };
+        let wanted = source.offered.manifest_bytes as usize;
+        let continues = offset as usize == bytes.len() && !piece.is_empty();
+        if !continues || bytes.len() + piece.len() > wanted {
+            return;
+        }
+        source.silence = 0;
+        bytes.extend_from_slice(piece);
+        if bytes.len() < wanted {
+            return self.ask_for_manifest(now);
+        }
+        let (source, manifest) = (*source, std::mem::take(bytes).freeze());
+        let snapshot = source.offered.snapshot;
+        if SnapshotId(xxh3_128(&manifest)) != snapshot {
+            return self.pause(now);
+        }
+        self.step = Step::Opening { source };
+        self.orders.push(Order::Receive { snapshot, manifest });
+    }
+
+    fn on_chunk(&mut self, part: (u32, u32), bytes: Bytes, now: Micros) {
+        let Step::Chunks {
+            source,
+            asked,
+            storing,
+            ..
+        } = &mut self.step
+        else {
+            return;
+        };
+        let before = asked.len();
+        asked.retain(|asked| asked.part != part);
+        if asked.len() == before {
+            // It came twice, or after it had been asked for again.
+            return;
+        }
+        source.silence = 0;
+        *storing += 1;
+        self.meter.add(bytes.len() as u64, now);
+        let (file, chunk) = part;
+        self.orders.push(Order::Put {
+            snapshot: source.offered.snapshot,
+            file,
+            chunk,
+            bytes,
+        });
+    }
+
+    fn go_on(&mut self, source: Source, missing: VecDeque<Missing>, bytes_have: u64, now: Micros) {
+        self.step = Step::Chunks {
+            source,
+            missing,
+            asked: Vec::new(),
+            storing: 0,
+            bytes_have,
+            damaged: 0,
+        };
+        self.ask_for_chunks(now);
+    }
+
+    /// Asks for as many parts as may be on their way, one after the other at the allowed rate.
+    fn ask_for_chunks(&mut self, now: Micros) {
+        let part_us = PART_BYTES_MAX as u64 * 1_000_000 / self.bytes_per_s_max;
+        let Step::Chunks {
+            source,
+            missing,
+            asked,
+            storing,
+            ..
+        } = &mut self.step
+        else {
+            return;
+        };
+        while asked.len() + *storing < PARTS_MAX
+            && self.paced_until <= now
+            && let Some(part) = next_of(missing)
+        {
+            asked.push(Asked { part, at: now });
+            // Not more than one part's worth is made up for after a wait.
+            let since = self.paced_until.max(Micros(now.0.saturating_sub(part_us)));
+            self.paced_until = since.after(part_us);
+            let (file, chunk) = part;
+            let fetch = Transfer::Fetch {
+                snapshot: source.offered.snapshot,
+                part: Part::Chunk { file, chunk },
+            };
+            self.orders.push(Order::Say(source.from, fetch));
+        }
+        if missing.is_empty() && asked.is_empty() && *storing == 0 {
+            let source = *source;
+            self.step = Step::Checking { source };
+            let snapshot = source.offered.snapshot;
+            self.orders.push(Order::Finish { snapshot });
+        }
+    }
+
+    fn tell_leader(&mut self, now: Micros) {
+        let (Some(leader), Some(source)) = (self.leader, self.source()) else {
+            return;
+        };
+        if now < self.progress_due {
+            return;
+        }
+        self.progress_due = now.after(PROGRESS_US);
+        self.meter.tick(now);
+        let progress = Progress {
+            snapshot: source.offered.snapshot,
+            at: source.offered.at,
+            bytes: source.offered.bytes,
+            bytes_have: self.bytes_have(),
+            bytes_per_s: self.meter.per_s(),
+        };
+        self.orders
+            .push(Order::Say(leader, Transfer::Progress(progress)));
+    }
+}
+
+/// Takes the next chunk out of what is missing.
+fn next_of(missing: &mut VecDeque<Missing>) -> Option<(u32, u32)> {
+    let run = missing.front_mut()?;
+    let part = (run.file, run.first);
+    run.first += 1;
+    run.count -= 1;
+    if run.count == 0 {
+        missing.pop_front();
+    }
+    Some(part)
+}

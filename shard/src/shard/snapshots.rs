@@ -1,0 +1,566 @@
+//! Snapshots of a shard's groups: when they are taken, what may be cut for them, who gets them, and how one from
+//! elsewhere becomes the machine's state.
+
+use logdrive_raft::io::{Input, SnapshotWanted};
+use logdrive_raft::message::{Body, Offered, Transfer};
+use logdrive_raft::{
+    Anchor, GroupId, Index, LogPosition, Message, Micros, NodeId, Raft, SnapshotId,
+};
+use logdrive_wal::disk::Disk;
+use logdrive_wal::snapshots::SnapshotSummary;
+
+use super::Shard;
+use crate::compaction::{CUT_US, Installing, Kept, READS_MAX, rank_of};
+use crate::fetch::{Fetch, Order};
+use crate::group::{Group, Halt, Phase};
+use crate::ports::{Notice, Ports};
+use crate::store::{StoreEvent, StoreFailure, StoreJob};
+use crate::ticket::Failure;
+
+/// What a machine did that a snapshot was taken of, or that was given one.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum MachineEvent {
+    /// It gave no handle.
+    NotTaken {
+        /// The group.
+        group: GroupId,
+        /// Why.
+        why: String,
+    },
+    /// It holds the state of a snapshot.
+    Installed {
+        /// The group.
+        group: GroupId,
+        /// The last entry that the snapshot covers.
+        at: LogPosition,
+    },
+}
+
+impl<D: Disk, P: Ports> Shard<D, P> {
+    /// Takes a snapshot of a group as soon as can be. Says whether there is such a group.
+    pub fn want_snapshot(&mut self, group: GroupId) -> bool {
+        let Some(group) = self.groups.get_mut(&group) else {
+            return false;
+        };
+        group.snapshots.wanted = true;
+        true
+    }
+
+    /// A job of the store has ended.
+    pub fn store_event(&mut self, now: Micros, event: StoreEvent) {
+        match event {
+            StoreEvent::Written { snapshot, durable } => self.on_written(now, &snapshot, durable),
+            StoreEvent::NotWritten { group, why } => self.on_not_written(now, group, why),
+            StoreEvent::Receiving {
+                group,
+                snapshot,
+                missing,
+                bytes_have,
+                damaged,
+            } => self.with_fetch(group, |fetch| {
+                if damaged {
+                    fetch.on_damaged(snapshot, missing, bytes_have, now);
+                } else {
+                    fetch.on_receiving(snapshot, missing, bytes_have, now);
+                }
+            }),
+            StoreEvent::Stored {
+                group,
+                snapshot,
+                part,
+                bytes,
+            } => self.with_fetch(group, |fetch| fetch.on_stored(snapshot, part, bytes, now)),
+            StoreEvent::Received { snapshot, anchor } => {
+                let (group, id) = (snapshot.group, snapshot.id);
+                if let Some(group) = self.groups.get_mut(&group) {
+                    group.received = Some(Kept::of(&snapshot, None));
+                }
+                self.with_fetch(group, |fetch| fetch.on_received(id, anchor));
+            }
+            StoreEvent::NotReceived { group, why } => {
+                self.with_fetch(group, |fetch| fetch.on_failed(now));
+                if why != StoreFailure::Ending {
+                    let no_space = matches!(why, StoreFailure::NoSpace(_));
+                    self.ports.notice(Notice::SnapshotFailed {
+                        group,
+                        fetched: true,
+                        no_space,
+                        why: why.to_string(),
+                    });
+                }
+            }
+            StoreEvent::Read {
+                to,
+                group,
+                snapshot,
+                part,
+                bytes,
+            } => {
+                self.snapshot_turns.reads -= 1;
+                let transfer = match bytes {
+                    Ok(bytes) => Transfer::Part {
+                        snapshot,
+                        part,
+                        bytes,
+                    },
+                    Err(why) => {
+                        self.on_unreadable(group, snapshot, &why);
+                        Transfer::Gone { snapshot }
+                    }
+                };
+                self.say(group, to, transfer);
+            }
+            StoreEvent::Opened {
+                group,
+                snapshot,
+                reader,
+            } => self.on_opened(group, snapshot, reader),
+        }
+    }
+
+    /// A machine has done what it was asked.
+    pub fn machine_event(&mut self, event: MachineEvent, now: Micros) {
+        match event {
+            MachineEvent::NotTaken { group, why } => {
+                self.on_not_written(now, group, StoreFailure::Other(why));
+            }
+            MachineEvent::Installed { group, at } => self.on_installed(now, group, at),
+        }
+    }
+
+    /// What a peer says about snapshots. It belongs to no term, and needs a log of ours only where it asks for one.
+    pub(super) fn on_transfer(
+        &mut self,
+        now: Micros,
+        group: GroupId,
+        from: NodeId,
+        transfer: Transfer,
+    ) {
+        let Some(held) = self.groups.get_mut(&group) else {
+            return;
+        };
+        let Phase::Running(raft) = &held.phase else {
+            return;
+        };
+        match transfer {
+            Transfer::Query { least } => {
+                let newest = held.snapshots.newest.as_ref();
+                let fits = newest.filter(|kept| least <= kept.at.index);
+                let offered = fits.map(|kept| Offered {
+                    snapshot: kept.snapshot,
+                    at: kept.at,
+                    bytes: kept.bytes,
+                    manifest_bytes: kept.manifest_bytes,
+                });
+                // Asked again by then, it has one.
+                let able = !raft.lacks_snapshot() && least <= held.handed;
+                held.snapshots.wanted |= offered.is_none() && able;
+                self.say(group, from, Transfer::Offer(offered));
+            }
+            Transfer::Fetch { snapshot, part } => {
+                let known = held.snapshots.newest.as_ref();
+                let known = known.is_some_and(|kept| kept.snapshot == snapshot);
+                held.snapshots.on_asked(snapshot, now);
+                if !known && !held.snapshots.keep().contains(&snapshot) {
+                    return self.say(group, from, Transfer::Gone { snapshot });
+                }
+                // As if lost on the way: it is asked for again.
+                if self.snapshot_turns.reads < READS_MAX {
+                    self.snapshot_turns.reads += 1;
+                    self.ports.store(StoreJob::Read {
+                        to: from,
+                        group,
+                        snapshot,
+                        part,
+                    });
+                }
+            }
+            Transfer::Progress(progress) => held.snapshots.on_progress(from, progress, now),
+            Transfer::Offer(_) | Transfer::Part { .. } | Transfer::Gone { .. } => {
+                self.with_fetch(group, |fetch| fetch.on_transfer(from, transfer, now));
+            }
+        }
+    }
+
+    /// The way to a peer is gone.
+    pub(super) fn on_source_lost(&mut self, now: Micros, peer: NodeId) {
+        for group in self.groups.values_mut() {
+            if let Some(fetch) = &mut group.snapshots.fetch {
+                fetch.on_disconnected(peer, now);
+            }
+        }
+    }
+
+    /// The leader's log begins beyond what this group's needs next.
+    pub(super) fn on_snapshot_wanted(&mut self, now: Micros, id: GroupId, wanted: SnapshotWanted) {
+        let rate = self.snapshot_settings.fetch_bytes_per_s;
+        let Some(group) = self.groups.get_mut(&id) else {
+            return;
+        };
+        // What was received last is on its way into log and machine.
+        if group.snapshots.installing.is_some() {
+            return;
+        }
+        let peers = peers_of(group, self.replica.id);
+        let (least, leader) = (wanted.base.index, Some(wanted.leader));
+        match &mut group.snapshots.fetch {
+            Some(fetch) => fetch.wanted(least, leader, &peers, now),
+            None => {
+                group.snapshots.fetch = Some(Fetch::begin(least, leader, rate, &peers, now));
+            }
+        }
+    }
+
+    /// The log begins at a received snapshot, durably: the machine follows.
+    pub(super) fn on_base_durable(&mut self, id: GroupId, at: LogPosition, snapshot: SnapshotId) {
+        let Some(group) = self.groups.get_mut(&id) else {
+            return;
+        };
+        group.snapshots.fetch = None;
+        if let Some(received) = group.received.take_if(|kept| kept.snapshot == snapshot) {
+            group.snapshots.newest = Some(received);
+        }
+        let installing = Installing { snapshot, at };
+        if at.index <= group.handed {
+            // A machine with storage of its own that has applied more than that: it goes on from where it is.
+            return self.installed(id, installing);
+        }
+        group.snapshots.installing = Some(installing);
+        self.ports.store(StoreJob::Open {
+            group: id,
+            snapshot,
+        });
+    }
+
+    /// Everything about snapshots that time and the log's growth bring.
+    pub(super) fn turn_snapshots(&mut self, now: Micros) {
+        let ids: Vec<GroupId> = self.groups.keys().copied().collect();
+        let short = self.wal.is_short();
+        let by_itself = short && !self.snapshot_settings.is_manual();
+        let pinned_by = self.wal.pinned_by().filter(|_| by_itself);
+        for id in ids {
+            self.turn_fetch(now, id);
+            self.take_if_due(now, id, pinned_by == Some(id));
+            self.cut_if_possible(now, id, short);
+        }
+    }
+
+    fn turn_fetch(&mut self, now: Micros, id: GroupId) {
+        let rate = self.snapshot_settings.fetch_bytes_per_s;
+        let group = self.groups.get_mut(&id).expect("listed by the caller");
+        group.snapshots.on_tick(now);
+        let Phase::Running(raft) = &group.phase else {
+            group.snapshots.fetch = None;
+            return;
+        };
+        if !raft.lacks_snapshot() && group.snapshots.fetch.is_none() {
+            return;
+        }
+        let peers = peers_of(group, self.replica.id);
+        let snapshots = &mut group.snapshots;
+        if raft.lacks_snapshot() && snapshots.fetch.is_none() && snapshots.installing.is_none() {
+            let (least, leader) = (raft.base().index, raft.leader());
+            snapshots.fetch = Some(Fetch::begin(least, leader, rate, &peers, now));
+        }
+        let Some(fetch) = &mut snapshots.fetch else {
+            return;
+        };
+        fetch.on_tick(&peers, now);
+        for order in fetch.take_orders() {
+            self.carry_out_order(now, id, order);
+        }
+    }
+
+    fn carry_out_order(&mut self, now: Micros, group: GroupId, order: Order) {
+        match order {
+            Order::Say(peer, transfer) => self.say(group, peer, transfer),
+            Order::Receive { snapshot, manifest } => self.ports.store(StoreJob::Receive {
+                group,
+                snapshot,
+                manifest,
+            }),
+            Order::Put {
+                snapshot,
+                file,
+                chunk,
+                bytes,
+            } => self.ports.store(StoreJob::Put {
+                group,
+                snapshot,
+                file,
+                chunk,
+                bytes,
+            }),
+            Order::Finish { snapshot } => self.ports.store(StoreJob::Finish { group, snapshot }),
+            Order::Install { snapshot, anchor } => self.install(now, group, snapshot, anchor),
+        }
+    }
+
+    /// A snapshot was received whole: the core decides what it makes of it.
+    fn install(&mut self, now: Micros, id: GroupId, snapshot: SnapshotId, anchor: Anchor) {
+        let group = self.groups.get_mut(&id).expect("looked up by the caller");
+        group.step(now, Input::Install { anchor, snapshot });
+        let installs = group.raft().is_some_and(Raft::is_installing);
+        if !installs {
+            // It has become old, or this replica leads.
+            group.snapshots.fetch = None;
+            group.received = None;
+        }
+    }
+
+    fn take_if_due(&mut self, now: Micros, id: GroupId, pins: bool) {
+        let group = self.groups.get_mut(&id).expect("listed by the caller");
+        let Phase::Running(raft) = &group.phase else {
+            return;
+        };
+        let last = group.snapshots.newest.as_ref().map(|kept| kept.at.index);
+        let last = last.unwrap_or_default().max(raft.base().index);
+        let handed = group.handed;
+        let ready = last < handed
+            && group.machine_ahead.is_none()
+            && !raft.lacks_snapshot()
+            && !raft.is_installing()
+            && self.snapshot_turns.taking.is_none()
+            && group.snapshots.may_take(now);
+        if !ready {
+            // One that is as new as can be is there already.
+            let asked = group.snapshots.taking.is_none() && handed <= last;
+            group.snapshots.wanted &= !asked;
+            return;
+        }
+        let settings = &self.snapshot_settings;
+        let bytes = raft.bytes_between(last, handed);
+        let entries = handed.0 - last.0;
+        let due = (bytes >= settings.log_bytes || entries >= settings.log_entries) && {
+            let rank = rank_of(self.replica, &raft.membership().replicas());
+            group.snapshots.is_due(settings, rank, bytes, entries)
+        };
+        if !due && !group.snapshots.wanted && !pins {
+            return;
+        }
+        // Everything handed over is applied before the machine comes to this.
+        let Some(anchor) = raft.anchor_at(handed) else {
+            return;
+        };
+        group.snapshots.taking = Some((anchor.at, now));
+        self.snapshot_turns.taking = Some(id);
+        self.ports.take_snapshot(id, anchor);
+    }
+
+    /// Cuts what no follower, no transfer and no restart needs any more.
+    fn cut_if_possible(&mut self, now: Micros, id: GroupId, short: bool) {
+        let settings = self.snapshot_settings.clone();
+        let group = self.groups.get_mut(&id).expect("listed by the caller");
+        if now < group.snapshots.cut_at && !short {
+            return;
+        }
+        group.snapshots.cut_at = now.after(CUT_US);
+        let Phase::Running(raft) = &group.phase else {
+            return;
+        };
+        let last = raft.last().index;
+        group.snapshots.on_growth(raft.appended_bytes(), now);
+        let kept = |from: Index| raft.bytes_between(from, last);
+        if let Some((peer, text)) = group.snapshots.outrun(settings.retain_log_bytes, kept, now) {
+            self.ports.notice(Notice::TransferOutrun {
+                group: id,
+                peer,
+                text,
+            });
+        }
+        let anchor = raft.anchor().index.min(raft.commit().index);
+        let base = raft.base().index;
+        if anchor <= base || raft.is_installing() {
+            return;
+        }
+        let mut to = anchor;
+        if !short {
+            to = to.min(raft.index_before_bytes(settings.keep_log_bytes));
+            let fences = group.snapshots.fences.values();
+            let fences = fences.map(|fence| fence.progress.at.index);
+            let within = fences.filter(|at| kept(*at) <= settings.retain_log_bytes);
+            to = within.fold(to, Index::min);
+        }
+        // A base record a cut: not for every few entries.
+        let least = if short { 1 } else { settings.log_bytes / 8 };
+        let worth = to > base && (raft.bytes_between(base, to) >= least || to == anchor);
+        if worth {
+            group.step(now, Input::Cut(to));
+        }
+    }
+
+    fn on_written(
+        &mut self,
+        now: Micros,
+        snapshot: &SnapshotSummary,
+        durable: Option<LogPosition>,
+    ) {
+        let id = snapshot.group;
+        self.snapshot_turns.taking = None;
+        let Some(group) = self.groups.get_mut(&id) else {
+            return;
+        };
+        let newest = group.snapshots.newest.as_ref();
+        if newest.is_some_and(|newest| snapshot.at.index <= newest.at.index) {
+            // One that was received meanwhile reaches further.
+            group.snapshots.taking = None;
+            return;
+        }
+        group.snapshots.on_taken(snapshot, now);
+        let failing = std::mem::take(&mut group.snapshots.failing);
+        // What a restart finds: a machine with storage of its own says how far that reaches, and another has this.
+        let found = durable.map_or(snapshot.at.index, |durable| durable.index);
+        let at = found.min(snapshot.at.index);
+        if let Phase::Running(raft) = &group.phase
+            && raft.anchor().index < at
+            && raft.base().index < at
+        {
+            let sessions = Default::default();
+            group.step(now, Input::Anchor { at, sessions });
+        }
+        let keep = group.snapshots.keep();
+        let took_us = group.snapshots.newest.as_ref().and_then(|kept| kept.taken);
+        self.ports.store(StoreJob::Retire { group: id, keep });
+        self.ports.notice(Notice::SnapshotTaken {
+            group: id,
+            at: snapshot.at,
+            bytes: snapshot.bytes,
+            took_us: took_us.map_or(0, |(_, us)| us),
+            after_failure: failing,
+        });
+    }
+
+    fn on_not_written(&mut self, now: Micros, id: GroupId, why: StoreFailure) {
+        self.snapshot_turns.taking = None;
+        let Some(group) = self.groups.get_mut(&id) else {
+            return;
+        };
+        group.snapshots.on_not_taken(now);
+        if why == StoreFailure::Ending || std::mem::replace(&mut group.snapshots.failing, true) {
+            return;
+        }
+        self.ports.notice(Notice::SnapshotFailed {
+            group: id,
+            fetched: false,
+            no_space: matches!(why, StoreFailure::NoSpace(_)),
+            why: why.to_string(),
+        });
+    }
+
+    /// A snapshot that cannot be read is none. Another one is taken.
+    fn on_unreadable(&mut self, id: GroupId, snapshot: SnapshotId, why: &StoreFailure) {
+        let Some(group) = self.groups.get_mut(&id) else {
+            return;
+        };
+        let damaged = matches!(why, StoreFailure::Damaged(_) | StoreFailure::Gone(_));
+        let newest = group.snapshots.newest.as_ref();
+        let is_newest = newest.is_some_and(|kept| kept.snapshot == snapshot);
+        if !damaged || !is_newest {
+            return;
+        }
+        group.snapshots.newest = None;
+        group.snapshots.wanted = true;
+        self.ports.notice(Notice::SnapshotUnreadable {
+            group: id,
+            snapshot,
+            why: why.to_string(),
+        });
+    }
+
+    fn on_opened(
+        &mut self,
+        id: GroupId,
+        snapshot: SnapshotId,
+        reader: Result<Box<dyn crate::snapshot::SnapshotReader + Send>, StoreFailure>,
+    ) {
+        let Some(group) = self.groups.get_mut(&id) else {
+            return;
+        };
+        let Some(installing) = group.snapshots.installing else {
+            return;
+        };
+        if installing.snapshot != snapshot {
+            return;
+        }
+        match reader {
+            Ok(reader) => self.ports.install(id, installing.at, reader),
+            // It was read back a moment ago. A restart finds that it is gone and fetches another one.
+            Err(why) => group.halt(Halt::Machine(format!(
+                "the snapshot that was received cannot be read: {why}"
+            ))),
+        }
+    }
+
+    fn on_installed(&mut self, now: Micros, id: GroupId, at: LogPosition) {
+        let Some(group) = self.groups.get_mut(&id) else {
+            return;
+        };
+        let installs = |installing: &mut Installing| installing.at == at;
+        let Some(installing) = group.snapshots.installing.take_if(installs) else {
+            return;
+        };
+        group.handed = at.index;
+        group.machine_ahead = None;
+        group.read_back.clear();
+        // The snapshot has their effects; what the machine would have answered is not known.
+        while let Some(front) = group.tickets.front()
+            && front.index <= at.index
+        {
+            let ticket = group.tickets.pop_front().expect("looked at above");
+            for run in ticket.runs {
+                run.fail(Failure::Abandoned);
+            }
+        }
+        group.snapshots.cut_at = now;
+        self.installed(id, installing);
+    }
+
+    /// Log and machine go on from a received snapshot: older ones have done their work.
+    fn installed(&mut self, id: GroupId, installing: Installing) {
+        let Installing { snapshot, at } = installing;
+        let group = self.groups.get(&id);
+        let keep = group
+            .map(|group| group.snapshots.keep())
+            .unwrap_or_default();
+        self.ports.store(StoreJob::Retire { group: id, keep });
+        self.ports.notice(Notice::SnapshotInstalled {
+            group: id,
+            snapshot,
+            at,
+        });
+    }
+
+    fn with_fetch(&mut self, group: GroupId, act: impl FnOnce(&mut Fetch)) {
+        let group = self.groups.get_mut(&group);
+        if let Some(fetch) = group.and_then(|group| group.snapshots.fetch.as_mut()) {
+            act(fetch);
+        }
+    }
+
+    fn say(&mut self, group: GroupId, to: NodeId, transfer: Transfer) {
+        let term = self
+            .groups
+            .get(&group)
+            .and_then(Group::raft)
+            .map(Raft::term);
+        let message = Message {
+            from: self.replica,
+            boot: self.boot,
+            to,
+            group,
+            term: term.unwrap_or_default(),
+            body: Body::Transfer(transfer),
+        };
+        self.ports.send(message);
+    }
+}
+
+fn peers_of<O>(group: &Group<O>, own: NodeId) -> Vec<NodeId> {
+    let members = group.raft().map(|raft| raft.membership().replicas());
+    let members = members.unwrap_or_default().into_iter();
+    members
+        .map(|replica| replica.id)
+        .filter(|id| *id != own)
+        .collect()
+}

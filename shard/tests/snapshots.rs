@@ -1,0 +1,204 @@
+//! Snapshots and cuts, of three nodes in one thread.
+
+#[path = "trio/mod.rs"]
+mod trio;
+
+use logdrive_raft::Index;
+use logdrive_raft::io::Role;
+use logdrive_shard::SnapshotSettings;
+use logdrive_sim::disk::{Crash, SimDiskOptions};
+use trio::{GROUP, Trio};
+
+const SLOT_BYTES: u64 = 256 << 10;
+
+/// A snapshot every 64 KiB of log, and little log kept.
+fn often() -> SnapshotSettings {
+    let mut settings = SnapshotSettings::default();
+    settings.log_bytes = 64 << 10;
+    settings.keep_log_bytes = 16 << 10;
+    settings.retain_log_bytes = 1 << 20;
+    settings
+}
+
+fn trio(settings: &SnapshotSettings) -> Trio {
+    Trio::with_snapshots([(SLOT_BYTES, 16); 3], SimDiskOptions::default(), settings)
+}
+
+fn put_many(trio: &mut Trio, count: usize) {
+    for _ in 0..count {
+        trio.put(4 << 10).unwrap();
+    }
+}
+
+fn base(trio: &Trio, place: usize) -> Index {
+    trio.nodes[place].core(GROUP).unwrap().base().index
+}
+
+#[test]
+fn logs_are_cut_behind_snapshots_and_disk_use_stays_bounded() {
+    let mut trio = trio(&often());
+    let mut segments_max = 0;
+    for _ in 0..20 {
+        put_many(&mut trio, 50);
+        let status = trio.nodes[0].status().unwrap();
+        segments_max = segments_max.max(status.wal.segments);
+    }
+    // 4 MiB of log, of which a quarter at most is kept at a time.
+    assert!(segments_max <= 5, "{segments_max}");
+    for place in 0..3 {
+        let core = trio.nodes[place].core(GROUP).unwrap();
+        assert!(core.base().index > Index(900), "{place}: {}", core.base());
+        let kept = core.bytes_between(core.base().index, core.last().index);
+        assert!((16 << 10..200 << 10).contains(&kept), "{place}: {kept}");
+        let taken = trio.said(place, "SnapshotTaken");
+        assert!(taken.len() >= 30, "{place}: {}", taken.len());
+    }
+    trio.assert_running();
+}
+
+#[test]
+fn a_node_starts_from_its_newest_snapshot_and_the_log_beyond_it() {
+    let mut trio = trio(&often());
+    put_many(&mut trio, 100);
+    let follower = (0..3).find(|place| Some(*place) != trio.leader()).unwrap();
+    let before = trio.nodes[follower].applied(GROUP).unwrap();
+    for crash in [Crash::Power, Crash::Process] {
+        trio.nodes[follower].crash(crash);
+        trio.start(follower);
+        let applied = trio.nodes[follower].applied(GROUP).unwrap();
+        assert!(
+            Index(60) < applied.index && applied.index <= before.index,
+            "{applied}"
+        );
+        trio.run_for(300_000);
+        put_many(&mut trio, 1);
+        let core = trio.nodes[follower].core(GROUP).unwrap();
+        let (applied, commit) = (trio.nodes[follower].applied(GROUP).unwrap(), core.commit());
+        assert_eq!(applied, commit);
+    }
+    assert_eq!(trio.said(follower, "SnapshotLacking"), [""; 0]);
+}
+
+#[test]
+fn a_follower_that_fell_behind_is_brought_up_with_a_snapshot() {
+    let mut trio = trio(&often());
+    let follower = (0..3).find(|place| Some(*place) != trio.leader()).unwrap();
+    trio.cut = Some(follower);
+    put_many(&mut trio, 100);
+    trio.cut = None;
+    trio.reconnect(follower);
+    trio.run_for(3_000_000);
+    let leader = trio.leader().unwrap();
+    assert!(base(&trio, leader) > Index(50));
+    let installed = trio.said(follower, "SnapshotInstalled");
+    assert_eq!(installed.len(), 1, "{installed:?}");
+    put_many(&mut trio, 3);
+    // The commit index comes with the next heartbeat.
+    trio.run_for(100_000);
+    let (ours, theirs) = (
+        trio.nodes[follower].applied(GROUP).unwrap(),
+        trio.nodes[leader].applied(GROUP).unwrap(),
+    );
+    assert_eq!(ours, theirs);
+    // It is durable: a restart begins there.
+    trio.nodes[follower].crash(Crash::Power);
+    trio.start(follower);
+    assert!(trio.nodes[follower].applied(GROUP).unwrap().index > Index(50));
+    trio.assert_running();
+}
+
+/// Nobody proposes anything: the leader's log begins beyond what a newcomer needs, and that is enough.
+#[test]
+fn an_idle_leader_whose_log_was_cut_brings_a_follower_up() {
+    let mut trio = trio(&often());
+    put_many(&mut trio, 100);
+    let leader = trio.leader().unwrap();
+    let follower = (leader + 1) % 3;
+    // Another directory under the same incarnation does not exist; what a follower lacks it can lose by its snapshot.
+    trio.nodes[follower].crash(Crash::Power);
+    for directory in trio.nodes[follower].files().directories() {
+        let rotten = trio.nodes[follower]
+            .files()
+            .flip(&directory, "manifest", 30, 1);
+        assert!(rotten, "{directory}");
+    }
+    trio.start(follower);
+    assert_eq!(trio.said(follower, "SnapshotLacking").len(), 1);
+    assert_eq!(trio.nodes[follower].applied(GROUP).unwrap().index, Index(0));
+    trio.run_for(3_000_000);
+    let installed = trio.said(follower, "SnapshotInstalled");
+    assert_eq!(installed.len(), 1, "{installed:?}");
+    let (ours, theirs) = (
+        trio.nodes[follower].applied(GROUP).unwrap(),
+        trio.nodes[leader].applied(GROUP).unwrap(),
+    );
+    assert_eq!(ours, theirs);
+}
+
+#[test]
+fn without_a_readable_snapshot_a_node_votes_and_does_not_campaign() {
+    let mut trio = trio(&often());
+    put_many(&mut trio, 100);
+    let leader = trio.leader().unwrap();
+    let lacking = (leader + 1) % 3;
+    trio.nodes[lacking].crash(Crash::Power);
+    trio.nodes[leader].crash(Crash::Power);
+    for directory in trio.nodes[lacking].files().directories() {
+        trio.nodes[lacking]
+            .files()
+            .flip(&directory, "manifest", 30, 1);
+    }
+    trio.start(lacking);
+    let other = (leader + 2) % 3;
+    // Two of three: the one that lacks its snapshot gives the other its vote.
+    for _ in 0..50 {
+        trio.run_for(20_000);
+        let role = trio.nodes[lacking].core(GROUP).unwrap().role();
+        assert_eq!(role, Role::Follower);
+    }
+    assert_eq!(trio.leader(), Some(other));
+    trio.run_for(3_000_000);
+    assert_eq!(trio.said(lacking, "SnapshotInstalled").len(), 1);
+    put_many(&mut trio, 1);
+}
+
+#[test]
+fn a_full_disk_for_snapshots_is_said_and_harms_nothing_else() {
+    let mut trio = trio(&often());
+    let leader = trio.leader().unwrap();
+    trio.nodes[leader].files().set_capacity(Some(2 << 10));
+    put_many(&mut trio, 60);
+    let failed = trio.said(leader, "SnapshotFailed");
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    assert!(failed[0].contains("no_space: true"), "{failed:?}");
+    assert_eq!(base(&trio, leader), Index(0));
+    assert_eq!(trio.nodes[leader].files().directories(), [""; 0]);
+    trio.nodes[leader].files().set_capacity(None);
+    trio.run_for(70_000_000);
+    put_many(&mut trio, 1);
+    trio.run_for(2_000_000);
+    let taken = trio.said(leader, "SnapshotTaken");
+    assert!(
+        taken
+            .iter()
+            .any(|text| text.contains("after_failure: true")),
+        "{taken:?}"
+    );
+    assert!(base(&trio, leader) > Index(0));
+    trio.assert_running();
+}
+
+#[test]
+fn a_snapshot_is_taken_when_somebody_asks() {
+    let mut trio = trio(&SnapshotSettings::manual());
+    put_many(&mut trio, 10);
+    trio.run_for(100_000);
+    trio.nodes[0].want_snapshot(GROUP);
+    trio.run_for(100_000);
+    assert_eq!(trio.said(0, "SnapshotTaken").len(), 1);
+    // There is nothing new to take another one of.
+    trio.nodes[0].want_snapshot(GROUP);
+    trio.run_for(100_000);
+    assert_eq!(trio.said(0, "SnapshotTaken").len(), 0);
+    assert_eq!(trio.said(1, "SnapshotTaken").len(), 0);
+}

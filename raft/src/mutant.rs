@@ -353,6 +353,11 @@ mutants! {
     /// keep the sum with the address because of that.
     BlockAnywhere = "block-anywhere",
 
+    /// What lies in a free slot and is no whole block of the log stays there when the slot is taken. Once the log has
+    /// grown up to just before it, the next opening takes it for a block that was durable and went bad, and the node
+    /// does not start any more. etcd#6267.
+    DebrisKept = "debris-kept",
+
     // Snapshots.
 
     /// The log is cut as far as it is committed and durable here, whatever of it the machine would come back with.
@@ -419,7 +424,7 @@ mod tests {
     #[cfg(mutants)]
     #[test]
     fn every_name_is_of_one_mutant_and_reads_back() {
-        assert!(Mutant::ALL.len() >= 73);
+        assert!(Mutant::ALL.len() >= 74);
         for mutant in Mutant::ALL {
             assert_eq!(mutant.name().parse(), Ok(*mutant));
         }

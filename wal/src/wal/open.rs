@@ -243,7 +243,9 @@ impl<D: Disk> Wal<D> {
         }
         for file in std::mem::take(&mut self.pool.held_back) {
             let log_uuid = self.active.header.log_uuid;
-            clear(&mut self.disk, &file, judgement, log_uuid)?;
+            if !mutated!(self.options.mutant, DebrisKept) {
+                clear(&mut self.disk, &file, judgement, log_uuid)?;
+            }
             self.pool.add(file.slot, file.blocks, true);
         }
         self.forget_headers(judgement)?;
@@ -517,7 +519,9 @@ impl Opening {
             } else if needed.contains(&file.slot) {
                 pool.held_back.push(*file);
             } else {
-                clear(disk, file, judgement, log_uuid)?;
+                if !mutated!(options.mutant, DebrisKept) {
+                    clear(disk, file, judgement, log_uuid)?;
+                }
                 pool.add(file.slot, file.blocks, true);
             }
         }

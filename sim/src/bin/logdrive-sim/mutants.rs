@@ -32,7 +32,7 @@ const BEYOND_EVERY: u64 = 4;
 const VERDICT_SEEDS: u64 = 200;
 
 /// The bugs of the log that the images of its histories show.
-const BY_IMAGES: [&str; 1] = ["block-anywhere"];
+const BY_IMAGES: [&str; 2] = ["block-anywhere", "debris-kept"];
 
 /// So many histories are looked into for each of them. 300 000 images come of about 300.
 const HISTORIES: u64 = 300;

@@ -203,6 +203,8 @@ pub struct Acts {
     pub crashed: u64,
     /// Of these with a power cut that tore a block, which the next life finds.
     pub torn: u64,
+    /// Lives after which blocks rotted that nobody needs, which the next life finds.
+    pub rotted: u64,
     /// Lives with each write durable by itself.
     pub dsync: u64,
     /// Lives with flushes.
@@ -329,6 +331,7 @@ impl ImagesReport {
             ("closed", acts.closed),
             ("crashed", acts.crashed),
             ("torn ends", acts.torn),
+            ("rotted", acts.rotted),
             ("moved", acts.moved),
             ("dsync", acts.dsync),
             ("drained", acts.drained),
@@ -390,6 +393,7 @@ impl Acts {
         self.closed += other.closed;
         self.crashed += other.crashed;
         self.torn += other.torn;
+        self.rotted += other.rotted;
         self.dsync += other.dsync;
         self.drained += other.drained;
         self.direct += other.direct;

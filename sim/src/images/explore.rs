@@ -195,7 +195,10 @@ impl Explorer {
             self.report.acts.moved += 1;
             disk.direct = !disk.direct;
         }
-        self.forgets = !life.disk.direct && !disk.direct;
+        let forgets = !life.disk.direct && !disk.direct;
+        // Where a page cache has forgotten that it owes the zeros over what is rotten, the next opening reads zeros,
+        // and clears nothing. Past that nothing is rotten any more.
+        self.forgets = forgets && !life.is_rotten;
         let mut prefix = Prefix::new(life.base.clone());
         let mut book = &life.before;
         let mut acked = book.acked().clone();
@@ -206,6 +209,7 @@ impl Explorer {
             }
             match event {
                 Event::Opened => {
+                    self.forgets = forgets;
                     book = &life.book;
                     acked = book.acked_when_opened();
                 }

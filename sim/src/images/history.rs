@@ -8,20 +8,28 @@ use logdrive_raft::{
     Chain, ClusterId, Genesis, GroupId, Incarnation, Index, LogPosition, Member, Micros, NodeId,
     Replica, Term,
 };
-use logdrive_wal::disk::FlushMode;
+use logdrive_wal::disk::{FlushMode, SlotId};
+use logdrive_wal::format::SLOT_HEADER_BLOCKS;
 use logdrive_wal::{AppendError, FreshIds, Identity, Options, Position, Wal};
 
-use super::book::{Book, groups_of};
+use super::book::{Book, Groups, groups_of};
 use super::prefix::Prefix;
 use super::trace::{Event, Recorder, Trace};
 use super::{Acts, ImagesOptions};
 use crate::dice::{Dice, Site};
+use crate::disk::slot::{Spare, ZEROS};
 use crate::disk::{Fault, SimDisk, SimDiskOptions, SimImage};
 
 pub(super) const SITE: Site = Site::Disk(NodeId(1));
 
 /// One history in so many is hasty: more lives, large entries, and each life ends in a crash with writes in flight.
 const HASTY_ONE_IN: u64 = 4;
+
+/// After one life in so many something rots that nobody needs.
+const ROTS_ONE_IN: u64 = 3;
+
+/// The most blocks of it, one after the other.
+const ROTTEN_BLOCKS_MAX: u32 = 8;
 
 /// Nothing is ever given up here, so all segments of all lives of a history have to have room.
 const SLOTS_MAX: u64 = 24;
@@ -31,6 +39,8 @@ const SLOTS_MAX: u64 = 24;
 pub(super) struct Life {
     /// What it found: all of it durable, for it comes after a power cut.
     pub(super) base: SimImage,
+    /// Some blocks of it rotted that nobody needs. The opening clears them.
+    pub(super) is_rotten: bool,
     pub(super) disk: SimDiskOptions,
     /// The life before, with what was acknowledged at its end.
     pub(super) before: Book,
@@ -75,6 +85,12 @@ fn genesis(group: GroupId) -> Genesis {
     }
 }
 
+/// What a life finds.
+struct Found {
+    image: SimImage,
+    is_rotten: bool,
+}
+
 /// The lives of one history, or why there is none.
 pub(super) fn generate(
     options: &ImagesOptions,
@@ -82,7 +98,10 @@ pub(super) fn generate(
     acts: &mut Acts,
 ) -> Result<Vec<Life>, String> {
     let mut lives = Vec::new();
-    let mut base = SimImage::empty();
+    let mut base = Found {
+        image: SimImage::empty(),
+        is_rotten: false,
+    };
     let mut before = Book::new(Default::default());
     let is_hasty = random.u64(0..HASTY_ONE_IN) == 0;
     acts.hasty += u64::from(is_hasty);
@@ -126,10 +145,14 @@ fn live(
     options: &ImagesOptions,
     random: &mut Rng,
     acts: &mut Acts,
-    base: SimImage,
+    base: Found,
     before: Book,
     is_hasty: bool,
-) -> Result<(Life, SimImage), String> {
+) -> Result<(Life, Found), String> {
+    let Found {
+        image: base,
+        is_rotten,
+    } = base;
     let disk = draw_disk(random, acts);
     let medium = base.clone().onto_medium(Dice::drawn(SITE, random.u64(..)));
     let trace = Trace::default();
@@ -189,11 +212,18 @@ fn live(
         _ => random.u64(..),
     };
     let next = torn_end(&end, left, random)
-        .filter(|torn| opens(torn, &disk, options.mutant))
+        .filter(|torn| found_in(torn, &disk, options.mutant).is_some())
         .inspect(|_| acts.torn += 1)
         .unwrap_or_else(|| end.image(left));
+    let rotten = rotten(&next, &disk, options.mutant, random);
+    acts.rotted += u64::from(rotten.is_some());
+    let next = Found {
+        is_rotten: rotten.is_some(),
+        image: rotten.unwrap_or(next),
+    };
     let life = Life {
         base,
+        is_rotten,
         disk,
         before,
         book,
@@ -214,11 +244,47 @@ fn torn_end(end: &Prefix, left: u64, random: &mut Rng) -> Option<SimImage> {
     end.torn_image(left, piece, u64::from(sectors))
 }
 
-/// Whether a log opens; one with a block that is torn may be refused as suspect, and then nothing follows.
-fn opens(image: &SimImage, disk: &SimDiskOptions, mutant: Option<Mutant>) -> bool {
+/// The same with some blocks that hold something else than they should, if the log opens with it as if nothing were:
+/// they lie in a free slot, or beyond the end. Headers are left alone.
+fn rotten(
+    image: &SimImage,
+    disk: &SimDiskOptions,
+    mutant: Option<Mutant>,
+    random: &mut Rng,
+) -> Option<SimImage> {
+    if random.u64(0..ROTS_ONE_IN) > 0 {
+        return None;
+    }
+    let has_room = |slot: &SlotId| SLOT_HEADER_BLOCKS < image.blocks(*slot);
+    let slots: Vec<SlotId> = image.slots().filter(has_room).collect();
+    let slot = *random.choice(&slots)?;
+    let first = random.u32(SLOT_HEADER_BLOCKS..image.blocks(slot));
+    let last = random.u32(first..first + ROTTEN_BLOCKS_MAX);
+    let mut rotten = image.clone();
+    for block in first..=last.min(image.blocks(slot) - 1) {
+        let contents = if random.bool() {
+            let mut noise = ZEROS;
+            random.fill(&mut noise);
+            Spare::default().share(&noise)
+        } else {
+            // What was meant for another place.
+            let other = *random.choice(&slots)?;
+            let place = random.u32(SLOT_HEADER_BLOCKS..image.blocks(other));
+            image.contents(other, place)
+        };
+        rotten.put(slot, block, contents);
+    }
+    let found = found_in(&rotten, disk, mutant)?;
+    let is_same = found_in(image, disk, mutant).is_some_and(|healthy| healthy == found);
+    is_same.then_some(rotten)
+}
+
+/// What a log opens with. None: one with a block that is torn, or rotten, may be refused, and then nothing follows.
+fn found_in(image: &SimImage, disk: &SimDiskOptions, mutant: Option<Mutant>) -> Option<Groups> {
     let medium = image.clone().onto_medium(Dice::played(SITE, &[]));
     let disk = SimDisk::new(medium, disk.clone());
-    Wal::open(disk, options(mutant)).is_ok()
+    let opened = Wal::open(disk, options(mutant));
+    opened.ok().map(|(_, recovery)| groups_of(&recovery))
 }
 
 /// A log at work.

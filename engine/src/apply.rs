@@ -12,18 +12,21 @@ use std::time::Instant;
 
 use crossbeam_queue::ArrayQueue;
 use crossbeam_utils::sync::{Parker, Unparker};
-use logdrive_raft::GroupId;
-use logdrive_shard::{Applier, ApplyBatch, Fatal, Fenced, StateMachine};
+use logdrive_raft::{Anchor, GroupId, LogPosition};
+use logdrive_shard::{
+    Applier, ApplyBatch, Fatal, Fenced, MachineEvent, SnapshotReader, StateMachine,
+};
 
 use crate::error::StartError;
 use crate::metrics::Metrics;
+use crate::snapshots::{Handle, SnapshotQueue};
 
 /// The most batches on their way to the applier, whatever their size.
 const BATCHES_MAX: usize = 256;
 
 /// What the shard and the applier share.
 pub(crate) struct ApplyQueue<O> {
-    batches: ArrayQueue<ApplyBatch<O>>,
+    work: ArrayQueue<Work<O>>,
     /// Bytes of frames in `batches` and of the batch that is being applied.
     bytes: AtomicUsize,
     bytes_max: usize,
@@ -39,6 +42,25 @@ pub(crate) struct ApplyQueue<O> {
     /// The thread has ended and applies nothing more.
     ended: AtomicBool,
     unparker: Unparker,
+}
+
+/// Something for the applier, in order.
+pub(crate) enum Work<O> {
+    /// Entries to apply.
+    Batch(ApplyBatch<O>),
+    /// Everything before is to be in a snapshot.
+    TakeSnapshot(GroupId, Anchor),
+    /// The machine takes over a snapshot.
+    Install(GroupId, LogPosition, Box<dyn SnapshotReader + Send>),
+}
+
+impl<O> Work<O> {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Batch(batch) => batch.bytes,
+            Self::TakeSnapshot(..) | Self::Install(..) => 0,
+        }
+    }
 }
 
 /// What the shard has to hear of, each said once: a group that fails over and over leaves room for others.
@@ -72,9 +94,9 @@ impl<O> std::fmt::Debug for ApplyQueue<O> {
 impl<O> ApplyQueue<O> {
     /// Bytes that the applier takes now.
     pub(crate) fn room_bytes(&self) -> usize {
-        if self.batches.is_full() {
+        if self.is_full() {
             self.shard_waits.store(true, Ordering::SeqCst);
-            if self.batches.is_full() {
+            if self.is_full() {
                 return 0;
             }
         }
@@ -90,10 +112,16 @@ impl<O> ApplyQueue<O> {
             .saturating_sub(self.bytes.load(Ordering::SeqCst))
     }
 
-    /// Hands a batch over. The caller has asked for room.
-    pub(crate) fn push(&self, batch: ApplyBatch<O>) {
-        self.bytes.fetch_add(batch.bytes, Ordering::SeqCst);
-        if self.batches.push(batch).is_err() {
+    /// Whether there is room for no further batch. What snapshots need always has some: one is taken and one
+    /// installed at a time, a group.
+    fn is_full(&self) -> bool {
+        self.work.len() >= BATCHES_MAX
+    }
+
+    /// Hands work over. For a batch the caller has asked for room.
+    pub(crate) fn push(&self, work: Work<O>) {
+        self.bytes.fetch_add(work.bytes(), Ordering::SeqCst);
+        if self.work.push(work).is_err() {
             unreachable!("the only producer has seen room");
         }
         if self.ended.load(Ordering::SeqCst) {
@@ -104,8 +132,8 @@ impl<O> ApplyQueue<O> {
 
     /// Nobody will apply these any more. Dropping them answers whoever waits.
     fn drop_batches(&self) {
-        while let Some(batch) = self.batches.pop() {
-            self.bytes.fetch_sub(batch.bytes, Ordering::SeqCst);
+        while let Some(work) = self.work.pop() {
+            self.bytes.fetch_sub(work.bytes(), Ordering::SeqCst);
         }
     }
 
@@ -179,6 +207,7 @@ pub enum ApplyOn {
 pub(crate) struct Machines<S: StateMachine> {
     applier: Applier<S>,
     queue: Arc<ApplyQueue<S::Output>>,
+    snapshots: Arc<SnapshotQueue<S::Snapshot>>,
     parker: Parker,
     metrics: Arc<Metrics>,
 }
@@ -194,6 +223,7 @@ impl<S: StateMachine> Machines<S> {
         groups: &[GroupId],
         bytes_max: usize,
         shard: Waker,
+        snapshots: Arc<SnapshotQueue<S::Snapshot>>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let parker = Parker::new();
@@ -203,7 +233,7 @@ impl<S: StateMachine> Machines<S> {
             .map(|group| (*group, AtomicU64::new(at(group))))
             .collect();
         let queue = Arc::new(ApplyQueue {
-            batches: ArrayQueue::new(BATCHES_MAX),
+            work: ArrayQueue::new(BATCHES_MAX + 1 + groups.len()),
             bytes: AtomicUsize::new(0),
             bytes_max,
             shard_waits: AtomicBool::new(false),
@@ -218,6 +248,7 @@ impl<S: StateMachine> Machines<S> {
         Self {
             applier,
             queue,
+            snapshots,
             parker,
             metrics,
         }
@@ -248,19 +279,58 @@ impl<S: StateMachine> Machines<S> {
 
     fn run(mut self) {
         loop {
-            let Some(batch) = self.queue.batches.pop() else {
-                if self.queue.closed.load(Ordering::SeqCst) && self.queue.batches.is_empty() {
+            let Some(work) = self.queue.work.pop() else {
+                if self.queue.closed.load(Ordering::SeqCst) && self.queue.work.is_empty() {
                     return;
                 }
                 self.parker.park();
                 continue;
             };
-            let bytes = batch.bytes;
-            self.apply(batch);
+            let bytes = work.bytes();
+            self.work(work);
             self.queue.bytes.fetch_sub(bytes, Ordering::SeqCst);
             if self.queue.shard_waits.swap(false, Ordering::SeqCst) {
                 self.queue.shard.wake_by_ref();
             }
+        }
+    }
+
+    fn work(&mut self, work: Work<S::Output>) {
+        match work {
+            Work::Batch(batch) => self.apply(batch),
+            Work::TakeSnapshot(group, anchor) => self.take_snapshot(group, anchor),
+            Work::Install(group, at, mut reader) => self.install(group, at, &mut *reader),
+        }
+    }
+
+    fn take_snapshot(&mut self, group: GroupId, anchor: Anchor) {
+        let started = Instant::now();
+        let taken = self.applier.take_snapshot(group, anchor.at);
+        self.metrics.snapshot_handle(started.elapsed());
+        match taken {
+            Ok((source, durable)) => self.snapshots.write(Handle {
+                group,
+                anchor,
+                durable,
+                source,
+            }),
+            Err(why) => self.snapshots.tell(MachineEvent::NotTaken { group, why }),
+        }
+    }
+
+    fn install(&mut self, group: GroupId, at: LogPosition, reader: &mut dyn SnapshotReader) {
+        match self.applier.install(group, at, reader) {
+            Ok(at) => {
+                self.show_applied(group, at);
+                self.snapshots.tell(MachineEvent::Installed { group, at });
+            }
+            Err(fenced) => self.queue.fence(fenced),
+        }
+    }
+
+    fn show_applied(&self, group: GroupId, applied: LogPosition) {
+        if let Some(shown) = self.queue.applied.get(&group) {
+            shown.store(applied.index.0, Ordering::Release);
         }
     }
 
@@ -273,11 +343,7 @@ impl<S: StateMachine> Machines<S> {
             .map(|(entry, _)| u64::from(entry.header().count))
             .sum();
         match self.applier.apply(batch) {
-            Ok(applied) => {
-                if let Some(shown) = self.queue.applied.get(&group) {
-                    shown.store(applied.index.0, Ordering::Release);
-                }
-            }
+            Ok(applied) => self.show_applied(group, applied),
             Err(fenced) => self.queue.fence(fenced),
         }
         self.metrics.applied(proposals, started.elapsed());
@@ -285,8 +351,8 @@ impl<S: StateMachine> Machines<S> {
 }
 
 impl<S: StateMachine> Inline<S> {
-    pub(crate) fn apply(&mut self, batch: ApplyBatch<S::Output>) {
-        self.machines.apply(batch);
+    pub(crate) fn work(&mut self, work: Work<S::Output>) {
+        self.machines.work(work);
     }
 }
 
@@ -294,7 +360,7 @@ impl<S: StateMachine> Inline<S> {
 mod tests {
     use std::vec::Drain;
 
-    use logdrive_raft::{Chain, EntryBuilder, Index, LogPosition, Term};
+    use logdrive_raft::{Chain, EntryBuilder, Index, Term};
     use logdrive_shard::{Batch, Door, Durable, Failure, Inbox, ReplySink, SnapshotReader};
 
     use super::*;
@@ -363,16 +429,18 @@ mod tests {
             applier.open(group, Failing).unwrap();
         }
         let metrics = Arc::new(Metrics::new());
-        Machines::new(applier, &groups, 1 << 20, Waker::noop().clone(), metrics)
+        let waker = Waker::noop().clone();
+        let snapshots = SnapshotQueue::new(waker.clone());
+        Machines::new(applier, &groups, 1 << 20, waker, snapshots, metrics)
     }
 
     #[test]
     fn a_group_that_fails_over_and_over_leaves_room_for_the_fence_of_another() {
         let (mut machines, told) = (machines().inline(), Arc::default());
         for index in 1..10 {
-            machines.apply(batch(1, index, &told));
+            machines.work(Work::Batch(batch(1, index, &told)));
         }
-        machines.apply(batch(2, 1, &told));
+        machines.work(Work::Batch(batch(2, 1, &told)));
         let news = machines.machines.queue.take_news();
         let fenced = |news: &ApplyNews| match news {
             ApplyNews::Fenced(fenced) => fenced.group.0,
@@ -387,10 +455,10 @@ mod tests {
         let machines = machines();
         let (queue, told) = (Arc::clone(machines.queue()), Arc::default());
         // A group that has no machine: our own invariant.
-        queue.push(batch(7, 1, &told));
-        queue.push(batch(1, 1, &told));
+        queue.push(Work::Batch(batch(7, 1, &told)));
+        queue.push(Work::Batch(batch(1, 1, &told)));
         machines.on_thread("apply-test").unwrap().join().unwrap();
-        queue.push(batch(2, 1, &told));
+        queue.push(Work::Batch(batch(2, 1, &told)));
         assert_eq!(told.0.load(Ordering::SeqCst), 3);
         let news = queue.take_news();
         let [ApplyNews::Died(text)] = &news[..] else {

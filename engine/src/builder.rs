@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use logdrive_net::{Listen, MtuProfile};
 use logdrive_raft::{ClusterId, GroupId, Incarnation, NodeId};
-use logdrive_shard::StateMachine;
+use logdrive_shard::{SnapshotSettings, StateMachine};
 use logdrive_wal::{FreshIds, Identity};
 
 use crate::apply::ApplyOn;
@@ -40,6 +40,7 @@ pub struct NodeBuilder<S: StateMachine> {
     limits: Limits,
     raft: RaftSettings,
     wal: WalSettings,
+    snapshots: SnapshotSettings,
     apply_on: ApplyOn,
     seed: Option<u64>,
 }
@@ -73,6 +74,7 @@ impl<S: StateMachine> Node<S> {
             limits: Limits::default(),
             raft: RaftSettings::default(),
             wal: WalSettings::default(),
+            snapshots: SnapshotSettings::default(),
             apply_on: ApplyOn::default(),
             seed: None,
         }
@@ -180,6 +182,13 @@ impl<S: StateMachine> NodeBuilder<S> {
         self
     }
 
+    /// When snapshots are taken, and how much log is kept.
+    #[must_use]
+    pub fn snapshots(mut self, snapshots: SnapshotSettings) -> Self {
+        self.snapshots = snapshots;
+        self
+    }
+
     /// Where the machines are applied.
     #[must_use]
     pub fn apply_on(mut self, apply_on: ApplyOn) -> Self {
@@ -242,6 +251,9 @@ impl<S: StateMachine> NodeBuilder<S> {
             disk: Box::new(move || disk::open(&slots, backend)),
             wal: options,
             wal_path: path,
+            snapshots_path: self.dir.join("snapshots"),
+            snapshots: settings::snapshots_for(&self.snapshots, &self.wal),
+            cluster: ClusterId::named(&self.cluster),
             groups: self.groups,
             members,
             machines: self.machines,
@@ -274,6 +286,7 @@ impl<S: StateMachine> NodeBuilder<S> {
                         id,
                         inbox,
                         reader,
+                        apply: Arc::clone(&running.apply),
                         shared: Arc::clone(&shared),
                     },
                 )
@@ -284,12 +297,8 @@ impl<S: StateMachine> NodeBuilder<S> {
             groups,
             apply: running.apply,
             metrics,
-            threads: Mutex::new(
-                [Some(thread), running.apply_thread]
-                    .into_iter()
-                    .flatten()
-                    .collect(),
-            ),
+            clock,
+            threads: Mutex::new([thread].into_iter().chain(running.threads).collect()),
             replica: running.replica,
             boot: running.boot,
             peer_address: running.peer_address,
@@ -324,6 +333,7 @@ impl<S: StateMachine> NodeBuilder<S> {
                     .to_owned(),
             );
         }
+        settings::check_snapshots(&self.snapshots).map_err(StartError::Configuration)?;
         settings::check(&self.limits, &self.raft, &self.wal).map_err(StartError::Configuration)
     }
 }

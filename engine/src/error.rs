@@ -215,6 +215,14 @@ pub enum StartError {
         /// What it said.
         what: String,
     },
+    /// What lies where snapshots are kept cannot be used.
+    #[error("open the snapshots in {}: {why}", path.display())]
+    Snapshots {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
     /// A port could not be listened on.
     #[error("listen on {address}")]
     Listen {
@@ -263,6 +271,8 @@ start_codes! {
         "start with the machine that goes with this directory, or with an empty one";
     Self::Machine { .. } => "machine",
         "mend what the machine complains of; the log is untouched";
+    Self::Snapshots { .. } => "snapshots",
+        "see to what the file system reports of the directory that the message names; the log is untouched";
     Self::Listen { .. } => "listen",
         "choose another address, or stop the process that has it";
     Self::Thread(_) => "thread",

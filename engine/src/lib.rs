@@ -20,6 +20,8 @@ mod notices;
 pub mod proposal;
 pub mod settings;
 mod shared;
+mod snapshot_now;
+mod snapshots;
 pub mod status;
 mod thread;
 mod tls;
@@ -32,6 +34,7 @@ pub use metrics::MetricsSnapshot;
 pub use node::{Group, LeaderKnown, Node, Reservation, Reserve};
 pub use proposal::{Applied, Proposal, Proposals};
 pub use settings::{Limits, RaftSettings, WalBackend, WalFlushMode, WalSettings};
+pub use snapshot_now::{SnapshotNotTaken, SnapshotNow};
 pub use status::Status;
 pub use tls::Tls;
 pub use wait::wait;
@@ -39,7 +42,7 @@ pub use wait::wait;
 pub use logdrive_raft::{Chain, GroupId, Index, LogPosition, NodeId, Term};
 pub use logdrive_shard::{
     Batch, Durable, Failure, Fatal, MemorySnapshot, Outcome, Refused, ReplySink, SnapshotReader,
-    SnapshotSource, SnapshotWriter, StateMachine, units,
+    SnapshotSettings, SnapshotSource, SnapshotWriter, StateMachine, units,
 };
 
 #[cfg(doctest)]

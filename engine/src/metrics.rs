@@ -18,6 +18,10 @@ pub(crate) struct Metrics {
     turns: AtomicU64,
     leader_changes: AtomicU64,
     apply: Mutex<Histogram<u64>>,
+    snapshot_handle: Mutex<Histogram<u64>>,
+    snapshots: AtomicU64,
+    snapshots_failed: AtomicU64,
+    snapshots_installed: AtomicU64,
     commit: Mutex<Histogram<u64>>,
 }
 
@@ -35,6 +39,14 @@ pub struct MetricsSnapshot {
     pub leader_changes: u64,
     /// Time to apply a batch, in microseconds.
     pub apply_us: Histogram<u64>,
+    /// Snapshots taken.
+    pub snapshots: u64,
+    /// Snapshots that could not be taken or fetched.
+    pub snapshots_failed: u64,
+    /// Snapshots that came from a peer and were installed.
+    pub snapshots_installed: u64,
+    /// Time for which a machine that hands over its state does not apply, in microseconds.
+    pub snapshot_handle_us: Histogram<u64>,
     /// Time from handing an entry to the core to its commit, on the leader, in microseconds.
     pub commit_us: Histogram<u64>,
     /// Time of a flush of the log, in microseconds, as `(upper bound, count)` in rising order.
@@ -49,6 +61,10 @@ impl Metrics {
             turns: AtomicU64::new(0),
             leader_changes: AtomicU64::new(0),
             apply: Mutex::new(histogram()),
+            snapshot_handle: Mutex::new(histogram()),
+            snapshots: AtomicU64::new(0),
+            snapshots_failed: AtomicU64::new(0),
+            snapshots_installed: AtomicU64::new(0),
             commit: Mutex::new(histogram()),
         }
     }
@@ -67,6 +83,23 @@ impl Metrics {
         record(&self.commit, us);
     }
 
+    pub(crate) fn snapshot_handle(&self, took: Duration) {
+        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        record(&self.snapshot_handle, us);
+    }
+
+    pub(crate) fn snapshot_taken(&self) {
+        self.snapshots.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn snapshot_failed(&self) {
+        self.snapshots_failed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn snapshot_installed(&self) {
+        self.snapshots_installed.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(crate) fn turn(&self) {
         self.turns.fetch_add(1, Ordering::Relaxed);
     }
@@ -83,6 +116,10 @@ impl Metrics {
             turns: self.turns.load(Ordering::Relaxed),
             leader_changes: self.leader_changes.load(Ordering::Relaxed),
             apply_us: copy(&self.apply),
+            snapshots: self.snapshots.load(Ordering::Relaxed),
+            snapshots_failed: self.snapshots_failed.load(Ordering::Relaxed),
+            snapshots_installed: self.snapshots_installed.load(Ordering::Relaxed),
+            snapshot_handle_us: copy(&self.snapshot_handle),
             commit_us: copy(&self.commit),
             flush_us: flushes.rows().collect(),
         }

@@ -9,14 +9,16 @@ use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use logdrive_raft::{Boot, GroupId, NodeId, Replica};
+use logdrive_raft::{Boot, GroupId, Index, NodeId, Replica};
 use logdrive_shard::{Inbox, Permit, Permits, Refused, ReplySink, StateMachine};
 
 use crate::apply::ApplyQueue;
+use crate::clock::Clock;
 use crate::error::ProposeError;
 use crate::metrics::{Metrics, MetricsSnapshot};
 use crate::proposal::{Proposal, Proposals};
 use crate::shared::{Command, Shared};
+use crate::snapshot_now::SnapshotNow;
 use crate::status::Status;
 
 /// A node of a cluster: it holds a replica of each of its groups.
@@ -27,6 +29,7 @@ pub struct Node<S: StateMachine> {
     pub(crate) groups: BTreeMap<GroupId, Group<S>>,
     pub(crate) apply: Arc<ApplyQueue<S::Output>>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) clock: Clock,
     pub(crate) threads: Mutex<Vec<JoinHandle<()>>>,
     pub(crate) replica: Replica,
     pub(crate) boot: Boot,
@@ -45,6 +48,7 @@ pub struct Group<S: StateMachine> {
     pub(crate) id: GroupId,
     pub(crate) inbox: Inbox<S::Output>,
     pub(crate) reader: S::Reader,
+    pub(crate) apply: Arc<ApplyQueue<S::Output>>,
     pub(crate) shared: Arc<Shared>,
 }
 
@@ -54,6 +58,7 @@ impl<S: StateMachine> Clone for Group<S> {
             id: self.id,
             inbox: self.inbox.clone(),
             reader: self.reader.clone(),
+            apply: Arc::clone(&self.apply),
             shared: Arc::clone(&self.shared),
         }
     }
@@ -128,8 +133,11 @@ impl<S: StateMachine> Node<S> {
     /// A copy of how the node stands. Needs no quorum, and no leader.
     #[must_use]
     pub fn status(&self) -> Status {
-        self.shared
-            .status(|group| self.apply.applied(group), self.apply.bytes())
+        self.shared.status(
+            |group| self.apply.applied(group),
+            self.apply.bytes(),
+            self.clock.now(),
+        )
     }
 
     /// A copy of what the node has counted.
@@ -233,6 +241,13 @@ impl<S: StateMachine> Group<S> {
     #[must_use]
     pub fn reader(&self) -> &S::Reader {
         &self.reader
+    }
+
+    /// Takes a snapshot of the group's machine on this node now, and cuts the log behind it as far as settings allow.
+    /// It covers at least what this node has applied so far.
+    pub fn snapshot_now(&self) -> SnapshotNow {
+        let applied = self.apply.applied(self.id);
+        SnapshotNow::new(Arc::clone(&self.shared), self.id, Index(applied))
     }
 
     /// Who leads the group as far as this node knows.

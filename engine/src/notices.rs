@@ -1,5 +1,7 @@
 //! What a shard says, as log events with stable names and fields, and as alarms in the status.
 
+mod snapshots;
+
 use std::any::Any;
 
 use logdrive_raft::io::Role;
@@ -9,8 +11,13 @@ use crate::shared::Shared;
 use crate::status::{ALARM_CODES, Alarm};
 use crate::units::spell_bytes;
 
+pub(crate) use snapshots::unreadable as snapshot_unreadable;
+
 /// Tells the world.
 pub(crate) fn carry(shared: &Shared, notice: Notice) {
+    let Some(notice) = snapshots::carry(shared, notice) else {
+        return;
+    };
     match notice {
         Notice::Role { group, change } => {
             shared.set_leader(group, change.leader);

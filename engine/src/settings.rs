@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use logdrive_raft::io::Config;
 use logdrive_raft::{Boot, ClusterId, GroupId, Incarnation, NodeId, Replica};
+use logdrive_shard::{FETCH_BYTES_MAX, SnapshotSettings};
 use logdrive_wal::{FlushModeChoice, FreshIds, Identity, Options};
 
 /// Bounds of memory and of what waits.
@@ -76,10 +77,13 @@ impl Limits {
         const RING_BYTES: u64 = 19 << 20;
         // Where an entry lies, in the core and in the log, in vectors that grow by doubling.
         const ENTRY_BYTES: u64 = 96;
+        // Parts of snapshots that are read for peers or wait for the disk, and what is being written: two chunks.
+        const SNAPSHOT_BYTES: u64 = 4 << 20;
         let bytes = |bytes: usize| bytes as u64;
         let group = bytes(self.proposals_bytes_max)
             + bytes(self.uncommitted_bytes_max)
-            + bytes(self.cache_bytes_max);
+            + bytes(self.cache_bytes_max)
+            + bytes(FETCH_BYTES_MAX);
         let shard = bytes(self.apply_bytes_max) + 2 * bytes(self.inbox_bytes_max);
         let bulk = BULK_WINDOW_BYTES.max(groups * STREAM_WINDOW_BYTES_MIN);
         let peer = bytes(self.peer_queue_bytes_max) + PEER_WINDOWS_BYTES + bulk;
@@ -93,6 +97,7 @@ impl Limits {
             + peers * peer
             + clients * client
             + RING_BYTES
+            + SNAPSHOT_BYTES
             + entries * ENTRY_BYTES
     }
 
@@ -302,6 +307,34 @@ pub(crate) fn core_settings(limits: &Limits, raft: &RaftSettings, seed: u64) -> 
     }
 }
 
+/// What counts of these with a log of that size: a snapshot after a quarter of the pool at most, and no more of it kept.
+pub(crate) fn snapshots_for(snapshots: &SnapshotSettings, wal: &WalSettings) -> SnapshotSettings {
+    let quarter = wal.bytes_max / 4;
+    let mut fitting = snapshots.clone();
+    if snapshots.log_bytes != u64::MAX {
+        fitting.log_bytes = snapshots.log_bytes.min(quarter);
+    }
+    fitting.keep_log_bytes = snapshots.keep_log_bytes.min(quarter);
+    fitting.retain_log_bytes = snapshots.retain_log_bytes.min(2 * quarter);
+    fitting
+}
+
+/// Why snapshots cannot be taken or fetched like this, if they cannot.
+pub(crate) fn check_snapshots(snapshots: &SnapshotSettings) -> Result<(), String> {
+    let more_than_nothing = [
+        ("log_bytes", snapshots.log_bytes),
+        ("log_entries", snapshots.log_entries),
+        ("fetch_bytes_per_s", snapshots.fetch_bytes_per_s),
+        ("write_bytes_per_s", snapshots.write_bytes_per_s),
+    ];
+    if let Some((name, _)) = more_than_nothing.iter().find(|(_, value)| *value == 0) {
+        return Err(format!(
+            "snapshots.{name} is 0: nothing would ever be written"
+        ));
+    }
+    Ok(())
+}
+
 /// Why no node can run with these settings, if none can.
 pub(crate) fn check(limits: &Limits, raft: &RaftSettings, wal: &WalSettings) -> Result<(), String> {
     raft.check()?;
@@ -365,7 +398,7 @@ mod tests {
         );
         assert_eq!(
             limits.memory_bytes_max(2, 2, 1, 0) - one,
-            (64 + 8 + 32 + 16) << 20
+            (64 + 8 + 32 + 1 + 16) << 20
         );
         // Beyond 128 groups the least windows of their streams are more than what streams share.
         let windows = |groups| {

@@ -1,18 +1,19 @@
 //! What the shard's thread and everybody else share: commands in, status out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use logdrive_raft::{GroupId, NodeId};
+use logdrive_raft::{GroupId, Micros, NodeId};
 use logdrive_shard::{Fatal, ShardStatus};
 use logdrive_wal::FlushHistogram;
 use tokio::sync::Notify;
 
 use crate::memory::NetMemory;
 use crate::settings::Limits;
+use crate::snapshot_now::Waiting;
 use crate::status::{Alarm, Status};
 
 /// What the shard's thread is told to do.
@@ -34,6 +35,10 @@ pub(crate) struct Shared {
     ended: AtomicBool,
     /// A shutdown is all there is to say, and the last word counts.
     command: Mutex<Option<Command>>,
+    /// Groups of which a snapshot is wanted.
+    wanted_snapshots: Mutex<BTreeSet<GroupId>>,
+    /// Who waits for one.
+    pub(crate) snapshots: Waiting,
     published: Mutex<Published>,
 }
 
@@ -77,6 +82,8 @@ impl Shared {
             started: Instant::now(),
             ended: AtomicBool::new(false),
             command: Mutex::new(None),
+            wanted_snapshots: Mutex::default(),
+            snapshots: Waiting::default(),
             published: Mutex::default(),
         }
     }
@@ -89,6 +96,21 @@ impl Shared {
     pub(crate) fn command(&self, command: Command) {
         *self.command.lock().unwrap_or_else(PoisonError::into_inner) = Some(command);
         self.notify.notify.notify_one();
+    }
+
+    /// A snapshot of a group is to be taken.
+    pub(crate) fn want_snapshot(&self, group: GroupId) {
+        let wanted = self.wanted_snapshots.lock();
+        wanted.unwrap_or_else(PoisonError::into_inner).insert(group);
+        self.notify.notify.notify_one();
+    }
+
+    pub(crate) fn take_wanted_snapshots(&self) -> BTreeSet<GroupId> {
+        let mut wanted = self
+            .wanted_snapshots
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *wanted)
     }
 
     pub(crate) fn take_command(&self) -> Option<Command> {
@@ -182,14 +204,20 @@ impl Shared {
     /// The shard's thread has ended: nobody will be answered any more.
     pub(crate) fn end(&self) {
         self.ended.store(true, Ordering::SeqCst);
+        self.snapshots.end_all();
         let woken = std::mem::take(&mut self.published().waiting);
         wake_all(woken);
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::SeqCst)
     }
 
     pub(crate) fn status(
         &self,
         applied: impl Fn(GroupId) -> u64,
         apply_bytes: (usize, usize),
+        now: Micros,
     ) -> Status {
         let published = self.published();
         let mut status = Status::build(
@@ -206,6 +234,7 @@ impl Shared {
             !self.ended.load(Ordering::SeqCst),
             applied,
             apply_bytes,
+            now,
         );
         status.net.fallbacks.clone_from(&published.net_fallbacks);
         status

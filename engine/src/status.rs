@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use logdrive_raft::entry::ENTRY_VERSION;
 use logdrive_raft::io::Role;
-use logdrive_raft::{GroupId, NodeId};
-use logdrive_shard::{GroupState, ShardStatus};
+use logdrive_raft::{GroupId, Index, Micros, NodeId};
+use logdrive_shard::{GroupState, ShardStatus, SnapshotStatus};
 use serde::Serialize;
 
 pub use crate::memory::MemoryLine;
@@ -87,10 +87,56 @@ pub struct GroupLine {
     pub durable: u64,
     /// The last entry.
     pub last: u64,
+    /// The first entry that is still in the log, or would be.
+    pub first: u64,
     /// The last entry that a snapshot covers.
     pub snapshot: Option<u64>,
+    /// More about that snapshot.
+    pub snapshot_details: Option<SnapshotLine>,
+    /// A snapshot that is being taken covers entries up to here.
+    pub snapshot_taking: Option<u64>,
+    /// Snapshots on their way: fetched by this node, or by followers that it leads.
+    pub transfers: Vec<TransferLine>,
     /// Who belongs to it.
     pub members: Vec<MemberLine>,
+}
+
+/// A snapshot in a status.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct SnapshotLine {
+    /// Which, in hexadecimal.
+    pub id: String,
+    /// The last entry that it covers.
+    pub index: u64,
+    /// The term of that.
+    pub term: u64,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// Seconds since it was taken; none: before this start, or by somebody else.
+    pub age_s: Option<u64>,
+    /// How long it took, from the request on.
+    pub took_ms: Option<u64>,
+}
+
+/// A snapshot on its way in a status.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct TransferLine {
+    /// `fetch`: from that node to this one; `follower`: that node fetches it, from wherever.
+    pub direction: &'static str,
+    /// The other node.
+    pub peer: u64,
+    /// The last entry that it covers.
+    pub index: u64,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// Bytes that are there.
+    pub bytes_have: u64,
+    /// Bytes a second, of late.
+    pub bytes_per_s: u64,
+    /// Seconds until it is there at that rate; none while nothing moves.
+    pub eta_s: Option<u64>,
 }
 
 /// A member in a status.
@@ -142,6 +188,8 @@ pub struct WalLine {
     pub slots_free: u64,
     /// Segment files in all.
     pub slots: u64,
+    /// Segments that are kept.
+    pub segments: u64,
     /// Whether proposals are refused for lack of room.
     pub full: bool,
     /// What was wanted and could not be had.
@@ -201,6 +249,10 @@ pub const ALARM_CODES: &[&str] = &[
     "storage_full",
     "log_read_failed",
     "frame_too_large",
+    "snapshot_failed",
+    "snapshot_lacking",
+    "snapshot_unreadable",
+    "snapshot_outrun",
     "panicked",
 ];
 
@@ -243,11 +295,12 @@ impl Status {
         running: bool,
         applied: impl Fn(GroupId) -> u64,
         apply_bytes: (usize, usize),
+        now: Micros,
     ) -> Self {
         let groups = shard
             .groups
             .iter()
-            .map(|group| group_line(group, &applied))
+            .map(|group| group_line(group, &applied, now))
             .collect();
         let mut queues = vec![QueueLine {
             name: "apply".to_owned(),
@@ -270,7 +323,8 @@ impl Status {
         }
         let peers = links.iter().map(|link| peer_line(link, shard)).collect();
         let clients = net.clients.as_ref().map_or(0, |net| net.connections);
-        let entries = shard.groups.iter().map(|group| group.last.index.0).sum();
+        let kept = |group: &logdrive_shard::GroupStatus| group.last.index.0 - group.base.index.0;
+        let entries = shard.groups.iter().map(kept).sum();
         let memory_bytes_max = limits.memory_bytes_max(
             shard.groups.len() as u64,
             links.len() as u64,
@@ -303,7 +357,11 @@ impl Status {
     }
 }
 
-fn group_line(group: &logdrive_shard::GroupStatus, applied: &impl Fn(GroupId) -> u64) -> GroupLine {
+fn group_line(
+    group: &logdrive_shard::GroupStatus,
+    applied: &impl Fn(GroupId) -> u64,
+    now: Micros,
+) -> GroupLine {
     let (role, why) = match &group.state {
         GroupState::Forming => ("forming", None),
         GroupState::Stranger(why) => ("stranger", Some(why.clone())),
@@ -334,9 +392,50 @@ fn group_line(group: &logdrive_shard::GroupStatus, applied: &impl Fn(GroupId) ->
         applied: applied(group.group),
         durable: group.durable,
         last: group.last.index.0,
-        snapshot: None,
+        first: group.base.index.0 + 1,
+        snapshot: group.snapshot.map(|snapshot| snapshot.at.index.0),
+        snapshot_details: group.snapshot.map(|snapshot| snapshot_line(&snapshot, now)),
+        snapshot_taking: group.snapshot_taking.map(|index| index.0),
+        transfers: transfer_lines(group),
         members: all,
     }
+}
+
+fn snapshot_line(snapshot: &SnapshotStatus, now: Micros) -> SnapshotLine {
+    SnapshotLine {
+        id: snapshot.id.to_string(),
+        index: snapshot.at.index.0,
+        term: snapshot.at.term.0,
+        bytes: snapshot.bytes,
+        age_s: snapshot.taken.map(|taken| now.since(taken) / 1_000_000),
+        took_ms: snapshot.took_us.map(|us| us / 1000),
+    }
+}
+
+fn transfer_lines(group: &logdrive_shard::GroupStatus) -> Vec<TransferLine> {
+    let line = |direction,
+                peer: NodeId,
+                index: Index,
+                (bytes, bytes_have, bytes_per_s): (u64, u64, u64)| {
+        TransferLine {
+            direction,
+            peer: peer.0,
+            index: index.0,
+            bytes,
+            bytes_have,
+            bytes_per_s,
+            eta_s: bytes.saturating_sub(bytes_have).checked_div(bytes_per_s),
+        }
+    };
+    let fetch = group.fetch.iter().map(|fetch| {
+        let figures = (fetch.bytes, fetch.bytes_have, fetch.bytes_per_s);
+        line("fetch", fetch.from, fetch.index, figures)
+    });
+    let followers = group.transfers.iter().map(|(peer, progress)| {
+        let figures = (progress.bytes, progress.bytes_have, progress.bytes_per_s);
+        line("follower", *peer, progress.at.index, figures)
+    });
+    fetch.chain(followers).collect()
 }
 
 fn peer_line(link: &LinkStatus, shard: &ShardStatus) -> PeerLine {
@@ -370,6 +469,7 @@ fn wal_line(shard: &ShardStatus) -> WalLine {
         flush_mode_choice: wal.flush_mode_choice.name().to_owned(),
         slots_free: wal.slots_free as u64,
         slots: wal.slots_total as u64,
+        segments: wal.segments as u64,
         full: shard.storage_full,
         fallbacks: wal.fallbacks.clone(),
         flushes: wal.counters.flushes,

@@ -12,16 +12,17 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use logdrive_raft::io::Config;
-use logdrive_raft::{GroupId, Message, NodeId};
+use logdrive_raft::{Anchor, ClusterId, GroupId, LogPosition, Message, NodeId};
 use logdrive_shard::{
     Applier, ApplyBatch, Door, Fatal, GroupSetup, Inbox, Notice, Opened, PeerInput, Ports, Shard,
-    StateMachine,
+    SnapshotReader, SnapshotSettings, StateMachine, StoreFailure, StoreJob,
 };
 use logdrive_wal::disk::{Disk, WakeBy};
+use logdrive_wal::snapshots::{DirectoryFiles, SnapshotStore};
 
 use tokio::task::LocalSet;
 
-use crate::apply::{ApplyNews, ApplyOn, ApplyQueue, Inline, Machines};
+use crate::apply::{ApplyNews, ApplyOn, ApplyQueue, Inline, Machines, Work};
 use crate::clock::Clock;
 use crate::error::StartError;
 use crate::links::Links;
@@ -29,6 +30,7 @@ use crate::metrics::Metrics;
 use crate::notices;
 use crate::settings::Limits;
 use crate::shared::{Command, Shared};
+use crate::snapshots::{self, SnapshotQueue};
 
 /// Status is published at most this often, and at least this long after something moved.
 const PUBLISH_EVERY: Duration = Duration::from_millis(50);
@@ -38,6 +40,9 @@ pub(crate) struct Setup<S: StateMachine> {
     pub(crate) disk: Box<dyn FnOnce() -> Result<Box<dyn Disk>, StartError> + Send>,
     pub(crate) wal: logdrive_wal::Options,
     pub(crate) wal_path: std::path::PathBuf,
+    pub(crate) snapshots_path: std::path::PathBuf,
+    pub(crate) snapshots: SnapshotSettings,
+    pub(crate) cluster: ClusterId,
     pub(crate) groups: Vec<GroupId>,
     pub(crate) members: Vec<(NodeId, String)>,
     pub(crate) machines: Box<dyn FnMut(GroupId) -> S + Send>,
@@ -54,7 +59,7 @@ pub(crate) struct Setup<S: StateMachine> {
 pub(crate) struct Running<S: StateMachine> {
     pub(crate) groups: BTreeMap<GroupId, (Inbox<S::Output>, S::Reader)>,
     pub(crate) apply: Arc<ApplyQueue<S::Output>>,
-    pub(crate) apply_thread: Option<JoinHandle<()>>,
+    pub(crate) threads: Vec<JoinHandle<()>>,
     pub(crate) replica: logdrive_raft::Replica,
     pub(crate) boot: logdrive_raft::Boot,
     pub(crate) peer_address: Option<std::net::SocketAddr>,
@@ -99,7 +104,7 @@ fn run<S: StateMachine>(setup: Setup<S>, started: &SyncSender<Started<S>>) {
     local.block_on(&runtime, async move {
         match Driver::start(setup).await {
             Ok((driver, running)) => {
-                let doors = Doors::of(&running);
+                let doors = Doors::of(&running, &driver.snapshots);
                 drop(started.send(Ok(running)));
                 driver.run().await;
                 drop(doors);
@@ -110,13 +115,14 @@ fn run<S: StateMachine>(setup: Setup<S>, started: &SyncSender<Started<S>>) {
 }
 
 /// Shuts the doors when the thread ends, however it ends, and lets the applier finish.
-struct Doors<O: Send + 'static> {
-    inboxes: Vec<Inbox<O>>,
-    apply: Arc<ApplyQueue<O>>,
+struct Doors<S: StateMachine> {
+    inboxes: Vec<Inbox<S::Output>>,
+    apply: Arc<ApplyQueue<S::Output>>,
+    snapshots: Arc<SnapshotQueue<S::Snapshot>>,
 }
 
-impl<O: Send + 'static> Doors<O> {
-    fn of<S: StateMachine<Output = O>>(running: &Running<S>) -> Self {
+impl<S: StateMachine> Doors<S> {
+    fn of(running: &Running<S>, snapshots: &Arc<SnapshotQueue<S::Snapshot>>) -> Self {
         let inboxes = running
             .groups
             .values()
@@ -125,11 +131,12 @@ impl<O: Send + 'static> Doors<O> {
         Self {
             inboxes,
             apply: Arc::clone(&running.apply),
+            snapshots: Arc::clone(snapshots),
         }
     }
 }
 
-impl<O: Send + 'static> Drop for Doors<O> {
+impl<S: StateMachine> Drop for Doors<S> {
     fn drop(&mut self) {
         let door = if std::thread::panicking() {
             Door::Halted
@@ -140,6 +147,7 @@ impl<O: Send + 'static> Drop for Doors<O> {
             inbox.set_door(door);
         }
         self.apply.close();
+        self.snapshots.close();
     }
 }
 
@@ -147,6 +155,7 @@ struct Driver<S: StateMachine> {
     shard: Shard<Box<dyn Disk>, EnginePorts<S>>,
     links: Rc<Links<S::Output>>,
     apply: Arc<ApplyQueue<S::Output>>,
+    snapshots: Arc<SnapshotQueue<S::Snapshot>>,
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
     clock: Clock,
@@ -165,6 +174,13 @@ impl<S: StateMachine> Driver<S> {
             source: Box::new(source),
         })?;
         let (replica, boot) = (opened.replica(), opened.boot());
+        let store = DirectoryFiles::open(&setup.snapshots_path)
+            .map_err(|error| StoreFailure::Other(error.to_string()))
+            .and_then(|files| Ok(SnapshotStore::open(files)?))
+            .map_err(|why| StartError::Snapshots {
+                path: setup.snapshots_path.clone(),
+                why: why.to_string(),
+            })?;
 
         let mut ids: Vec<GroupId> = opened.groups().chain(setup.groups).collect();
         ids.sort_unstable();
@@ -178,7 +194,15 @@ impl<S: StateMachine> Driver<S> {
                 what: fatal.what,
             };
             let machine = Fatal::catch(|| (setup.machines)(*group)).map_err(failed)?;
-            let applied = applier.open(*group, machine).map_err(failed)?;
+            applier.open(*group, machine).map_err(failed)?;
+            let prepared = opened.prepare(&mut applier, &store, *group);
+            let prepared = prepared.map_err(|why| StartError::Snapshots {
+                path: setup.snapshots_path.clone(),
+                why,
+            })?;
+            for (snapshot, why) in &prepared.unreadable {
+                notices::snapshot_unreadable(&setup.shared, *group, *snapshot, why);
+            }
             let reader = applier.reader(*group).map_err(failed)?;
             let inbox = Inbox::new(
                 setup.limits.proposals_bytes_max,
@@ -191,7 +215,8 @@ impl<S: StateMachine> Driver<S> {
                 group: *group,
                 inbox,
                 voters,
-                applied,
+                applied: prepared.applied,
+                newest: prepared.newest,
             });
         }
 
@@ -201,30 +226,38 @@ impl<S: StateMachine> Driver<S> {
                 .start(replica, boot, &groups, &setup.limits)
                 .await?,
         );
+        let snapshots = SnapshotQueue::new(setup.shared.waker());
         let machines = Machines::new(
             applier,
             &ids,
             setup.limits.apply_bytes_max,
             setup.shared.waker(),
+            Arc::clone(&snapshots),
             Arc::clone(&setup.metrics),
         );
         let apply = Arc::clone(machines.queue());
-        let (inline, apply_thread) = match setup.apply_on {
+        let rate = setup.snapshots.write_bytes_per_s;
+        let mut threads = snapshots::spawn(&store, setup.cluster, replica, rate, &snapshots)?;
+        let ending = Ending(Arc::clone(&snapshots));
+        let inline = match setup.apply_on {
             ApplyOn::Thread => {
                 let name = format!("logdrive-{}-apply", replica.id);
-                (None, Some(machines.on_thread(&name)?))
+                threads.push(machines.on_thread(&name)?);
+                None
             }
-            ApplyOn::ShardThread => (Some(machines.inline()), None),
+            ApplyOn::ShardThread => Some(machines.inline()),
         };
         let ports = EnginePorts {
             links: Rc::clone(&links),
             apply: Arc::clone(&apply),
+            snapshots: Arc::clone(&snapshots),
             inline,
             shared: Arc::clone(&setup.shared),
             metrics: Arc::clone(&setup.metrics),
             clock: setup.clock,
         };
-        let shard = match opened.start(setups, setup.core, ports, setup.clock.now()) {
+        let now = setup.clock.now();
+        let shard = match opened.start(setups, setup.core, setup.snapshots, ports, now) {
             Ok(shard) => shard,
             Err(error) => {
                 apply.close();
@@ -238,6 +271,7 @@ impl<S: StateMachine> Driver<S> {
             shard,
             links,
             apply: Arc::clone(&apply),
+            snapshots,
             shared: setup.shared,
             metrics: setup.metrics,
             clock: setup.clock,
@@ -249,12 +283,14 @@ impl<S: StateMachine> Driver<S> {
         let running = Running {
             groups,
             apply,
-            apply_thread,
+            threads,
             replica,
             boot,
             peer_address: driver.links.peer_address(),
             client_address: driver.links.client_address(),
         };
+        // From now on the doors see to it.
+        std::mem::forget(ending);
         Ok((driver, running))
     }
 
@@ -324,9 +360,23 @@ impl<S: StateMachine> Driver<S> {
                     self.links.memory(),
                 );
                 let applied = |group| self.apply.applied(group);
-                self.shared.status(applied, self.apply.bytes()).to_json()
+                let now = self.clock.now();
+                self.shared
+                    .status(applied, self.apply.bytes(), now)
+                    .to_json()
             });
-            self.shard.turn(self.clock.now(), &mut inputs);
+            let now = self.clock.now();
+            let (store_events, machine_events) = self.snapshots.take_events();
+            for event in store_events {
+                self.shard.store_event(now, event);
+            }
+            for event in machine_events {
+                self.shard.machine_event(event, now);
+            }
+            for group in self.shared.take_wanted_snapshots() {
+                self.shard.want_snapshot(group);
+            }
+            self.shard.turn(now, &mut inputs);
             // What the shard has stepped is in the log's queue now; only what has left that queue makes
             // room for more.
             self.links.release(self.shard.wal().queued_bytes());
@@ -400,14 +450,33 @@ fn earlier(one: Option<Instant>, other: Instant) -> Option<Instant> {
     Some(one.map_or(other, |one| one.min(other)))
 }
 
+/// Ends the snapshot threads if the node does not get as far as running.
+struct Ending<H>(Arc<SnapshotQueue<H>>);
+
+impl<H> Drop for Ending<H> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 struct EnginePorts<S: StateMachine> {
     links: Rc<Links<S::Output>>,
     apply: Arc<ApplyQueue<S::Output>>,
+    snapshots: Arc<SnapshotQueue<S::Snapshot>>,
     /// The machines themselves, if they run on this thread.
     inline: Option<Inline<S>>,
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
     clock: Clock,
+}
+
+impl<S: StateMachine> EnginePorts<S> {
+    fn hand_over(&mut self, work: Work<S::Output>) {
+        match &mut self.inline {
+            Some(machines) => machines.work(work),
+            None => self.apply.push(work),
+        }
+    }
 }
 
 impl<S: StateMachine> Ports for EnginePorts<S> {
@@ -425,15 +494,28 @@ impl<S: StateMachine> Ports for EnginePorts<S> {
         if let Some(appended) = batch.appended {
             self.metrics.committed(self.clock.now().since(appended));
         }
-        match &mut self.inline {
-            Some(machines) => machines.apply(batch),
-            None => self.apply.push(batch),
-        }
+        self.hand_over(Work::Batch(batch));
+    }
+
+    fn take_snapshot(&mut self, group: GroupId, anchor: Anchor) {
+        self.hand_over(Work::TakeSnapshot(group, anchor));
+    }
+
+    fn store(&mut self, job: StoreJob) {
+        self.snapshots.push(job);
+    }
+
+    fn install(&mut self, group: GroupId, at: LogPosition, reader: Box<dyn SnapshotReader + Send>) {
+        self.hand_over(Work::Install(group, at, reader));
     }
 
     fn notice(&mut self, notice: Notice) {
-        if let Notice::Role { .. } = &notice {
-            self.metrics.leader_change();
+        match &notice {
+            Notice::Role { .. } => self.metrics.leader_change(),
+            Notice::SnapshotTaken { .. } => self.metrics.snapshot_taken(),
+            Notice::SnapshotFailed { .. } => self.metrics.snapshot_failed(),
+            Notice::SnapshotInstalled { .. } => self.metrics.snapshot_installed(),
+            _ => {}
         }
         notices::carry(&self.shared, notice);
     }

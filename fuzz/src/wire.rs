@@ -11,7 +11,7 @@ use logdrive_raft::wire::{Decode, DecodeError, Encode, Reader};
 use logdrive_raft::{
     Anchor, Boot, Chain, ClusterId, Entry, EntryHeader, EntryKind, Genesis, GroupId, Incarnation,
     Index, LogPosition, Member, Membership, NodeId, ProposalRow, Replica, ReplicationSession,
-    Round, Term,
+    Round, SnapshotId, Term,
 };
 
 use crate::check::{bounded, canonical, faithful};
@@ -285,6 +285,7 @@ pub(crate) fn values(data: &[u8]) {
         canonical::<Boot>,
         canonical::<Round>,
         canonical::<Chain>,
+        canonical::<SnapshotId>,
         canonical::<ClusterId>,
         canonical::<Incarnation>,
         canonical::<Replica>,

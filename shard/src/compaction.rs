@@ -23,6 +23,8 @@ pub struct SnapshotSettings {
     pub retain_log_bytes: u64,
     /// A snapshot is fetched no faster than this, in bytes a second.
     pub fetch_bytes_per_s: u64,
+    /// One is written no faster than this, and read back so, in bytes a second. For whoever runs the store.
+    pub write_bytes_per_s: u64,
 }
 
 impl SnapshotSettings {
@@ -43,7 +45,7 @@ impl SnapshotSettings {
 
 impl Default for SnapshotSettings {
     /// A snapshot every 256 MiB of log or million entries, 64 MiB of log kept, 2 GiB for whoever fetches one, at
-    /// 64 MiB a second.
+    /// 64 MiB a second; written at 128.
     fn default() -> Self {
         Self {
             log_bytes: 256 << 20,
@@ -51,6 +53,7 @@ impl Default for SnapshotSettings {
             keep_log_bytes: 64 << 20,
             retain_log_bytes: 2 << 30,
             fetch_bytes_per_s: 64 << 20,
+            write_bytes_per_s: 128 << 20,
         }
     }
 }
@@ -164,7 +167,6 @@ impl Snapshots {
         let took_us = self.taking.take().map(|(_, since)| now.since(since));
         self.retry_at = None;
         self.retry_us = 0;
-        self.wanted = false;
         self.newest = Some(Kept::of(summary, took_us.map(|us| (now, us))));
     }
 
@@ -180,14 +182,27 @@ impl Snapshots {
         fetch.into_iter().chain(retry).min()
     }
 
-    /// The time for another attempt has come; it need not wake anybody again.
-    pub(crate) fn on_tick(&mut self, now: Micros) {
+    /// Time has passed. Says whether a transfer is over that was said to be outrun.
+    pub(crate) fn on_tick(&mut self, now: Micros) -> bool {
+        // The time for another attempt has come; it need not wake anybody again.
         if self.retry_at.is_some_and(|at| at <= now) {
             self.retry_at = None;
         }
+        let outrun =
+            |fences: &BTreeMap<NodeId, Fence>| fences.values().any(|fence| fence.outrun_said);
+        let before = outrun(&self.fences);
         self.fences
             .retain(|_, fence| now.since(fence.heard) < FENCE_US);
         self.sending.retain(|_, asked| now.since(*asked) < FENCE_US);
+        before && !outrun(&self.fences)
+    }
+
+    /// Followers that fetch a snapshot, as they tell it.
+    pub(crate) fn transfers(&self) -> Vec<(NodeId, Progress)> {
+        let fences = self.fences.iter();
+        fences
+            .map(|(peer, fence)| (*peer, fence.progress))
+            .collect()
     }
 
     /// A follower tells how far it is with a snapshot.

@@ -21,6 +21,9 @@ use crate::store::Missing;
 /// The most parts that are asked for and not stored yet.
 const PARTS_MAX: usize = 4;
 
+/// Bytes of parts that a fetch holds in memory, at most.
+pub const FETCH_BYTES_MAX: usize = PARTS_MAX * PART_BYTES_MAX;
+
 /// How long offers are waited for.
 const ASK_US: u64 = 300_000;
 
@@ -233,11 +236,6 @@ impl Fetch {
             bytes_have: self.bytes_have(),
             bytes_per_s: self.meter.per_s(),
         })
-    }
-
-    /// Bytes of parts held in memory, at most.
-    pub(crate) fn bytes_max() -> usize {
-        PARTS_MAX * PART_BYTES_MAX
     }
 
     /// Time has passed.

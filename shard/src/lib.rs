@@ -26,7 +26,7 @@ pub mod units;
 
 pub use apply::{Applier, ApplyBatch, Fenced};
 pub use compaction::SnapshotSettings;
-pub use fetch::FetchStatus;
+pub use fetch::{FETCH_BYTES_MAX, FetchStatus};
 pub use inbox::{Door, Inbox, Refused};
 pub use machine::{Batch, Durable, Fatal, StateMachine};
 pub use permits::{Permit, Permits};
@@ -35,6 +35,6 @@ pub use shard::{
     CoreSettings, GroupSetup, MachineEvent, Opened, PeerInput, Prepared, Shard, StartError,
 };
 pub use snapshot::{MemorySnapshot, SnapshotReader, SnapshotSource, SnapshotWriter};
-pub use status::{GroupState, GroupStatus, ShardStatus};
+pub use status::{GroupState, GroupStatus, ShardStatus, SnapshotStatus};
 pub use store::{StoreEvent, StoreFailure, StoreJob, Storekeeper};
 pub use ticket::{Failure, Outcome, ReplySink};

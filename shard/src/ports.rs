@@ -154,6 +154,13 @@ pub enum Notice {
         /// The last attempt had failed.
         after_failure: bool,
     },
+    /// A snapshot was asked for, and the newest one covers everything already.
+    SnapshotCurrent {
+        /// The group.
+        group: GroupId,
+        /// The last entry that it covers.
+        at: Index,
+    },
     /// A snapshot could not be taken or fetched. Nothing is left of the attempt to take one; what was fetched is kept.
     /// It is tried again, with pauses.
     SnapshotFailed {
@@ -199,6 +206,11 @@ pub enum Notice {
         peer: NodeId,
         /// The figures.
         text: String,
+    },
+    /// No follower fetches one any more that would come too late.
+    TransferOver {
+        /// The group.
+        group: GroupId,
     },
     /// What recovery found.
     Recovered {

@@ -2,9 +2,13 @@
 
 use logdrive_raft::bootstrap::Outcome;
 use logdrive_raft::io::{PeerStatus, Role};
-use logdrive_raft::{Boot, GroupId, LogPosition, Membership, NodeId, Replica, Term};
+use logdrive_raft::message::Progress;
+use logdrive_raft::{
+    Boot, GroupId, Index, LogPosition, Membership, Micros, NodeId, Replica, SnapshotId, Term,
+};
 use logdrive_wal::WalStatus;
 
+use crate::fetch::FetchStatus;
 use crate::group::{Group, Phase};
 use crate::shard::stranger_text;
 
@@ -60,6 +64,32 @@ pub struct GroupStatus {
     pub read_back_bytes: usize,
     /// Bytes of what the core remembers of each entry.
     pub rows_bytes: usize,
+    /// The newest snapshot.
+    pub snapshot: Option<SnapshotStatus>,
+    /// One is being taken, up to here.
+    pub snapshot_taking: Option<Index>,
+    /// One is being fetched.
+    pub fetch: Option<FetchStatus>,
+    /// Followers that fetch one, as they tell it.
+    pub transfers: Vec<(NodeId, Progress)>,
+    /// Bytes of log a second, of late.
+    pub growth_per_s: u64,
+}
+
+/// A snapshot that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SnapshotStatus {
+    /// Which.
+    pub id: SnapshotId,
+    /// The last entry that it covers.
+    pub at: LogPosition,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// When it was taken; none: before this boot, or by somebody else.
+    pub taken: Option<Micros>,
+    /// How long that took.
+    pub took_us: Option<u64>,
 }
 
 /// Where a group is in its life on this node.
@@ -113,5 +143,16 @@ pub(crate) fn of_group<O>(group: &Group<O>, own: Replica) -> GroupStatus {
             .map(|entry| entry.frame().len())
             .sum(),
         rows_bytes: raft.map_or(0, |raft| raft.rows_bytes()),
+        snapshot: group.snapshots.newest.as_ref().map(|kept| SnapshotStatus {
+            id: kept.snapshot,
+            at: kept.at,
+            bytes: kept.bytes,
+            taken: kept.taken.map(|(at, _)| at),
+            took_us: kept.taken.map(|(_, us)| us),
+        }),
+        snapshot_taking: group.snapshots.taking.map(|(at, _)| at.index),
+        fetch: group.snapshots.fetch_status(),
+        transfers: group.snapshots.transfers(),
+        growth_per_s: group.snapshots.growth_per_s(),
     }
 }

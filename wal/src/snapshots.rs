@@ -1,5 +1,6 @@
 #![doc = include_str!("../SNAPSHOTS.md")]
 
+mod check;
 mod directory;
 mod error;
 mod files;

@@ -249,7 +249,9 @@ impl<D: Disk, P: Ports> Shard<D, P> {
     fn turn_fetch(&mut self, now: Micros, id: GroupId) {
         let rate = self.snapshot_settings.fetch_bytes_per_s;
         let group = self.groups.get_mut(&id).expect("listed by the caller");
-        group.snapshots.on_tick(now);
+        if group.snapshots.on_tick(now) {
+            self.ports.notice(Notice::TransferOver { group: id });
+        }
         let Phase::Running(raft) = &group.phase else {
             group.snapshots.fetch = None;
             return;
@@ -325,8 +327,14 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             && group.snapshots.may_take(now);
         if !ready {
             // One that is as new as can be is there already.
-            let asked = group.snapshots.taking.is_none() && handed <= last;
-            group.snapshots.wanted &= !asked;
+            if group.snapshots.taking.is_none() && handed <= last && group.snapshots.wanted {
+                group.snapshots.wanted = false;
+                let current = Notice::SnapshotCurrent {
+                    group: id,
+                    at: last,
+                };
+                self.ports.notice(current);
+            }
             return;
         }
         let settings = &self.snapshot_settings;
@@ -343,6 +351,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         let Some(anchor) = raft.anchor_at(handed) else {
             return;
         };
+        group.snapshots.wanted = false;
         group.snapshots.taking = Some((anchor.at, now));
         self.snapshot_turns.taking = Some(id);
         self.ports.take_snapshot(id, anchor);

@@ -18,10 +18,27 @@ use super::writer::SnapshotWriter;
 ///
 /// Every call blocks. Writers, readers and what is being received use the store's files together, one call at a
 /// time, so they may be used side by side and by several threads.
-#[derive(Debug)]
 pub struct SnapshotStore<F: Files> {
     shared: Shared<F>,
     foreign: Vec<PathBuf>,
+}
+
+impl<F: Files> Clone for SnapshotStore<F> {
+    /// Another handle of the same store.
+    fn clone(&self) -> Self {
+        Self {
+            shared: self.shared.clone(),
+            foreign: self.foreign.clone(),
+        }
+    }
+}
+
+impl<F: Files> std::fmt::Debug for SnapshotStore<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SnapshotStore")
+            .field("foreign", &self.foreign)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Whom a snapshot is of, and up to where.

@@ -76,6 +76,84 @@ pub trait Files: Send {
     fn free_bytes(&self) -> Option<u64>;
 }
 
+impl<F: Files + ?Sized> Files for Box<F> {
+    fn path(&self, directory: &str, file: Option<&str>) -> PathBuf {
+        (**self).path(directory, file)
+    }
+
+    fn directories(&mut self) -> Result<Vec<String>, FilesError> {
+        (**self).directories()
+    }
+
+    fn create_directory(&mut self, directory: &str) -> Result<(), FilesError> {
+        (**self).create_directory(directory)
+    }
+
+    fn rename_directory(&mut self, from: &str, to: &str) -> Result<(), FilesError> {
+        (**self).rename_directory(from, to)
+    }
+
+    fn remove_directory(&mut self, directory: &str) -> Result<(), FilesError> {
+        (**self).remove_directory(directory)
+    }
+
+    fn sync_root(&mut self) -> Result<(), FilesError> {
+        (**self).sync_root()
+    }
+
+    fn files(&mut self, directory: &str) -> Result<Vec<FileListed>, FilesError> {
+        (**self).files(directory)
+    }
+
+    fn create_file(&mut self, directory: &str, file: &str) -> Result<(), FilesError> {
+        (**self).create_file(directory, file)
+    }
+
+    fn remove_file(&mut self, directory: &str, file: &str) -> Result<(), FilesError> {
+        (**self).remove_file(directory, file)
+    }
+
+    fn cut_file(&mut self, directory: &str, file: &str, bytes: u64) -> Result<(), FilesError> {
+        (**self).cut_file(directory, file, bytes)
+    }
+
+    fn write_at(
+        &mut self,
+        directory: &str,
+        file: &str,
+        offset_bytes: u64,
+        bytes: &[u8],
+    ) -> Result<(), FilesError> {
+        (**self).write_at(directory, file, offset_bytes, bytes)
+    }
+
+    fn flush(&mut self, directory: &str, file: &str) -> Result<(), FilesError> {
+        (**self).flush(directory, file)
+    }
+
+    fn sync_directory(&mut self, directory: &str) -> Result<(), FilesError> {
+        (**self).sync_directory(directory)
+    }
+
+    fn read_at(
+        &mut self,
+        directory: &str,
+        file: &str,
+        offset_bytes: u64,
+        into: &mut [u8],
+    ) -> Result<usize, FilesError> {
+        (**self).read_at(directory, file, offset_bytes, into)
+    }
+
+    fn forget_cached(&mut self, directory: &str, file: &str) {
+        (**self).forget_cached(directory, file);
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        (**self).free_bytes()
+    }
+}
+
 /// A file as it was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileListed {

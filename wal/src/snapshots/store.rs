@@ -152,6 +152,8 @@ impl<F: Files> SnapshotStore<F> {
         for place in self.finished_of(group)? {
             match self.shared.read_held(place) {
                 Ok(held) => list.snapshots.push(held.manifest.summary(&held.bytes)),
+                // Somebody may have removed it meanwhile.
+                Err(_) if !self.shared.finished()?.contains(&place) => {}
                 Err(why) => list.findings.push(SnapshotFinding {
                     path: self
                         .shared

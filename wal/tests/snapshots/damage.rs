@@ -3,8 +3,10 @@
 use std::io::Read;
 
 use logdrive_raft::Index;
+use logdrive_raft::wire::DecodeError;
 use logdrive_sim::files::{SimFiles, SimFilesStorage};
 use logdrive_wal::snapshots::*;
+use xxhash_rust::xxh3::xxh3_128;
 
 use crate::{GROUP, check_contents, contents, listed, open, with_one, write};
 
@@ -141,4 +143,34 @@ fn the_same_snapshot_once_more_keeps_the_first() {
     assert_eq!(write(&store, 100, &contents(1)).unwrap(), before);
     assert_eq!(listed(&store), [100]);
     assert_eq!(storage.directories().len(), 1);
+}
+
+#[test]
+fn a_snapshot_without_a_manifest_or_of_a_later_version_is_a_finding() {
+    let storage = with_one(1);
+    let mut files = storage.files();
+    let directory = storage.directories().remove(0);
+    let mut later = storage.contents(&directory, "manifest").unwrap();
+    later.truncate(later.len() - 16);
+    later[8] = 2;
+    later.extend(xxh3_128(&later).to_le_bytes());
+    let id = Manifest::id_of(&later);
+    let future = format!("g7-00000000000000000200-{id}");
+    files.create_directory(&future).unwrap();
+    files.create_file(&future, "manifest").unwrap();
+    files.write_at(&future, "manifest", 0, &later).unwrap();
+    files.remove_file(&directory, "manifest").unwrap();
+    let store = open(&storage);
+    let list = store.list(GROUP).unwrap();
+    assert!(list.snapshots.is_empty() && store.newest(GROUP).unwrap().is_none());
+    let why = list.findings.into_iter().map(|finding| match finding.why {
+        SnapshotError::Damaged { why, .. } => why,
+        other => panic!("{other:?}"),
+    });
+    let why: Vec<Damage> = why.collect();
+    let version = |why: &Damage| matches!(why, Damage::Manifest(DecodeError::Version { .. }));
+    assert!(version(&why[0]), "{why:?}");
+    assert_eq!(why[1..], [Damage::Missing]);
+    assert!(store.retire(GROUP, &[]).unwrap().is_empty());
+    assert_eq!(storage.directories().len(), 2);
 }

@@ -176,7 +176,8 @@ fn writes_reads_and_receives<F: Files>(store: &SnapshotStore<F>) {
 fn what_was_written_is_read_on_real_files() {
     let root = tempfile::tempdir_in(".").unwrap();
     let path = root.path().join("snapshots");
-    let store = SnapshotStore::open(DirectoryFiles::open(&path).unwrap()).unwrap();
+    let files: Box<dyn Files> = Box::new(DirectoryFiles::open(&path).unwrap());
+    let store = SnapshotStore::open(files).unwrap_or_else(|error| panic!("{error}"));
     assert!(store.foreign().is_empty());
     writes_reads_and_receives(&store);
     drop(store);

@@ -1,5 +1,7 @@
 //! What comes from a sender, from another one, and not at all.
 
+use std::ops::ControlFlow;
+
 use logdrive_raft::GroupId;
 use logdrive_sim::disk::Crash;
 use logdrive_sim::files::SimFilesStorage;
@@ -144,4 +146,28 @@ fn another_sender_leaves_the_chunks_that_both_have() {
     drop(receiving);
     check_contents(&store, second_id, &second);
     assert_eq!(listed(&store), [300]);
+}
+
+#[test]
+fn whoever_stops_receiving_goes_on_later() {
+    let sender = SimFilesStorage::new(5);
+    let sender = open(&sender);
+    let sent = write(&sender, 200, &contents(2)).unwrap();
+    let manifest = sender.manifest_bytes(sent.id).unwrap();
+    let storage = SimFilesStorage::new(6);
+    let store = open(&storage);
+    let stop = |_: usize| ControlFlow::Break(());
+    let mut receiving = store
+        .receive(GROUP, manifest.clone(), Box::new(stop))
+        .unwrap();
+    fetch(&sender, sent.id, &mut receiving).unwrap();
+    let stopped = receiving.finish();
+    assert!(matches!(stopped, Err(SnapshotError::Cancelled)));
+    drop(receiving);
+    let stopped = store.receive(GROUP, manifest.clone(), Box::new(stop));
+    assert!(matches!(stopped, Err(SnapshotError::Cancelled)));
+    let mut receiving = store.receive(GROUP, manifest, Box::new(unpaced)).unwrap();
+    assert_eq!(receiving.chunks_missing(), 0);
+    receiving.finish().unwrap();
+    assert_eq!(listed(&store), [200]);
 }

@@ -1,9 +1,10 @@
 //! Bytes for the key-value machine, and from it.
 
 use bytes::Bytes;
-use logdrive_raft::Index;
 use logdrive_raft::wire::Encode;
+use logdrive_raft::{Index, LogPosition};
 use logdrive_shard::kv::{ClientLedger, Command, Kv, KvOutput, Op, Origin, Reply};
+use logdrive_shard::{MemorySnapshot, StateMachine};
 
 use crate::check::{bounded, canonical, faithful};
 
@@ -87,4 +88,87 @@ pub(crate) fn ledger_seeds() -> Vec<Vec<u8>> {
     kv.apply_entry(Index(1), commands, &mut Vec::new());
     let ledgers = reader.client(7).into_iter();
     ledgers.map(|ledger| ledger.to_bytes().to_vec()).collect()
+}
+
+/// What a machine without anything takes, beyond what a snapshot brings.
+const FRESH_BYTES: usize = 64 << 10;
+
+/// A machine has what is in a snapshot, or is as it was. What it has it writes down so that another one has it.
+pub(crate) fn snapshot(data: &[u8]) {
+    let Some((table_bytes, files)) = data.split_first_chunk() else {
+        return;
+    };
+    let table_bytes = usize::from(u16::from_le_bytes(*table_bytes));
+    let (table, ledger) = files.split_at(table_bytes.min(files.len()));
+    let mut given = MemorySnapshot::new(position());
+    given.files.insert("table".to_owned(), table.to_vec());
+    given.files.insert("ledger".to_owned(), ledger.to_vec());
+    let mut kv = machine();
+    let before = written(&mut kv);
+    let installed = bounded(4 * data.len() + FRESH_BYTES, || kv.install(&mut given));
+    let after = written(&mut kv);
+    if installed.is_err() {
+        assert!(after == before, "it was refused and has changed something");
+        return;
+    }
+    let mut other = Kv::default();
+    other
+        .install(&mut after.clone())
+        .expect("what it wrote is a snapshot");
+    assert!(written(&mut other) == after, "it is not what was written");
+    for kv in [&mut kv, &mut other] {
+        kv.apply_entry(
+            Index(101),
+            put().iter().map(|put| (0, &put[..])),
+            &mut Vec::new(),
+        );
+    }
+    assert!(
+        written(&mut kv) == written(&mut other),
+        "they go different ways"
+    );
+}
+
+pub(crate) fn snapshot_seeds() -> Vec<Vec<u8>> {
+    let seeds = [Kv::default(), machine()].map(|mut kv| {
+        let files = written(&mut kv).files;
+        let (table, ledger) = (&files["table"], &files["ledger"]);
+        let table_bytes = u16::try_from(table.len()).expect("it is small");
+        [&table_bytes.to_le_bytes(), &table[..], &ledger[..]].concat()
+    });
+    seeds.to_vec()
+}
+
+/// The end of every snapshot here.
+fn position() -> LogPosition {
+    LogPosition {
+        index: Index(100),
+        ..LogPosition::default()
+    }
+}
+
+/// A put for a client, and what is none.
+fn put() -> [Vec<u8>; 2] {
+    let origin = Some(Origin {
+        client: 7,
+        sequence: 1,
+    });
+    let (key, op) = (&b"key"[..], Op::Put(b"value"));
+    let put = Command { origin, key, op }.to_bytes();
+    [put.to_vec(), b"?".to_vec()]
+}
+
+fn machine() -> Kv {
+    let mut kv = Kv::default();
+    kv.apply_entry(
+        Index(1),
+        put().iter().map(|put| (0, &put[..])),
+        &mut Vec::new(),
+    );
+    kv
+}
+
+fn written(kv: &mut Kv) -> MemorySnapshot {
+    let handle = kv.snapshot().expect("it is in memory");
+    MemorySnapshot::of(handle, position()).expect("that is, too")
 }

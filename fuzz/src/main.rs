@@ -63,6 +63,7 @@ const TARGETS: &[Target] = &[
     target("kv_command", kv::command, kv::command_seeds),
     target("kv_output", kv::output, kv::output_seeds),
     target("kv_ledger", kv::ledger, kv::ledger_seeds),
+    target("kv_snapshot", kv::snapshot, kv::snapshot_seeds),
     target("slot_header", wal::slot_header, wal::slot_header_seeds),
     target("group_header", wal::group_header, wal::group_header_seeds),
     target("record", wal::record, wal::record_seeds),

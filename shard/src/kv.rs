@@ -7,6 +7,7 @@ mod command;
 mod hash;
 mod ledger;
 mod output;
+mod parts;
 mod snapshot;
 mod table;
 
@@ -147,10 +148,10 @@ impl StateMachine for Kv {
     }
 
     fn snapshot(&mut self) -> Result<KvSnapshot, Fatal> {
-        let state = lock(&self.state);
+        let mut state = lock(&self.state);
         Ok(KvSnapshot {
-            table: state.table.clone(),
-            ledger: state.ledger.clone(),
+            table: state.table.snapshot(),
+            ledger: state.ledger.snapshot(),
             applied: state.applied,
             malformed: state.malformed,
         })

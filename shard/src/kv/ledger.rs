@@ -4,10 +4,12 @@
 //! where it was applied. A client that was told "done at (index, slot)" can compute the same 8 bytes, so a
 //! lost, altered or moved write shows, on every replica by itself. Five million writes take 41 MB.
 //!
-//! The hashes lie in small shared chunks. A reader takes references; the machine copies a chunk it has to
-//! change while somebody still looks at it.
+//! The hashes lie in small shared chunks. A reader or a snapshot takes references; the machine copies a chunk
+//! it has to change while somebody still looks at it. The references lie in many small maps, since one client
+//! may have all chunks there are, and no snapshot may wait for them to be counted.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io::{self, Write};
 
 use logdrive_raft::Index;
@@ -16,6 +18,7 @@ use logdrive_raft::wire::{Decode, DecodeError, Encode, Reader, Writer};
 use super::COUNT_MAX;
 use super::command::Origin;
 use super::hash::{self, FastHash};
+use super::parts::{Parts, SharedParts};
 use super::snapshot::{Input, write_u64};
 use crate::machine::Fatal;
 use crate::sync::Arc;
@@ -48,12 +51,41 @@ pub struct ClientLedger {
 }
 
 /// The ledgers of all clients.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Ledger {
-    clients: HashMap<u64, ClientLedger, FastHash>,
-    chunks: usize,
+    clients: Parts<Clients, PARTS>,
+    chunks: Parts<Chunks, PARTS>,
+    chunks_kept: usize,
     chunks_max: usize,
     untracked: u64,
+}
+
+/// The ledgers of all clients at one point.
+#[derive(Debug)]
+pub(super) struct LedgerSnapshot {
+    clients: SharedParts<Clients, PARTS>,
+    chunks: SharedParts<Chunks, PARTS>,
+    chunks_kept: usize,
+    untracked: u64,
+}
+
+type Clients = HashMap<u64, Client, FastHash>;
+
+/// By client and number.
+type Chunks = HashMap<(u64, u64), Arc<Chunk>, FastHash>;
+
+/// A full ledger has 128 chunks in each.
+const PARTS: usize = 256;
+
+/// A client without its chunks.
+#[derive(Clone, Debug, Default)]
+struct Client {
+    applied: u64,
+    repeats: u64,
+    repeated: Vec<u64>,
+    order_hash: u64,
+    /// Of its chunks.
+    numbers: Vec<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,101 +102,14 @@ impl ClientLedger {
         let hash = self.chunks.get(&number)?.hashes[place];
         (hash != 0).then_some(hash)
     }
-
-    fn record(&mut self, sequence: u64, hash: u64) {
-        let (number, place) = chunk_of(sequence);
-        self.order_hash = hash::fold(self.order_hash, hash::fold(sequence, hash));
-        let chunk = self.chunks.entry(number).or_insert_with(Chunk::empty);
-        if chunk.hashes[place] == 0 {
-            self.applied += 1;
-            Arc::make_mut(chunk).hashes[place] = hash;
-        } else {
-            // The first application stays: it is the one that an acknowledgement speaks of.
-            self.repeats += 1;
-            if self.repeated.len() < REPEATED_KEPT_MAX {
-                self.repeated.push(sequence);
-            }
-        }
-    }
-}
-
-impl ClientLedger {
-    fn write_to(&self, out: &mut impl Write) -> io::Result<()> {
-        write_u64(out, self.applied)?;
-        write_u64(out, self.repeats)?;
-        write_u64(out, self.order_hash)?;
-        out.write_all(&(self.repeated.len() as u32).to_le_bytes())?;
-        for sequence in &self.repeated {
-            write_u64(out, *sequence)?;
-        }
-        out.write_all(&(self.chunks.len() as u32).to_le_bytes())?;
-        let mut numbers: Vec<u64> = self.chunks.keys().copied().collect();
-        numbers.sort_unstable();
-        for number in numbers {
-            write_u64(out, number)?;
-            for hash in &self.chunks[&number].hashes {
-                write_u64(out, *hash)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn read_from(input: &mut Input<'_>, chunks_max: usize) -> Result<Self, Fatal> {
-        let mut client = Self {
-            applied: input.u64()?,
-            repeats: input.at_most("repeats", COUNT_MAX)?,
-            order_hash: input.u64()?,
-            ..Self::default()
-        };
-        let repeated = u64::from(input.u32()?);
-        if repeated != client.repeats.min(REPEATED_KEPT_MAX as u64) {
-            return Err(Fatal::new(format!(
-                "a client has repeated {} sequences, and {repeated} are named",
-                client.repeats
-            )));
-        }
-        for _ in 0..repeated {
-            client.repeated.push(input.u64()?);
-        }
-        let chunks = input.u32()? as usize;
-        if chunks_max < chunks {
-            return Err(Fatal::new(format!(
-                "a client has {chunks} chunks, and {chunks_max} are left"
-            )));
-        }
-        let mut applied = 0;
-        for _ in 0..chunks {
-            let number = input.u64()?;
-            let mut hashes = [0; CHUNK_SEQUENCES];
-            for hash in &mut hashes {
-                *hash = input.u64()?;
-                applied += u64::from(*hash != 0);
-            }
-            if client
-                .chunks
-                .insert(number, Arc::new(Chunk { hashes }))
-                .is_some()
-            {
-                return Err(Fatal::new(format!(
-                    "chunk {number} of a client comes twice"
-                )));
-            }
-        }
-        if applied != client.applied {
-            return Err(Fatal::new(format!(
-                "a client has {applied} sequences, and should have {}",
-                client.applied
-            )));
-        }
-        Ok(client)
-    }
 }
 
 impl Ledger {
     pub(super) fn new(chunks_max: usize) -> Self {
         Self {
-            clients: HashMap::default(),
-            chunks: 0,
+            clients: Parts::default(),
+            chunks: Parts::default(),
+            chunks_kept: 0,
             chunks_max,
             untracked: 0,
         }
@@ -173,20 +118,33 @@ impl Ledger {
     /// Notes that a command of `origin` was applied. Beyond the bound it only counts.
     pub(super) fn record(&mut self, origin: Origin, hash: u64) {
         let Origin { client, sequence } = origin;
-        let known = self.clients.get_mut(&client);
-        if let Some(ledger) = known
-            && ledger.chunks.contains_key(&chunk_of(sequence).0)
-        {
-            ledger.record(sequence, hash);
-            return;
+        let (number, place) = chunk_of(sequence);
+        let chunks = self.chunks.get_mut(hash_of_chunk(client, number));
+        let (chunk, is_new) = match chunks.entry((client, number)) {
+            Entry::Occupied(entry) => (entry.into_mut(), false),
+            Entry::Vacant(_) if self.chunks_kept == self.chunks_max => {
+                self.untracked += 1;
+                return;
+            }
+            Entry::Vacant(entry) => (entry.insert(Chunk::empty()), true),
+        };
+        let clients = self.clients.get_mut(hash_of_client(client));
+        let client = clients.entry(client).or_default();
+        if is_new {
+            self.chunks_kept += 1;
+            client.numbers.push(number);
         }
-        if self.chunks == self.chunks_max {
-            self.untracked += 1;
-            return;
+        client.order_hash = hash::fold(client.order_hash, hash::fold(sequence, hash));
+        if chunk.hashes[place] == 0 {
+            client.applied += 1;
+            Arc::make_mut(chunk).hashes[place] = hash;
+        } else {
+            // The first application stays: it is the one that an acknowledgement speaks of.
+            client.repeats += 1;
+            if client.repeated.len() < REPEATED_KEPT_MAX {
+                client.repeated.push(sequence);
+            }
         }
-        self.chunks += 1;
-        let ledger = self.clients.entry(client).or_default();
-        ledger.record(sequence, hash);
     }
 
     /// How many commands were not kept because the ledger was full.
@@ -198,15 +156,40 @@ impl Ledger {
         self.chunks_max
     }
 
-    pub(super) fn write_to(&self, out: &mut impl Write) -> io::Result<()> {
-        write_u64(out, self.untracked)?;
-        write_u64(out, self.chunks as u64)?;
-        write_u64(out, self.clients.len() as u64)?;
-        for client in self.clients() {
-            write_u64(out, client)?;
-            self.clients[&client].write_to(out)?;
+    pub(super) fn clients(&self) -> Vec<u64> {
+        let mut clients: Vec<u64> = self
+            .clients
+            .iter()
+            .flat_map(Clients::keys)
+            .copied()
+            .collect();
+        clients.sort_unstable();
+        clients
+    }
+
+    pub(super) fn client(&self, client: u64) -> Option<ClientLedger> {
+        let found = self.clients.get(hash_of_client(client)).get(&client)?;
+        let chunk = |number: &u64| {
+            let chunks = self.chunks.get(hash_of_chunk(client, *number));
+            (*number, Arc::clone(&chunks[&(client, *number)]))
+        };
+        Some(ClientLedger {
+            applied: found.applied,
+            repeats: found.repeats,
+            repeated: found.repeated.clone(),
+            order_hash: found.order_hash,
+            chunks: found.numbers.iter().map(chunk).collect(),
+        })
+    }
+
+    /// The ledgers as they are now.
+    pub(super) fn snapshot(&mut self) -> LedgerSnapshot {
+        LedgerSnapshot {
+            clients: self.clients.share(),
+            chunks: self.chunks.share(),
+            chunks_kept: self.chunks_kept,
+            untracked: self.untracked,
         }
-        Ok(())
     }
 
     pub(super) fn read_from(input: &mut Input<'_>, chunks_max: usize) -> Result<Self, Fatal> {
@@ -215,32 +198,121 @@ impl Ledger {
         let chunks = input.at_most("chunks", chunks_max as u64)?;
         let clients = input.at_most("clients", chunks)?;
         for _ in 0..clients {
-            let client = input.u64()?;
-            let room = chunks as usize - ledger.chunks;
-            let read = ClientLedger::read_from(input, room)?;
-            ledger.chunks += read.chunks.len();
-            if ledger.clients.insert(client, read).is_some() {
-                return Err(Fatal::new(format!("client {client} comes twice")));
+            let number = input.u64()?;
+            let client = ledger.read_client(number, chunks as usize, input)?;
+            let clients = ledger.clients.get_mut(hash_of_client(number));
+            if clients.insert(number, client).is_some() {
+                return Err(Fatal::new(format!("client {number} comes twice")));
             }
         }
-        if ledger.chunks as u64 != chunks {
+        let found = ledger.chunks_kept as u64;
+        if found != chunks {
             return Err(Fatal::new(format!(
-                "its clients have {} chunks, and should have {chunks}",
-                ledger.chunks
+                "its clients have {found} chunks, and should have {chunks}"
             )));
         }
         Ok(ledger)
     }
 
-    pub(super) fn clients(&self) -> Vec<u64> {
-        let mut clients: Vec<u64> = self.clients.keys().copied().collect();
-        clients.sort_unstable();
-        clients
+    /// Reads a client and puts its chunks where they belong, up to so many of all clients together.
+    fn read_client(
+        &mut self,
+        client: u64,
+        chunks_max: usize,
+        input: &mut Input<'_>,
+    ) -> Result<Client, Fatal> {
+        let mut read = Client {
+            applied: input.u64()?,
+            repeats: input.at_most("repeats", COUNT_MAX)?,
+            order_hash: input.u64()?,
+            ..Client::default()
+        };
+        let repeated = u64::from(input.u32()?);
+        if repeated != read.repeats.min(REPEATED_KEPT_MAX as u64) {
+            return Err(Fatal::new(format!(
+                "client {client} has {} repeats, and {repeated} are named",
+                read.repeats
+            )));
+        }
+        for _ in 0..repeated {
+            read.repeated.push(input.u64()?);
+        }
+        let mut applied = 0;
+        for _ in 0..input.u32()? {
+            if self.chunks_kept == chunks_max {
+                return Err(Fatal::new(format!(
+                    "there are more than {chunks_max} chunks"
+                )));
+            }
+            let number = input.u64()?;
+            let mut hashes = [0; CHUNK_SEQUENCES];
+            for hash in &mut hashes {
+                *hash = input.u64()?;
+                applied += u64::from(*hash != 0);
+            }
+            let chunks = self.chunks.get_mut(hash_of_chunk(client, number));
+            let chunk = Arc::new(Chunk { hashes });
+            if chunks.insert((client, number), chunk).is_some() {
+                return Err(Fatal::new(format!(
+                    "chunk {number} of client {client} comes twice"
+                )));
+            }
+            self.chunks_kept += 1;
+            read.numbers.push(number);
+        }
+        if applied != read.applied {
+            return Err(Fatal::new(format!(
+                "client {client} has {applied} sequences, and should have {}",
+                read.applied
+            )));
+        }
+        Ok(read)
+    }
+}
+
+impl LedgerSnapshot {
+    pub(super) fn write_to(&self, out: &mut impl Write) -> io::Result<()> {
+        let mut clients: Vec<(&u64, &Client)> = self.clients.iter().flatten().collect();
+        clients.sort_unstable_by_key(|(number, _)| *number);
+        write_u64(out, self.untracked)?;
+        write_u64(out, self.chunks_kept as u64)?;
+        write_u64(out, clients.len() as u64)?;
+        for (number, client) in clients {
+            self.write_client(*number, client, out)?;
+        }
+        Ok(())
     }
 
-    pub(super) fn client(&self, client: u64) -> Option<ClientLedger> {
-        self.clients.get(&client).cloned()
+    fn write_client(&self, client: u64, ledger: &Client, out: &mut impl Write) -> io::Result<()> {
+        write_u64(out, client)?;
+        write_u64(out, ledger.applied)?;
+        write_u64(out, ledger.repeats)?;
+        write_u64(out, ledger.order_hash)?;
+        out.write_all(&(ledger.repeated.len() as u32).to_le_bytes())?;
+        for sequence in &ledger.repeated {
+            write_u64(out, *sequence)?;
+        }
+        let mut numbers = ledger.numbers.clone();
+        numbers.sort_unstable();
+        out.write_all(&(numbers.len() as u32).to_le_bytes())?;
+        for number in numbers {
+            write_u64(out, number)?;
+            let chunks = self.chunks.get(hash_of_chunk(client, number));
+            for hash in &chunks[&(client, number)].hashes {
+                write_u64(out, *hash)?;
+            }
+        }
+        Ok(())
     }
+}
+
+/// These say in which part something lies.
+fn hash_of_client(client: u64) -> u64 {
+    hash::fold(client, 0)
+}
+
+fn hash_of_chunk(client: u64, number: u64) -> u64 {
+    hash::fold(client, number)
 }
 
 impl Chunk {

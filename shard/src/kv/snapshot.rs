@@ -22,17 +22,17 @@ use logdrive_raft::Index;
 use super::State;
 use super::command::KEY_BYTES_MAX;
 use super::hash;
-use super::ledger::Ledger;
-use super::table::{Place, Table};
+use super::ledger::{Ledger, LedgerSnapshot};
+use super::table::{Place, Table, TableSnapshot};
 use super::{COUNT_MAX, VALUE_BYTES_MAX};
 use crate::machine::Fatal;
 use crate::snapshot::{SnapshotReader, SnapshotSource, SnapshotWriter};
 
-/// What a [`Kv`](super::Kv) held at one point.
+/// What a [`Kv`](super::Kv) held at one point. It shares with the machine what that has not changed since.
 #[derive(Debug)]
 pub struct KvSnapshot {
-    pub(super) table: Table,
-    pub(super) ledger: Ledger,
+    pub(super) table: TableSnapshot,
+    pub(super) ledger: LedgerSnapshot,
     pub(super) applied: Index,
     pub(super) malformed: u64,
 }
@@ -54,7 +54,7 @@ impl SnapshotSource for KvSnapshot {
         write_head(&mut file, TABLE_MAGIC)?;
         write_u64(&mut file, self.applied.0)?;
         write_u64(&mut file, self.malformed)?;
-        write_u64(&mut file, self.table.digest())?;
+        write_u64(&mut file, self.table.digest)?;
         write_u64(&mut file, self.table.len() as u64)?;
         self.table
             .write_pairs(|key, value| write_pair(&mut file, key, value))?;
@@ -229,5 +229,296 @@ impl<'a> Input<'a> {
         } else {
             Err(Fatal::new("bytes follow where it should end"))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use logdrive_raft::wire::Encode;
+    use logdrive_raft::{LogPosition, Term};
+
+    use super::super::{Command, Kv, KvReader, Op, Origin};
+    use super::*;
+    use crate::machine::StateMachine;
+    use crate::snapshot::MemorySnapshot;
+
+    type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
+
+    /// A machine, and what it must hold.
+    #[derive(Default)]
+    struct Known {
+        kv: Kv,
+        pairs: Pairs,
+        index: u64,
+        random: fastrand::Rng,
+    }
+
+    impl Known {
+        fn new(seed: u64) -> Self {
+            Self {
+                random: fastrand::Rng::with_seed(seed),
+                ..Self::default()
+            }
+        }
+
+        /// Applies so many random commands, one an entry.
+        fn apply(&mut self, commands: u64) {
+            for _ in 0..commands {
+                self.index += 1;
+                let key = format!("key {}", self.random.u16(0..2_000)).into_bytes();
+                let value = vec![self.random.u8(..); self.random.usize(0..60)];
+                let deletes = self.random.u8(0..4) == 0;
+                let command = Command {
+                    origin: Some(Origin {
+                        client: self.random.u64(0..5),
+                        sequence: self.random.u64(0..5_000),
+                    }),
+                    key: &key,
+                    op: if deletes { Op::Delete } else { Op::Put(&value) },
+                };
+                let payload = command.to_bytes();
+                let entry = [(0, &payload[..])];
+                self.kv
+                    .apply_entry(Index(self.index), entry, &mut Vec::new());
+                if deletes {
+                    self.pairs.remove(&key);
+                } else {
+                    self.pairs.insert(key, value);
+                }
+            }
+        }
+
+        fn position(&self) -> LogPosition {
+            LogPosition {
+                index: Index(self.index),
+                term: Term(1),
+                ..LogPosition::default()
+            }
+        }
+
+        fn written(&mut self) -> MemorySnapshot {
+            let handle = self.kv.snapshot().unwrap();
+            MemorySnapshot::of(handle, self.position()).unwrap()
+        }
+    }
+
+    fn restored(snapshot: &MemorySnapshot) -> Kv {
+        let mut kv = Kv::default();
+        kv.install(&mut snapshot.clone()).unwrap();
+        kv
+    }
+
+    fn check_pairs(reader: &KvReader, pairs: &Pairs) {
+        assert_eq!(reader.summary().keys, pairs.len() as u64);
+        for (key, value) in pairs {
+            assert_eq!(reader.get(key).as_ref(), Some(value));
+        }
+    }
+
+    #[test]
+    fn what_is_restored_is_what_there_was() {
+        let mut known = Known::new(1);
+        known.apply(5_000);
+        known
+            .kv
+            .apply_entry(Index(5_000), [(0, &b"?"[..])], &mut Vec::new());
+        let snapshot = known.written();
+        let kv = restored(&snapshot);
+        let (reader, original) = (kv.reader(), known.kv.reader());
+        assert_eq!(reader.summary(), original.summary());
+        assert_eq!(reader.summary().malformed, 1);
+        check_pairs(&reader, &known.pairs);
+        assert_eq!(reader.clients(), [0, 1, 2, 3, 4]);
+        for client in reader.clients() {
+            let ledger = reader.client(client).unwrap();
+            assert!(ledger.repeats > 0);
+            assert_eq!(Some(ledger), original.client(client));
+        }
+        let mut again = Known {
+            kv,
+            pairs: known.pairs.clone(),
+            index: known.index,
+            random: known.random.clone(),
+        };
+        known.apply(1_000);
+        again.apply(1_000);
+        assert_eq!(again.kv.reader().summary(), known.kv.reader().summary());
+        assert_eq!(again.written(), known.written());
+    }
+
+    #[test]
+    fn a_handle_shows_what_was_there_when_it_was_taken() {
+        let mut known = Known::new(2);
+        for _ in 0..5 {
+            known.apply(1_000);
+            let (pairs, at) = (known.pairs.clone(), known.position());
+            let (summary, clients) = (known.kv.reader().summary(), known.kv.reader().client(3));
+            let handle = known.kv.snapshot().unwrap();
+            known.apply(1_000);
+            let snapshot = MemorySnapshot::of(handle, at).unwrap();
+            let reader = restored(&snapshot).reader();
+            assert_eq!(reader.summary(), summary);
+            assert_eq!(reader.client(3), clients);
+            check_pairs(&reader, &pairs);
+            check_pairs(&known.kv.reader(), &known.pairs);
+        }
+    }
+
+    #[test]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "that they are two threads is the point"
+    )]
+    fn a_snapshot_is_written_while_the_machine_goes_on() {
+        let mut known = Known::new(3);
+        known.apply(3_000);
+        let (at, summary) = (known.position(), known.kv.reader().summary());
+        let handle = known.kv.snapshot().unwrap();
+        let writer = std::thread::spawn(move || MemorySnapshot::of(handle, at).unwrap());
+        known.apply(3_000);
+        let snapshot = writer.join().unwrap();
+        assert_eq!(restored(&snapshot).reader().summary(), summary);
+    }
+
+    #[test]
+    fn an_install_replaces_all_there_was_for_old_readers_too() {
+        let mut source = Known::new(4);
+        source.apply(2_000);
+        let snapshot = source.written();
+        let mut other = Known::new(5);
+        other.apply(2_000);
+        let reader = other.kv.reader();
+        let handle = other.kv.snapshot().unwrap();
+        other.kv.install(&mut snapshot.clone()).unwrap();
+        assert_eq!(reader.summary(), source.kv.reader().summary());
+        check_pairs(&reader, &source.pairs);
+        let before = MemorySnapshot::of(handle, other.position()).unwrap();
+        check_pairs(&restored(&before).reader(), &other.pairs);
+    }
+
+    /// A snapshot of a pair, a malformed command and a repeat.
+    fn small() -> MemorySnapshot {
+        let mut kv = Kv::default();
+        let command = Command {
+            origin: Some(Origin {
+                client: 7,
+                sequence: 2,
+            }),
+            key: b"key",
+            op: Op::Put(b"value"),
+        };
+        let payload = command.to_bytes();
+        let entry = [(0, &payload[..]), (1, &payload[..]), (2, &b"?"[..])];
+        kv.apply_entry(Index(9), entry, &mut Vec::new());
+        let at = LogPosition {
+            index: Index(10),
+            ..LogPosition::default()
+        };
+        MemorySnapshot::of(kv.snapshot().unwrap(), at).unwrap()
+    }
+
+    #[test]
+    fn a_snapshot_has_these_bytes() {
+        let snapshot = small();
+        let table = b"LDKVTABL\x01\0\0\0\
+            \x09\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\xcc\xa5\x08\xdf\xf1\xb4J\xf7\x01\0\0\0\0\0\0\0\
+            \x03\0\x05\0\0\0keyvalue";
+        assert_eq!(
+            snapshot.files["table"].escape_ascii().to_string(),
+            table.escape_ascii().to_string()
+        );
+        let ledger = &snapshot.files["ledger"];
+        let head = b"LDKVLEDG\x01\0\0\0\
+            \0\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\
+            \x07\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0q0x\xa9\x81\xdc\xea\x15\
+            \x01\0\0\0\x02\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0";
+        let (found, hashes) = ledger.split_at(head.len());
+        assert_eq!(
+            found.escape_ascii().to_string(),
+            head.escape_ascii().to_string()
+        );
+        assert_eq!(hashes.len(), 1_024 * 8);
+        let hash = super::super::applied_hash(b"value", Index(9), 0);
+        assert_eq!(hashes[16..24], hash.to_le_bytes());
+    }
+
+    /// What a machine says to a snapshot, which it must either have then or not have touched.
+    fn installs(snapshot: &MemorySnapshot) -> Result<(), Fatal> {
+        let mut known = Known::new(6);
+        known.apply(20);
+        let (before, ledger) = (known.kv.reader().summary(), known.kv.reader().client(1));
+        let installed = known.kv.install(&mut snapshot.clone());
+        if installed.is_err() {
+            let reader = known.kv.reader();
+            assert_eq!(reader.summary(), before);
+            assert_eq!(reader.client(1), ledger);
+            check_pairs(&reader, &known.pairs);
+        }
+        installed
+    }
+
+    #[test]
+    fn a_snapshot_that_ends_anywhere_is_refused() {
+        let whole = small();
+        for (name, content) in &whole.files {
+            for end in 0..content.len() {
+                let mut torn = whole.clone();
+                torn.files.insert(name.clone(), content[..end].to_vec());
+                let fatal = installs(&torn).unwrap_err();
+                assert!(fatal.what.contains(&format!("{name:?}")), "{fatal}");
+            }
+            let mut longer = whole.clone();
+            longer
+                .files
+                .insert(name.clone(), [&content[..], b"x"].concat());
+            assert!(installs(&longer).unwrap_err().what.contains("bytes follow"));
+            let mut missing = whole.clone();
+            missing.files.remove(name);
+            assert!(installs(&missing).is_err());
+        }
+        assert!(installs(&whole).is_ok());
+    }
+
+    #[test]
+    fn a_snapshot_with_wrong_bytes_is_refused_or_goes_on() {
+        let whole = small();
+        for (name, content) in &whole.files {
+            for place in (0..content.len()).filter(|place| place % 64 < 40 || *place < 200) {
+                for flip in [0x01, 0x80, 0xff] {
+                    let mut wrong = whole.clone();
+                    wrong.files.get_mut(name).unwrap()[place] ^= flip;
+                    // Who wrote the snapshot can lie about what was applied, and harms nobody by that.
+                    if installs(&wrong).is_ok() {
+                        let mut known = Known::new(7);
+                        known.kv.install(&mut wrong).unwrap();
+                        known.apply(20);
+                        known
+                            .kv
+                            .apply_entry(Index(30), [(0, &b"?"[..])], &mut Vec::new());
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_later_version_wrote_is_told_from_damage() {
+        let mut later = small();
+        later.files.get_mut("ledger").unwrap()[8] = 2;
+        let expected = "the file \"ledger\" of the snapshot: it has format version 2, and this build reads \
+                        version 1: upgrade logdrive";
+        assert_eq!(installs(&later).unwrap_err().what, expected);
+        let mut more = small();
+        more.files.insert("leases".to_owned(), Vec::new());
+        assert!(installs(&more).unwrap_err().what.contains("\"leases\""));
+    }
+
+    #[test]
+    fn a_ledger_beyond_the_bound_is_refused() {
+        let mut kv = Kv::with_ledger_of(0);
+        let fatal = kv.install(&mut small()).unwrap_err();
+        assert!(fatal.what.contains("1 chunks are more than 0"), "{fatal}");
     }
 }

@@ -1,7 +1,8 @@
 //! The keys and values of the machine.
 //!
 //! What a command costs is the cache lines it waits for. So a pair lies in the table itself, key and value in
-//! one line; only a longer key or value has memory of its own.
+//! one line; only a longer key or value has memory of its own. The table is many small ones, by the hash of the
+//! key: no growth and no copy is of all pairs at once.
 
 use std::hint::black_box;
 use std::io;
@@ -10,16 +11,17 @@ use hashbrown::HashTable;
 use smallvec::SmallVec;
 
 use super::hash;
+use super::parts::{Parts, SharedParts};
 
 /// A map from keys to values, with a digest of all of them. The caller hashes the keys: it does so once.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Table {
-    pairs: HashTable<Pair>,
+    parts: Parts<HashTable<Pair>, PARTS>,
     /// The sum of all pairs' digests.
     digest: u64,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 #[repr(align(64))]
 struct Pair {
     key: SmallVec<[u8; KEY_BYTES_INLINE]>,
@@ -37,7 +39,14 @@ pub(super) struct Place<'a> {
     pub(super) near: Option<Near>,
 }
 
-/// A bucket of the table.
+/// A table at one point.
+#[derive(Debug)]
+pub(super) struct TableSnapshot {
+    parts: SharedParts<HashTable<Pair>, PARTS>,
+    pub(super) digest: u64,
+}
+
+/// A bucket of the part that the key lies in.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Near(usize);
 
@@ -46,6 +55,9 @@ const KEY_BYTES_INLINE: usize = 16;
 const VALUE_BYTES_INLINE: usize = 24;
 const _: () = assert!(size_of::<Pair>() == 64);
 
+/// With a million keys a part holds a thousand, and copying it takes tens of microseconds.
+const PARTS: usize = 1024;
+
 const LINE_BYTES: usize = 64;
 
 /// Beyond so many lines, the processor has seen the pattern.
@@ -53,7 +65,7 @@ const LINES_REACHED_MAX: usize = 4;
 
 impl Table {
     pub(super) fn len(&self) -> usize {
-        self.pairs.len()
+        self.parts.iter().map(HashTable::len).sum()
     }
 
     pub(super) fn digest(&self) -> u64 {
@@ -62,18 +74,24 @@ impl Table {
 
     pub(super) fn get(&self, place: Place<'_>) -> Option<&[u8]> {
         let is = |pair: &Pair| &pair.key[..] == place.key;
-        let found = self.pairs.find(place.key_hash, is);
+        let found = self.parts.get(place.key_hash).find(place.key_hash, is);
         found.map(|pair| &pair.value[..])
     }
 
     /// Reads a pair that probably is the one of a key, so that its memory is near, and says where it lies.
+    #[inline]
     pub(super) fn reach(&self, key_hash: u64) -> Option<Near> {
-        let bucket = self
-            .pairs
-            .find_bucket_index(key_hash, |pair| pair.digest != 0)?;
-        let value = &self.pairs.get_bucket(bucket)?.value;
-        let lines = value.iter().step_by(LINE_BYTES).take(LINES_REACHED_MAX);
-        black_box(lines.map(|byte| usize::from(*byte)).sum::<usize>());
+        let pairs = self.parts.get(key_hash);
+        let bucket = pairs.find_bucket_index(key_hash, |pair| pair.digest != 0)?;
+        let value = &pairs.get_bucket(bucket)?.value;
+        let mut sum = 0;
+        for line in 0..LINES_REACHED_MAX {
+            let Some(byte) = value.get(line * LINE_BYTES) else {
+                break;
+            };
+            sum += usize::from(*byte);
+        }
+        black_box(sum);
         Some(Near(bucket))
     }
 
@@ -100,44 +118,76 @@ impl Table {
 
     pub(super) fn remove(&mut self, place: Place<'_>) {
         let is = |pair: &Pair| &pair.key[..] == place.key;
-        let found = self.pairs.find_entry(place.key_hash, is);
-        if let Ok(found) = found {
+        let pairs = self.parts.get_mut(place.key_hash);
+        if let Ok(found) = pairs.find_entry(place.key_hash, is) {
             let (pair, _) = found.remove();
             self.digest = self.digest.wrapping_sub(pair.digest);
         }
     }
 
-    /// Hands out every pair, in the order of the keys.
-    pub(super) fn write_pairs(
-        &self,
-        mut write: impl FnMut(&[u8], &[u8]) -> io::Result<()>,
-    ) -> io::Result<()> {
-        let mut pairs: Vec<&Pair> = self.pairs.iter().collect();
-        pairs.sort_unstable_by(|one, other| one.key.cmp(&other.key));
-        pairs
-            .iter()
-            .try_for_each(|pair| write(&pair.key, &pair.value))
+    /// The table as it is now.
+    pub(super) fn snapshot(&mut self) -> TableSnapshot {
+        TableSnapshot {
+            parts: self.parts.share(),
+            digest: self.digest,
+        }
     }
 
     /// The pair of a key; a new one is empty and has no share in the digest yet.
+    #[inline]
     fn pair(&mut self, place: Place<'_>) -> &mut Pair {
-        let is = |pair: &Pair| &pair.key[..] == place.key;
+        let pairs = self.parts.get_mut(place.key_hash);
         // Where it was seen it is, unless another of the same hash was seen, or the table has moved since.
-        let seen = place.near.map(|Near(bucket)| bucket);
-        let seen = seen.filter(|bucket| self.pairs.get_bucket(*bucket).is_some_and(is));
-        let bucket = seen.unwrap_or_else(|| {
-            let entry = self
-                .pairs
-                .entry(place.key_hash, is, |pair| hash::bytes(&pair.key));
-            let new = || Pair {
-                key: SmallVec::from_slice(place.key),
-                value: SmallVec::new(),
-                digest: 0,
-            };
-            entry.or_insert_with(new).bucket_index()
-        });
-        self.pairs
-            .get_bucket_mut(bucket)
-            .expect("found or made above")
+        let is = |pair: &Pair| &pair.key[..] == place.key;
+        let bucket = match place.near {
+            Some(Near(bucket)) if pairs.get_bucket(bucket).is_some_and(is) => bucket,
+            _ => find_or_make(pairs, place),
+        };
+        pairs.get_bucket_mut(bucket).expect("found or made above")
+    }
+}
+
+/// The bucket of a key that was not where it was seen, if it was seen.
+#[inline(never)]
+fn find_or_make(pairs: &mut HashTable<Pair>, place: Place<'_>) -> usize {
+    let is = |pair: &Pair| &pair.key[..] == place.key;
+    let entry = pairs.entry(place.key_hash, is, |pair| hash::bytes(&pair.key));
+    let new = || Pair {
+        key: SmallVec::from_slice(place.key),
+        value: SmallVec::new(),
+        digest: 0,
+    };
+    entry.or_insert_with(new).bucket_index()
+}
+
+impl TableSnapshot {
+    pub(super) fn len(&self) -> usize {
+        self.parts.iter().map(HashTable::len).sum()
+    }
+
+    /// Hands out every pair: part by part, and within a part in the order of the keys.
+    pub(super) fn write_pairs(
+        self,
+        mut write: impl FnMut(&[u8], &[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        for part in self.parts.into_parts() {
+            let mut pairs: Vec<&Pair> = part.iter().collect();
+            pairs.sort_unstable_by(|one, other| one.key.cmp(&other.key));
+            for pair in pairs {
+                write(&pair.key, &pair.value)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Clone for Pair {
+    fn clone(&self) -> Self {
+        // The derived one goes byte by byte.
+        Self {
+            key: SmallVec::from_slice(&self.key),
+            value: SmallVec::from_slice(&self.value),
+            digest: self.digest,
+        }
     }
 }

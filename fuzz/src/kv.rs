@@ -95,17 +95,21 @@ const FRESH_BYTES: usize = 64 << 10;
 
 /// A machine has what is in a snapshot, or is as it was. What it has it writes down so that another one has it.
 pub(crate) fn snapshot(data: &[u8]) {
-    let Some((table_bytes, files)) = data.split_first_chunk() else {
+    let Some(([low, high, zeros_low, zeros_high], files)) = data.split_first_chunk() else {
         return;
     };
-    let table_bytes = usize::from(u16::from_le_bytes(*table_bytes));
+    let table_bytes = usize::from(u16::from_le_bytes([*low, *high]));
     let (table, ledger) = files.split_at(table_bytes.min(files.len()));
+    // A chunk of the ledger is longer than what a fuzzer likes to write, and mostly zeros.
+    let zeros = u16::from_le_bytes([*zeros_low, *zeros_high]);
+    let ledger = [ledger, &vec![0; zeros.into()]].concat();
     let mut given = MemorySnapshot::new(position());
     given.files.insert("table".to_owned(), table.to_vec());
-    given.files.insert("ledger".to_owned(), ledger.to_vec());
+    given.files.insert("ledger".to_owned(), ledger);
+    let taken_bytes = 4 * (files.len() + usize::from(zeros)) + FRESH_BYTES;
     let mut kv = machine();
     let before = written(&mut kv);
-    let installed = bounded(4 * data.len() + FRESH_BYTES, || kv.install(&mut given));
+    let installed = bounded(taken_bytes, || kv.install(&mut given));
     let after = written(&mut kv);
     if installed.is_err() {
         assert!(after == before, "it was refused and has changed something");
@@ -133,8 +137,11 @@ pub(crate) fn snapshot_seeds() -> Vec<Vec<u8>> {
     let seeds = [Kv::default(), machine()].map(|mut kv| {
         let files = written(&mut kv).files;
         let (table, ledger) = (&files["table"], &files["ledger"]);
-        let table_bytes = u16::try_from(table.len()).expect("it is small");
-        [&table_bytes.to_le_bytes(), &table[..], &ledger[..]].concat()
+        let end = ledger.iter().rposition(|byte| *byte != 0);
+        let (ledger, zeros) = ledger.split_at(end.map_or(0, |last| last + 1));
+        let lengths = [table.len(), zeros.len()];
+        let lengths = lengths.map(|bytes| u16::try_from(bytes).expect("it is small").to_le_bytes());
+        [&lengths.concat()[..], table, ledger].concat()
     });
     seeds.to_vec()
 }

@@ -11,7 +11,7 @@ use logdrive_raft::{GroupId, SnapshotId};
 use super::error::SnapshotError;
 use super::files::{Files, check_name};
 use super::manifest::{Manifest, SnapshotSummary, chunk_offset};
-use super::shared::{Claim, Pace, Shared};
+use super::shared::{Claim, FLUSH_CHUNKS, Pace, Shared};
 
 /// Puts a snapshot together. What is there is kept when it is dropped, for [`receive`] to go on with.
 ///
@@ -25,6 +25,8 @@ pub struct Receiving<F: Files> {
     have: Vec<Vec<bool>>,
     bytes_have: u64,
     chunks_missing: u64,
+    /// How many chunks were written since it was taken up.
+    written: usize,
     pace: Box<Pace<'static>>,
     ended: bool,
 }
@@ -62,6 +64,7 @@ impl<F: Files> Receiving<F> {
             have,
             bytes_have: 0,
             chunks_missing: manifest.chunks_total(),
+            written: 0,
             manifest,
             manifest_bytes,
             pace,
@@ -127,10 +130,12 @@ impl<F: Files> Receiving<F> {
             return Ok(());
         }
         let mut state = self.claim.shared().lock();
-        let offset = chunk_offset(chunk);
-        state
-            .files
-            .write_at(&self.directory, &row.name, offset, bytes)?;
+        let (files, offset) = (&mut state.files, chunk_offset(chunk));
+        files.write_at(&self.directory, &row.name, offset, bytes)?;
+        self.written += 1;
+        if self.written.is_multiple_of(FLUSH_CHUNKS) {
+            files.flush(&self.directory, &row.name)?;
+        }
         drop(state);
         self.mark(file as usize, chunk, true);
         Ok(())

@@ -12,6 +12,10 @@ use super::names::{Named, Place};
 use bytes::Bytes;
 use logdrive_raft::{GroupId, SnapshotId};
 
+/// After so many chunks of a file it is flushed. A little at a time: nobody else's flush should have to wait behind all
+/// of a large file, nor should whoever wants the files meanwhile.
+pub(super) const FLUSH_CHUNKS: usize = 16;
+
 /// Asked once a chunk, with its bytes. It may wait, so that others get at the disk too, and says whether to go on.
 pub type Pace<'a> = dyn FnMut(usize) -> ControlFlow<()> + Send + 'a;
 

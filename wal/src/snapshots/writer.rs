@@ -10,7 +10,7 @@ use super::manifest::{
     CHUNK_BYTES, CHUNKS_MAX, FILES_MAX, MANIFEST_BYTES_MAX, MANIFEST_FILE, Manifest, ManifestFile,
     SnapshotSummary,
 };
-use super::shared::{Claim, Pace, Shared};
+use super::shared::{Claim, FLUSH_CHUNKS, Pace, Shared};
 use super::store::SnapshotMeta;
 
 /// Takes a snapshot file by file. It counts once [`finish`](Self::finish) says so, and not before.
@@ -158,9 +158,11 @@ impl<F: Files> SnapshotWriter<F> {
             return Err(SnapshotError::NoFile);
         };
         let mut state = self.claim.shared().lock();
-        state
-            .files
-            .write_at(&self.directory, &file.name, file.bytes, &self.buffer)?;
+        let files = &mut state.files;
+        files.write_at(&self.directory, &file.name, file.bytes, &self.buffer)?;
+        if (file.chunks.len() + 1).is_multiple_of(FLUSH_CHUNKS) {
+            files.flush(&self.directory, &file.name)?;
+        }
         drop(state);
         self.hash.update(&self.buffer);
         file.chunks.push(xxh3_64(&self.buffer));

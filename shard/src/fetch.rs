@@ -6,6 +6,9 @@
 //! nobody holds more than those few parts. What has been stored is not asked for again, after a reconnect, a
 //! restart of either side, or from another peer whose snapshot has the same chunk.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
@@ -195,6 +198,13 @@ impl Fetch {
             // It would not connect any more.
             self.ask(peers, now);
         }
+    }
+
+    /// Whether the log has come as far without it.
+    pub(crate) fn is_overtaken(&self, commit: Index) -> bool {
+        let reaches = self.source().map(|source| source.offered.at.index);
+        let taken = matches!(self.step, Step::Handed);
+        !taken && reaches.unwrap_or(self.least) <= commit
     }
 
     /// What there is to do.

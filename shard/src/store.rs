@@ -344,8 +344,8 @@ impl<F: Files + 'static> Storekeeper<F> {
                 file,
                 chunk,
                 bytes,
-            } => self.put(group, snapshot, (file, chunk), &bytes),
-            StoreJob::Finish { group, snapshot } => self.finish(group, snapshot),
+            } => Some(self.put(group, snapshot, (file, chunk), &bytes)),
+            StoreJob::Finish { group, snapshot } => Some(self.finish(group, snapshot)),
             StoreJob::Read {
                 to,
                 group,
@@ -421,45 +421,47 @@ impl<F: Files + 'static> Storekeeper<F> {
         snapshot: SnapshotId,
         part: (u32, u32),
         bytes: &Bytes,
-    ) -> Option<StoreEvent> {
-        let receiving = self.receiving.get_mut(&group)?;
-        if receiving.id() != snapshot {
-            return None;
-        }
-        let stored = match receiving.put(part.0, part.1, bytes) {
-            Ok(()) => Some(bytes.len() as u64),
-            Err(SnapshotError::WrongChunk { .. } | SnapshotError::NoSuchChunk { .. }) => None,
-            Err(error) => {
+    ) -> StoreEvent {
+        let receiving = self.receiving.get_mut(&group);
+        let receiving = receiving.filter(|receiving| receiving.id() == snapshot);
+        let put = receiving.map(|receiving| receiving.put(part.0, part.1, bytes));
+        let stored = match put {
+            Some(Ok(())) => Some(bytes.len() as u64),
+            // An attempt that has ended: whoever began another one asks again.
+            None => None,
+            Some(Err(SnapshotError::WrongChunk { .. } | SnapshotError::NoSuchChunk { .. })) => None,
+            Some(Err(error)) => {
                 self.receiving.remove(&group);
                 let why = error.into();
-                return Some(StoreEvent::NotReceived { group, why });
+                return StoreEvent::NotReceived { group, why };
             }
         };
-        Some(StoreEvent::Stored {
+        StoreEvent::Stored {
             group,
             snapshot,
             part,
             bytes: stored,
-        })
+        }
     }
 
-    fn finish(&mut self, group: GroupId, snapshot: SnapshotId) -> Option<StoreEvent> {
-        let mut receiving = self.receiving.remove(&group)?;
-        if receiving.id() != snapshot {
-            return None;
-        }
+    fn finish(&mut self, group: GroupId, snapshot: SnapshotId) -> StoreEvent {
+        let receiving = self.receiving.remove(&group);
+        let Some(mut receiving) = receiving.filter(|receiving| receiving.id() == snapshot) else {
+            let why = StoreFailure::Gone("the attempt to receive it has ended".to_owned());
+            return StoreEvent::NotReceived { group, why };
+        };
         match receiving.finish() {
-            Ok(snapshot) => Some(StoreEvent::Received {
+            Ok(snapshot) => StoreEvent::Received {
                 snapshot,
                 anchor: receiving.manifest().anchor.clone(),
-            }),
+            },
             // What read back as something else is missing again.
             Err(SnapshotError::Damaged { .. } | SnapshotError::Incomplete { .. })
                 if receiving.chunks_missing() > 0 =>
             {
                 let event = missing_of(group, snapshot, &receiving, true);
                 self.receiving.insert(group, receiving);
-                Some(event)
+                event
             }
             Err(error) => {
                 if matches!(
@@ -473,7 +475,7 @@ impl<F: Files + 'static> Storekeeper<F> {
                     let _ = receiving.abandon();
                 }
                 let why = error.into();
-                Some(StoreEvent::NotReceived { group, why })
+                StoreEvent::NotReceived { group, why }
             }
         }
     }

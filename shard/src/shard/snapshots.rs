@@ -159,12 +159,8 @@ impl<D: Disk, P: Ports> Shard<D, P> {
                 self.say(group, from, Transfer::Offer(offered));
             }
             Transfer::Fetch { snapshot, part } => {
-                let known = held.snapshots.newest.as_ref();
-                let known = known.is_some_and(|kept| kept.snapshot == snapshot);
+                // One that is no longer the newest is there for as long as somebody asks, also after a restart.
                 held.snapshots.on_asked(snapshot, now);
-                if !known && !held.snapshots.keep().contains(&snapshot) {
-                    return self.say(group, from, Transfer::Gone { snapshot });
-                }
                 // As if lost on the way: it is asked for again.
                 if self.snapshot_turns.reads < READS_MAX {
                     self.snapshot_turns.reads += 1;
@@ -238,7 +234,11 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         let ids: Vec<GroupId> = self.groups.keys().copied().collect();
         let short = self.wal.is_short();
         let by_itself = short && !self.snapshot_settings.is_manual();
-        let pinned_by = self.wal.pinned_by().filter(|_| by_itself);
+        let pinned_by = if by_itself {
+            self.wal.pinned_by()
+        } else {
+            None
+        };
         for id in ids {
             self.turn_fetch(now, id);
             self.take_if_due(now, id, pinned_by == Some(id));
@@ -268,6 +268,11 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         let Some(fetch) = &mut snapshots.fetch else {
             return;
         };
+        if !raft.lacks_snapshot() && fetch.is_overtaken(raft.commit().index) {
+            // Another leader had the entries.
+            snapshots.fetch = None;
+            return;
+        }
         fetch.on_tick(&peers, now);
         for order in fetch.take_orders() {
             self.carry_out_order(now, id, order);
@@ -320,6 +325,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         let last = last.unwrap_or_default().max(raft.base().index);
         let handed = group.handed;
         let ready = last < handed
+            && handed <= raft.commit().index
             && group.machine_ahead.is_none()
             && !raft.lacks_snapshot()
             && !raft.is_installing()

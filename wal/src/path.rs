@@ -465,15 +465,14 @@ impl GroupLog {
 
     /// So was the record of an anchor.
     pub(crate) fn anchor_built(&mut self, anchor: &Anchor) {
-        let newest = self.anchor.as_ref().filter(|newest| newest.at == anchor.at);
+        let newest = self.anchor.as_ref().filter(|newest| ***newest == *anchor);
         let anchor = newest.map_or_else(|| Arc::new(anchor.clone()), Arc::clone);
         self.written.anchor = Some(anchor);
     }
 
     /// Everything that was appended is built, as far as anchor and base are concerned.
     pub(crate) fn is_caught_up(&self) -> bool {
-        let at = |anchor: &Option<Arc<Anchor>>| anchor.as_ref().map(|anchor| anchor.at);
-        at(&self.anchor) == at(&self.written.anchor) && self.start.base == self.written.start.base
+        self.anchor == self.written.anchor && self.start == self.written.start
     }
 }
 

@@ -28,6 +28,8 @@ pub struct Counters {
     pub reads: u64,
     /// Bytes of blocks read for them.
     pub bytes_read: u64,
+    /// Segments that were released.
+    pub segments_released: u64,
 }
 
 /// Whether a log has room for more.

@@ -8,16 +8,105 @@ use std::collections::BTreeMap;
 use common::*;
 use fastrand::Rng;
 use logdrive_raft::io::{HardState, Write};
-use logdrive_raft::{Boot, Chain, GroupId, Index, LogPosition, Term};
+use logdrive_raft::{
+    Anchor, Base, Boot, Chain, GroupId, Index, LogPosition, Membership, SnapshotId, Term,
+};
 use logdrive_sim::disk::{Crash, FaultRates, SimDiskOptions, SimStorage, Tear};
 use logdrive_wal::disk::FlushMode;
-use logdrive_wal::{AppendError, OpenError, Options, Position, ReadRequest, VOTE_SPENT};
+use logdrive_wal::{
+    AppendError, OpenError, Options, Position, ReadRequest, RecoveredGroup, VOTE_SPENT,
+};
 
 /// A group as it should be.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 struct Model {
+    base: LogPosition,
+    membership: Membership,
+    snapshot: Option<SnapshotId>,
+    anchor: Option<Anchor>,
+    /// Above the base.
     path: Vec<LogPosition>,
     hard_state: HardState,
+}
+
+impl Model {
+    fn new(group: GroupId) -> Self {
+        Self {
+            base: genesis(group).origin(),
+            membership: genesis(group).membership(),
+            snapshot: None,
+            anchor: None,
+            path: Vec::new(),
+            hard_state: HardState::default(),
+        }
+    }
+
+    fn of(recovered: &RecoveredGroup) -> Self {
+        let restored = &recovered.restored;
+        assert!(!restored.never_votes);
+        let entries = restored.entries.iter().zip(restored.base.index.0 + 1..);
+        let path = entries.map(|(entry, index)| LogPosition {
+            index: Index(index),
+            term: entry.term,
+            chain: entry.chain,
+        });
+        Self {
+            base: restored.base,
+            membership: restored.membership.clone(),
+            snapshot: recovered.base_snapshot,
+            anchor: recovered.anchor.clone(),
+            path: path.collect(),
+            hard_state: restored.hard_state,
+        }
+    }
+
+    /// All but term and vote.
+    fn log(&self) -> Self {
+        Self {
+            hard_state: HardState::default(),
+            ..self.clone()
+        }
+    }
+
+    fn tip(&self) -> LogPosition {
+        self.path.last().copied().unwrap_or(self.base)
+    }
+
+    /// How many of its entries an anchor covers. They are committed, and are never cut off.
+    fn anchored(&self) -> usize {
+        let anchor = self.anchor.as_ref().map_or(0, |anchor| anchor.at.index.0);
+        usize::try_from(anchor.saturating_sub(self.base.index.0)).unwrap()
+    }
+
+    fn append(&mut self, at: LogPosition) {
+        let before = at.index.0 - 1 - self.base.index.0;
+        self.path.truncate(usize::try_from(before).unwrap());
+        self.path.push(at);
+    }
+
+    fn begin_at(&mut self, base: &Base) {
+        let covered = self
+            .path
+            .iter()
+            .filter(|at| at.index <= base.at.index)
+            .count();
+        self.path.drain(..covered);
+        if base.tip == base.at {
+            self.path.clear();
+        }
+        assert_eq!(self.path.last().copied().unwrap_or(base.at), base.tip);
+        self.base = base.at;
+        self.membership = base.membership.clone();
+        self.snapshot = base.snapshot;
+    }
+}
+
+/// A membership that nobody else has.
+fn membership(rng: &mut Rng) -> Membership {
+    Membership {
+        removed: vec![replica(rng.u64(9..))],
+        ..genesis(GROUP).membership()
+    }
 }
 
 /// Everything that was ever accepted, one small step after the other.
@@ -61,6 +150,12 @@ struct Run {
     tear: Tear,
     oracle: Oracle,
     crashes: usize,
+    /// Logs are cut, and snapshots installed.
+    cuts: bool,
+    /// Anchors that were appended in this boot.
+    anchors: BTreeMap<GroupId, Vec<(Position, Index)>>,
+    /// Segments that were released.
+    released: u64,
     /// How often the log was in each mode when its process ended, not having begun in it.
     changed_to: BTreeMap<&'static str, u64>,
 }
@@ -96,7 +191,18 @@ impl Run {
             tear,
             oracle,
             crashes: 0,
+            cuts: false,
+            anchors: BTreeMap::new(),
+            released: 0,
             changed_to: BTreeMap::new(),
+        }
+    }
+
+    fn with_cuts(seed: u64, tear: Tear) -> Self {
+        let cuts = true;
+        Self {
+            cuts,
+            ..Self::new(seed, tear)
         }
     }
 
@@ -106,6 +212,7 @@ impl Run {
             self.work(&mut rig);
             let durable = self.oracle.durable(rig.wal.durable());
             let status = rig.wal.status();
+            self.released += status.counters.segments_released;
             let changed = status.flush_mode_changes % 2 == 1;
             assert_eq!(changed, status.flush_mode != self.disk.flush_mode);
             let name = status.flush_mode.name();
@@ -177,6 +284,9 @@ impl Run {
                 1 => self.vote(rig),
                 2 => self.conflict(rig),
                 3..=7 => self.append(rig),
+                8 if self.cuts => self.anchor(rig),
+                9 if self.cuts && self.rng.u8(0..6) == 0 => self.install(rig),
+                9 if self.cuts => self.cut(rig),
                 _ => {}
             }
             for _ in 0..self.rng.usize(0..4) {
@@ -210,7 +320,7 @@ impl Run {
             return;
         };
         self.oracle.step(|groups| {
-            groups.insert(group, Model::default());
+            groups.insert(group, Model::new(group));
         });
         self.oracle.accepted(position);
     }
@@ -269,9 +379,7 @@ impl Run {
         };
         for entry in more {
             self.oracle.step(|groups| {
-                let path = &mut groups.get_mut(&group).unwrap().path;
-                path.truncate(usize::try_from(entry.index().0 - 1).unwrap());
-                path.push(entry.position());
+                groups.get_mut(&group).unwrap().append(entry.position());
             });
         }
         self.oracle.accepted(position);
@@ -281,10 +389,11 @@ impl Run {
         let Some(group) = self.any_group() else {
             return;
         };
-        let path = self.oracle.now()[&group].path.clone();
-        let keep = self.rng.usize(0..=path.len());
+        let model = self.oracle.now()[&group].clone();
+        let path = &model.path;
+        let keep = self.rng.usize(model.anchored()..=path.len());
         let to = match keep {
-            0 => genesis(group).origin(),
+            0 => model.base,
             keep => path[keep - 1],
         };
         if self.rng.bool() {
@@ -304,33 +413,132 @@ impl Run {
         }
     }
 
+    fn anchor(&mut self, rig: &mut Rig) {
+        let groups: Vec<GroupId> = self.oracle.now().keys().copied().collect();
+        for group in groups {
+            let model = self.oracle.now()[&group].clone();
+            let covered = self.rng.usize(model.anchored()..=model.path.len());
+            let at = covered
+                .checked_sub(1)
+                .map_or(model.base, |last| model.path[last]);
+            let anchor = self.anchor_at(at);
+            if let Ok(position) = rig.wal.append(group, &[Write::Anchor(anchor.clone())]) {
+                let anchors = self.anchors.entry(group).or_default();
+                anchors.push((position, at.index));
+                self.oracle
+                    .step(|groups| groups.get_mut(&group).unwrap().anchor = Some(anchor));
+                self.oracle.accepted(position);
+            }
+        }
+    }
+
+    fn anchor_at(&mut self, at: LogPosition) -> Anchor {
+        Anchor {
+            at,
+            membership: membership(&mut self.rng),
+            sessions: vec![self.rng.u8(..); self.rng.usize(0..200)].into(),
+            term_starts: vec![(Term(1), Index(1)), (at.term, at.index)],
+        }
+    }
+
+    fn cut(&mut self, rig: &mut Rig) {
+        let groups: Vec<GroupId> = self.oracle.now().keys().copied().collect();
+        for group in groups {
+            let mut anchors = self.anchors.entry(group).or_default().iter();
+            let durable = rig.wal.durable();
+            let newest = anchors.rfind(|(position, _)| *position <= durable);
+            let Some((_, anchored)) = newest.copied() else {
+                continue;
+            };
+            let model = self.oracle.now()[&group].clone();
+            if anchored < model.base.index {
+                continue;
+            }
+            let below = anchored.0.min(model.tip().index.0) - model.base.index.0;
+            let below = below - self.rng.u64(0..=below) / 4;
+            let base = Base {
+                at: match usize::try_from(below).unwrap() {
+                    0 => model.base,
+                    below => model.path[below - 1],
+                },
+                membership: membership(&mut self.rng),
+                snapshot: None,
+                tip: model.tip(),
+            };
+            self.append_base(rig, group, &[Write::Base(base.clone())], None, &base);
+        }
+    }
+
+    /// A snapshot takes the place of the log, or of its beginning.
+    fn install(&mut self, rig: &mut Rig) {
+        let Some(group) = self.any_group() else {
+            return;
+        };
+        let model = self.oracle.now()[&group].clone();
+        let covered = model.anchored();
+        if model.hard_state.term == Term(0) {
+            return;
+        }
+        let tip = model.tip();
+        let (at, tip) = if self.rng.bool() && covered < model.path.len() {
+            (model.path[self.rng.usize(covered..model.path.len())], tip)
+        } else {
+            let low = model.base.index.0 + covered as u64 + 1;
+            let at = LogPosition {
+                index: Index(self.rng.u64(low..low + 20)),
+                term: model.hard_state.term,
+                chain: Chain(self.rng.u128(..)),
+            };
+            (at, at)
+        };
+        let anchor = self.anchor_at(at);
+        let base = Base {
+            at,
+            membership: anchor.membership.clone(),
+            snapshot: Some(SnapshotId(self.rng.u128(..))),
+            tip,
+        };
+        let writes = [Write::Anchor(anchor.clone()), Write::Base(base.clone())];
+        self.append_base(rig, group, &writes, Some(anchor), &base);
+    }
+
+    fn append_base(
+        &mut self,
+        rig: &mut Rig,
+        group: GroupId,
+        writes: &[Write],
+        anchor: Option<Anchor>,
+        base: &Base,
+    ) {
+        let Ok(position) = rig.wal.append(group, writes) else {
+            rig.turn();
+            return;
+        };
+        assert_eq!(rig.wal.base(group), Some(base.at));
+        assert_eq!(rig.wal.tip(group), Some(base.tip));
+        if let Some(anchor) = anchor {
+            let anchors = self.anchors.entry(group).or_default();
+            anchors.push((position, anchor.at.index));
+            self.oracle
+                .step(|groups| groups.get_mut(&group).unwrap().anchor = Some(anchor));
+        }
+        self.oracle
+            .step(|groups| groups.get_mut(&group).unwrap().begin_at(base));
+        self.oracle.accepted(position);
+    }
+
     /// What came back is the state after some step that is not before the durable one.
     fn check(&mut self, rig: &mut Rig, durable: usize) {
         let recovered: BTreeMap<GroupId, Model> = rig
             .recovery
             .groups
             .iter()
-            .map(|(group, recovered)| {
-                let restored = &recovered.restored;
-                assert!(!restored.never_votes);
-                let entries = restored.entries.iter().zip(1..);
-                let path = entries.map(|(entry, index)| LogPosition {
-                    index: Index(index),
-                    term: entry.term,
-                    chain: entry.chain,
-                });
-                let model = Model {
-                    path: path.collect(),
-                    hard_state: restored.hard_state,
-                };
-                (*group, model)
-            })
+            .map(|(group, recovered)| (*group, Model::of(recovered)))
             .collect();
-        let paths = |groups: &BTreeMap<GroupId, Model>| -> BTreeMap<GroupId, Vec<Chain>> {
-            let chains = |model: &Model| model.path.iter().map(|at| at.chain).collect();
+        let paths = |groups: &BTreeMap<GroupId, Model>| -> BTreeMap<GroupId, Model> {
             groups
                 .iter()
-                .map(|(group, model)| (*group, chains(model)))
+                .map(|(group, model)| (*group, model.log()))
                 .collect()
         };
         let found = paths(&recovered);
@@ -358,6 +566,13 @@ impl Run {
         for group in recovered.keys() {
             self.check_contents(rig, *group, &found[group]);
         }
+        self.anchors.clear();
+        for (group, model) in &recovered {
+            if let Some(anchor) = &model.anchor {
+                let anchors = vec![(Position(0), anchor.at.index)];
+                self.anchors.insert(*group, anchors);
+            }
+        }
         self.oracle.states = vec![recovered];
         self.oracle.steps.clear();
     }
@@ -375,7 +590,8 @@ impl Run {
             .iter()
             .map(|entry| entry.term)
             .max()
-            .unwrap_or(Term(0));
+            .unwrap_or(Term(0))
+            .max(found.base.term);
         let spent = found.hard_state.vote == Some(VOTE_SPENT) && found.hard_state.term >= highest;
         let known = spent
             || cast
@@ -384,14 +600,15 @@ impl Run {
         known && key(&found.hard_state) >= key(&at.hard_state) && found.hard_state.term >= highest
     }
 
-    fn check_contents(&self, rig: &mut Rig, group: GroupId, chains: &[Chain]) {
-        let mut read = 0;
-        while read < chains.len() {
+    fn check_contents(&self, rig: &mut Rig, group: GroupId, model: &Model) {
+        let (mut read, path) = (0, &model.path);
+        let base = model.base.index.0;
+        while read < path.len() {
             let request = ReadRequest {
                 id: 3,
                 group,
-                from: Index(read as u64 + 1),
-                through: Index(chains.len() as u64),
+                from: Index(base + read as u64 + 1),
+                through: model.tip().index,
                 bytes_max: 200_000,
             };
             rig.wal.read(request).unwrap();
@@ -402,7 +619,7 @@ impl Run {
                 rig.step();
             };
             for entry in entries {
-                assert_eq!(entry.header().chain, chains[read]);
+                assert_eq!(entry.position(), path[read]);
                 read += 1;
             }
         }
@@ -460,6 +677,20 @@ fn a_disk_that_tears_inside_blocks_loses_nothing_in_silence() {
         }
     }
     assert!(suspect > 0, "no seed tore a block at the end of the log");
+}
+
+/// Logs that are cut at random, and given snapshots, come back as they were, wherever the segments before went.
+#[test]
+fn a_log_that_is_cut_comes_back_as_it_was() {
+    let mut released = 0;
+    for seed in 0..seeds() {
+        let mut run = Run::with_cuts(seed, Tear::Never);
+        if let Err(error) = run.go(12) {
+            panic!("seed {seed} after {} crashes: {error}", run.crashes);
+        }
+        released += run.released;
+    }
+    assert!(released > 4 * seeds(), "{released} segments were released");
 }
 
 #[test]

@@ -105,6 +105,7 @@ impl<D: Disk> Wal<D> {
             {
                 let held = oldest.remove();
                 self.pool.release(held.slot);
+                self.counters.segments_released += 1;
             }
         }
     }

@@ -75,7 +75,9 @@ impl Model {
     /// How many of its entries an anchor covers. They are committed, and are never cut off.
     fn anchored(&self) -> usize {
         let anchor = self.anchor.as_ref().map_or(0, |anchor| anchor.at.index.0);
-        usize::try_from(anchor.saturating_sub(self.base.index.0)).unwrap()
+        let anchored = usize::try_from(anchor.saturating_sub(self.base.index.0)).unwrap();
+        // A crash may leave the anchor of a snapshot without its base.
+        anchored.min(self.path.len())
     }
 
     fn append(&mut self, at: LogPosition) {
@@ -451,10 +453,15 @@ impl Run {
                 continue;
             };
             let model = self.oracle.now()[&group].clone();
+            let newest = model
+                .anchor
+                .as_ref()
+                .map_or(Index(0), |anchor| anchor.at.index);
+            let anchored = anchored.min(newest).min(model.tip().index);
             if anchored < model.base.index {
                 continue;
             }
-            let below = anchored.0.min(model.tip().index.0) - model.base.index.0;
+            let below = anchored.0 - model.base.index.0;
             let below = below - self.rng.u64(0..=below) / 4;
             let base = Base {
                 at: match usize::try_from(below).unwrap() {

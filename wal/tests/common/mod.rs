@@ -12,6 +12,8 @@ use logdrive_sim::disk::{SimDisk, SimDiskOptions, SimStorage};
 use logdrive_wal::disk::WatchdogLimits;
 use logdrive_wal::{FreshIds, Identity, OpenError, Options, Position, ReadRequest, Recovery, Wal};
 
+pub mod cut;
+
 pub const GROUP: GroupId = GroupId(1);
 
 /// What a disk decides by.
@@ -199,14 +201,19 @@ impl Rig {
 
     /// Reads all entries of the group back.
     pub fn read_all(&mut self) -> Vec<Entry> {
+        let base = self.wal.base(GROUP).unwrap().index.0;
+        self.read_from(base + 1, self.tip().index.0)
+    }
+
+    /// Reads entries of the group back.
+    pub fn read_from(&mut self, first: u64, last: u64) -> Vec<Entry> {
         let mut found: Vec<Entry> = Vec::new();
-        let last = self.tip().index;
-        while (found.len() as u64) < last.0 {
+        while first + (found.len() as u64) <= last {
             let request = ReadRequest {
                 id: 1,
                 group: GROUP,
-                from: Index(found.len() as u64 + 1),
-                through: last,
+                from: Index(first + found.len() as u64),
+                through: Index(last),
                 bytes_max: 100_000,
             };
             self.wal.read(request).unwrap();

@@ -1,0 +1,472 @@
+//! Releasing the oldest segments of a log that was cut, and taking their slots again.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod common;
+
+use common::cut::*;
+use common::*;
+use logdrive_raft::GroupId;
+use logdrive_raft::io::Write;
+use logdrive_sim::disk::{Crash, Fault, FaultRates, SimDiskOptions, SimStorage, Tear};
+use logdrive_wal::disk::{BLOCK_BYTES, FlushMode, SlotId};
+use logdrive_wal::format::SlotHeader;
+use logdrive_wal::{OpenError, ReadError, ReadRequest, Room};
+
+const OTHER: GroupId = GroupId(2);
+
+/// Appends until the log has rolled so often.
+fn roll(rig: &mut Rig, times: u64) {
+    let newest = newest(rig) + times;
+    while self::newest(rig) < newest {
+        rig.append_entries(1, 2, 3500);
+        rig.settle();
+    }
+}
+
+/// The headers on the medium.
+fn headers(medium: &SimStorage) -> Vec<SlotHeader> {
+    let mut headers = Vec::new();
+    for file in medium.slot_files() {
+        let bytes = medium.contents(file.slot);
+        if bytes.len() < 2 * BLOCK_BYTES {
+            // It is being made.
+            continue;
+        }
+        let copies = (0..2).filter_map(|copy| {
+            let from = copy as usize * BLOCK_BYTES;
+            let mut block = logdrive_wal::disk::Block::ZERO;
+            block.0.copy_from_slice(&bytes[from..from + BLOCK_BYTES]);
+            SlotHeader::from_block(&block, copy).ok().flatten()
+        });
+        headers.extend(copies.last());
+    }
+    headers.sort_by_key(|header| header.segment);
+    headers
+}
+
+/// The segment that is written to.
+fn newest(rig: &Rig) -> u64 {
+    let headers = headers(rig.wal.disk().medium());
+    headers.last().map_or(0, |header| header.segment)
+}
+
+/// Everything up to the tip is cut away.
+fn cut_all(rig: &mut Rig) {
+    let at = rig.tip();
+    rig.append(&[Write::Anchor(anchor_at(at))]);
+    rig.settle();
+    rig.append(&[Write::Base(base_at(at, at))]);
+    rig.settle();
+}
+
+/// Opens it as after a power cut and finds the same.
+fn reopen(medium: &SimStorage, rig: &Rig) {
+    let copy = medium.flushed_only();
+    let again = match Rig::open(&copy, options(16)) {
+        Ok(again) => again,
+        Err(error) => panic!("{error}"),
+    };
+    assert_eq!(stand(&again.wal, GROUP), stand(&rig.wal, GROUP));
+    let recovered = &again.recovery.groups[&GROUP];
+    let anchor = recovered.anchor.as_ref().map(|anchor| anchor.at);
+    assert_eq!(anchor, rig.wal.anchor(GROUP));
+    let base = rig.wal.base(GROUP).unwrap().index.0;
+    let membership = if base == 0 {
+        genesis(GROUP).membership()
+    } else {
+        membership(base)
+    };
+    assert_eq!(recovered.restored.membership, membership);
+}
+
+#[test]
+fn a_log_that_is_cut_all_the_time_takes_no_more_room() {
+    let medium = storage();
+    let mut rig = Rig::with_group(&medium, options(16));
+    for round in 0..100 {
+        roll(&mut rig, 1);
+        reopen(&medium, &rig);
+        cut_all(&mut rig);
+        reopen(&medium, &rig);
+        let status = rig.wal.status();
+        assert!(status.segments <= 4, "round {round}: {status:?}");
+        assert!(status.slots_total <= 6, "round {round}: {status:?}");
+        assert!(rig.wal.has_room(4096));
+    }
+    assert!(rig.wal.status().counters.segments_released >= 96);
+    rig.idle();
+    reopen(&medium, &rig);
+    assert!(rig.read_all().is_empty());
+}
+
+#[test]
+fn two_checkpoints_are_kept_beside_the_one_of_the_newest_segment() {
+    let medium = storage();
+    let mut rig = Rig::with_group(&medium, options(16));
+    cut_all(&mut rig);
+    for newest in 2..8 {
+        roll(&mut rig, 1);
+        rig.idle();
+        cut_all(&mut rig);
+        let kept: Vec<u64> = headers(&medium)
+            .iter()
+            .map(|header| header.segment)
+            .collect();
+        let oldest = if newest > 3 { newest - 2 } else { 1 };
+        assert_eq!(kept, (oldest..=newest).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_segment_with_an_entry_above_a_base_stays_and_so_do_all_after_it() {
+    let medium = storage();
+    let mut rig = Rig::with_group(&medium, options(32));
+    roll(&mut rig, 2);
+    rig.wal.create_group(&genesis(OTHER)).unwrap();
+    let one = entries(OTHER, 1, &genesis(OTHER).origin(), 1, 10);
+    let at = one[0].position();
+    rig.wal.append(OTHER, &[Write::Entries(one)]).unwrap();
+    rig.settle();
+    for _ in 0..8 {
+        roll(&mut rig, 1);
+        cut_all(&mut rig);
+        reopen(&medium, &rig);
+    }
+    roll(&mut rig, 1);
+    rig.idle();
+    let oldest = |medium: &SimStorage| headers(medium)[0].segment;
+    assert_eq!(oldest(&medium), 3);
+    rig.wal
+        .append(OTHER, &[Write::Anchor(anchor_at(at))])
+        .unwrap();
+    rig.settle();
+    let base = base_at(at, at);
+    rig.wal.append(OTHER, &[Write::Base(base)]).unwrap();
+    roll(&mut rig, 1);
+    rig.idle();
+    assert_eq!(oldest(&medium), newest(&rig) - 2);
+}
+
+#[test]
+fn a_group_without_entries_keeps_nothing() {
+    let medium = storage();
+    let mut rig = Rig::with_group(&medium, options(32));
+    rig.wal.create_group(&genesis(OTHER)).unwrap();
+    let cast = vote(7, 3);
+    rig.wal.append(OTHER, &[Write::HardState(cast)]).unwrap();
+    for _ in 0..6 {
+        roll(&mut rig, 1);
+        cut_all(&mut rig);
+    }
+    rig.idle();
+    assert!(headers(&medium)[0].segment > 1);
+    let again = Rig::open(&medium.flushed_only(), options(32)).unwrap();
+    let other = &again.recovery.groups[&OTHER].restored;
+    assert_eq!(
+        (other.hard_state, other.base),
+        (cast, genesis(OTHER).origin())
+    );
+}
+
+/// A full log is not full for ever: with the next cut there is room again, and nobody has to append anything.
+#[test]
+fn a_full_pool_has_room_again_once_the_log_is_cut() {
+    for slots in [5, 6, 12] {
+        let medium = storage();
+        let mut rig = Rig::with_group(&medium, options(slots));
+        for _ in 0..5 {
+            while rig.wal.has_room(4096) {
+                rig.append_entries(1, 1, 3500);
+                rig.settle();
+            }
+            rig.idle();
+            assert!(!rig.wal.has_room(4096));
+            cut_all(&mut rig);
+            rig.idle();
+            assert!(rig.wal.has_room(4096), "{slots} {:?}", rig.wal.status());
+            assert_eq!(rig.wal.takes(Default::default(), 4096, true), Room::Now);
+            let rolled = rig.wal.status().counters.groups;
+            // It does not roll for ever.
+            rig.idle();
+            rig.turn();
+            assert_eq!(rig.wal.status().counters.groups, rolled);
+            reopen(&medium, &rig);
+        }
+        assert!(rig.wal.status().slots_total as u64 <= slots);
+    }
+}
+
+/// Votes have used up the reserve too. One slot more than there may be gets the log going.
+#[test]
+fn a_log_without_any_free_slot_gets_room_once_it_is_cut() {
+    let medium = storage();
+    let mut rig = Rig::with_group(&medium, options(6));
+    while rig.wal.has_room(4096) {
+        rig.append_entries(1, 1, 3500);
+        rig.settle();
+    }
+    let at = rig.tip();
+    rig.append(&[Write::Anchor(anchor_at(at))]);
+    rig.settle();
+    let mut term = 1;
+    while rig.wal.status().slots_free > 0 {
+        term += 1;
+        rig.append(&[Write::HardState(vote(term, 1))]);
+        rig.settle();
+    }
+    rig.append(&[Write::Base(base_at(at, at))]);
+    rig.idle();
+    assert!(rig.wal.has_room(4096), "{:?}", rig.wal.status());
+    assert!(rig.wal.status().slots_total <= 7);
+    reopen(&medium, &rig);
+}
+
+#[test]
+fn a_read_of_a_released_segment_is_refused() {
+    let medium = storage();
+    let mut rig = Rig::with_group(&medium, options(32));
+    roll(&mut rig, 1);
+    let through = rig.tip().index;
+    let anchored = rig.tip();
+    rig.append(&[Write::Anchor(anchor_at(anchored))]);
+    rig.settle();
+    // As many as may wait, of which some have begun.
+    let mut ids = 0..;
+    let request = |id| ReadRequest {
+        id,
+        group: GROUP,
+        from: logdrive_raft::Index(1),
+        through,
+        bytes_max: 200,
+    };
+    rig.wal.disk_mut().options_mut().read_us = (1 << 40, 1 << 40);
+    while rig.wal.read(request(ids.next().unwrap())).is_ok() {}
+    let tip = rig.tip();
+    rig.append(&[Write::Base(base_at(anchored, tip))]);
+    roll(&mut rig, 4);
+    assert!(rig.wal.status().counters.segments_released > 0);
+    let mut done = rig.wal.take_reads();
+    while done.len() < 32 {
+        rig.wal.disk_mut().options_mut().read_us = (1, 1);
+        rig.now += 1 << 41;
+        rig.turn();
+        done.extend(rig.wal.take_reads());
+    }
+    for done in done {
+        assert!(matches!(done.result, Err(ReadError::OffPath)), "{done:?}");
+    }
+}
+
+/// Entries that no segment has, and that nothing in the log covers: what said so is gone.
+#[test]
+fn entries_that_are_owed_and_not_covered_are_rot() {
+    let medium = storage();
+    let mut rig = Rig::with_group(&medium, options(32));
+    roll(&mut rig, 6);
+    rig.settle();
+    drop(rig);
+    // The headers say that the log is needed from its third segment on.
+    for header in headers(&medium) {
+        let slot = SlotId(header.slot);
+        if header.segment < 3 {
+            medium.set_contents(slot, &vec![0; medium.contents(slot).len()]);
+            continue;
+        }
+        let header = SlotHeader {
+            oldest: 3,
+            ..header
+        };
+        for (number, copy) in (0..).zip(header.to_blocks()) {
+            medium.change(slot, number, |block| *block = copy.0);
+        }
+    }
+    match Rig::open(&medium, options(32)).map(|_| ()) {
+        Err(OpenError::Rot { findings }) => {
+            let text = findings[0].to_string();
+            assert!(text.contains("entries 1 to "), "{text}");
+            assert!(
+                text.contains("no segment that is kept holds them"),
+                "{text}"
+            );
+            assert_eq!(findings[0].group, Some(GROUP));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Everything that happens, one operation after the other: cut, roll, release, recycling. At each moment the power
+/// fails, or the process dies, or the disk tears what it was writing.
+#[test]
+fn a_crash_at_any_moment_leaves_a_log_that_opens() {
+    let mut opened = 0;
+    for mode in [FlushMode::Dsync, FlushMode::DrainedFsync] {
+        for direct in [true, false] {
+            let disk = SimDiskOptions {
+                flush_mode: mode,
+                direct,
+                ..SimDiskOptions::default()
+            };
+            let medium = storage();
+            let mut rig = Rig::open_with(&medium, options(12), disk.clone(), 1).unwrap();
+            rig.wal.create_group(&genesis(GROUP)).unwrap();
+            rig.settle();
+            for round in 0..10 {
+                let before = stand(&rig.wal, GROUP);
+                let at = rig.tip();
+                rig.append(&[Write::Anchor(anchor_at(at))]);
+                rig.settle();
+                let anchored = stand(&rig.wal, GROUP);
+                rig.append_entries(1, 2, 3500);
+                let tip = rig.tip();
+                rig.append(&[Write::Base(base_at(at, tip))]);
+                for _ in 0..5 {
+                    rig.append_entries(1, 2, 3500);
+                }
+                let after = stand(&rig.wal, GROUP);
+                loop {
+                    for (crash, tear) in [
+                        (Crash::Process, Tear::Never),
+                        (Crash::Power, Tear::Never),
+                        (Crash::Power, Tear::InOrder),
+                        (Crash::Power, Tear::Never),
+                    ] {
+                        opened += 1;
+                        let left = medium.copy(dice(opened));
+                        left.crash(crash, tear);
+                        let again = Rig::open_with(&left, options(12), disk.clone(), opened);
+                        let again = match again {
+                            Ok(again) => again,
+                            Err(error) => panic!("round {round}, {opened}, {crash:?}: {error}"),
+                        };
+                        let found = stand(&again.wal, GROUP);
+                        assert!(anchored.tip.index <= found.tip.index, "{opened}");
+                        assert!(found.tip.index <= after.tip.index, "{opened}");
+                        assert!([before.base, after.base].contains(&found.base), "{opened}");
+                        drop(again);
+                        left.crash(Crash::Power, Tear::Never);
+                        let third = Rig::open_with(&left, options(12), disk.clone(), 1);
+                        assert_eq!(stand(&third.unwrap().wal, GROUP), found);
+                    }
+                    if rig.wal.disk().next_due().is_none() {
+                        break;
+                    }
+                    rig.step();
+                }
+                rig.settle();
+            }
+            assert!(rig.wal.status().counters.segments_released > 3);
+        }
+    }
+    assert!(opened > 1000, "{opened}");
+}
+
+/// A slot that cannot be cleared is no danger to the log. It is tried again, and the status says why.
+#[test]
+fn a_slot_that_cannot_be_cleared_is_tried_again() {
+    for fault in [Fault::WriteError, Fault::FlushError, Fault::ShortWrite] {
+        let medium = storage();
+        let mut rig = Rig::with_group(&medium, options(8));
+        roll(&mut rig, 4);
+        rig.idle();
+        cut_all(&mut rig);
+        // The next thing after the roll is the clearing of slots.
+        let mut failed = false;
+        for _ in 0..40 {
+            rig.append_entries(1, 2, 3500);
+            rig.settle();
+            if rig.wal.status().counters.segments_released > 0 && !failed {
+                medium.inject(fault);
+                rig.turn();
+                while rig.wal.disk().next_due().is_some() {
+                    rig.step();
+                }
+                medium.withdraw_faults();
+                let status = rig.wal.status();
+                failed = true;
+                if fault != Fault::ShortWrite {
+                    assert!(!status.fallbacks.is_empty(), "{fault:?} {status:?}");
+                }
+                break;
+            }
+        }
+        assert!(failed && rig.wal.poisoned().is_none());
+        rig.idle();
+        let status = rig.wal.status();
+        assert!(status.fallbacks.is_empty(), "{status:?}");
+        reopen(&medium, &rig);
+    }
+}
+
+/// A block that was torn beyond the end of a segment stays there as long as the segment counts. It goes before the slot
+/// is taken again.
+#[test]
+fn what_was_torn_in_a_segment_is_cleared_once_it_is_released() {
+    let medium = storage();
+    let mut rig = Rig::with_group(&medium, options(16));
+    rig.append_entries(1, 3, 100);
+    rig.settle();
+    drop(rig);
+    medium.crash(Crash::Power, Tear::Never);
+    let torn = 12;
+    medium.change(SlotId(0), torn, |block| {
+        block[BLOCK_BYTES - 512..].fill(0x5a)
+    });
+    let is_torn = |medium: &SimStorage| {
+        let end = (torn as usize + 1) * BLOCK_BYTES;
+        medium.contents(SlotId(0))[end - 1] == 0x5a
+    };
+    let mut rig = Rig::open(&medium, options(16)).unwrap();
+    cut_all(&mut rig);
+    assert!(is_torn(&medium), "it counts and is left alone");
+    while headers(&medium).iter().any(|header| header.slot == 0) {
+        roll(&mut rig, 1);
+        cut_all(&mut rig);
+        rig.idle();
+    }
+    assert!(!is_torn(&medium));
+    for _ in 0..10 {
+        roll(&mut rig, 1);
+        cut_all(&mut rig);
+        reopen(&medium, &rig);
+    }
+}
+
+/// A disk on which everything may fail while slots are cleared.
+#[test]
+fn failures_while_slots_are_cleared_lose_nothing() {
+    for seed in 0..20 {
+        let medium = storage();
+        let mut rig = Rig::with_group(&medium, options(12));
+        for _ in 0..12 {
+            roll(&mut rig, 1);
+            cut_all(&mut rig);
+            if rig.wal.poisoned().is_some() {
+                break;
+            }
+        }
+        let rates = FaultRates {
+            write_error_ppm: 100_000,
+            flush_error_ppm: 100_000,
+            ..FaultRates::default()
+        };
+        medium.set_dice(dice(seed));
+        rig.wal.disk_mut().options_mut().rates = rates;
+        let mut acknowledged = stand(&rig.wal, GROUP);
+        while rig.wal.poisoned().is_none() {
+            let more = entries(GROUP, 1, &rig.tip(), 1, 3500);
+            if rig.wal.append(GROUP, &[Write::Entries(more)]).is_err() {
+                break;
+            }
+            rig.settle();
+            if rig.wal.is_drained() {
+                acknowledged = stand(&rig.wal, GROUP);
+            }
+        }
+        drop(rig);
+        medium.crash(Crash::Power, Tear::Never);
+        let rig = Rig::open(&medium, options(12)).unwrap();
+        let found = stand(&rig.wal, GROUP);
+        assert_eq!(found.base, acknowledged.base);
+        assert!(acknowledged.tip.index <= found.tip.index);
+    }
+}

@@ -106,6 +106,10 @@ struct Json {
 #[derive(Serialize)]
 struct JsonGroup {
     group: u64,
+    /// The last entry that is no longer in the log; 0: it was never cut.
+    base_index: u64,
+    /// Null: there is none.
+    anchor_index: Option<u64>,
     /// Null: there are no entries.
     first_index: Option<u64>,
     last_index: u64,
@@ -179,6 +183,8 @@ impl JsonGroup {
         });
         Self {
             group: report.group.0,
+            base_index: report.base_index.0,
+            anchor_index: report.anchor_index.map(|index| index.0),
             first_index: report.first_index.map(|index| index.0),
             last_index: report.last_index.0,
             last_term: report.last_term.0,

@@ -76,6 +76,10 @@ pub fn verify(directory: &Path, while_running: bool) -> Result<Report, OpenError
 /// being written, or headers of different moments; what is bad is so every time.
 const LOOKS_MAX: usize = 3;
 
+/// How often at most, counting also the looks during which segments were released: their slots may be written to while
+/// they are read.
+const RELEASES_MAX: usize = 100;
+
 /// Verifies the log on a disk whose slots are open. Reads only.
 ///
 /// `while_running` may list the slots again.
@@ -90,20 +94,36 @@ pub fn verify_disk(
         sealed_only: while_running,
         mutant: None,
     };
-    let mut judged = judge(disk, slots, &question);
-    if while_running {
-        for _ in 1..LOOKS_MAX {
-            if judged
-                .as_ref()
-                .is_ok_and(|judgement| judgement.verdict <= Verdict::Torn)
-            {
-                break;
-            }
-            let slots = disk.slots()?;
-            judged = judge(disk, &slots, &question);
+    if !while_running {
+        return Ok(Report::of(judge(disk, slots, &question)?));
+    }
+    let mut slots = slots.to_vec();
+    let (mut looks, mut oldest) = (0, oldest_stated(disk, &slots));
+    for _ in 1..RELEASES_MAX {
+        let judged = judge(disk, &slots, &question);
+        let good = |judgement: &Judgement| judgement.verdict <= Verdict::Torn;
+        if judged.as_ref().is_ok_and(good) {
+            return Ok(Report::of(judged?));
+        }
+        slots = disk.slots()?;
+        let oldest_now = oldest_stated(disk, &slots);
+        if oldest_now == oldest {
+            looks += 1;
+        }
+        oldest = oldest_now;
+        if looks >= LOOKS_MAX {
+            return Ok(Report::of(judged?));
         }
     }
-    Ok(Report::of(judged?))
+    Ok(Report::of(judge(disk, &slots, &question)?))
+}
+
+/// The oldest segment that is needed, as the newest header says. None: no header can be read just now.
+fn oldest_stated(disk: &mut impl Disk, slots: &[SlotFile]) -> Option<u64> {
+    let scans = scan_headers(disk, slots).ok()?;
+    let headers = scans.iter().filter_map(|scan| scan.header);
+    let newest = headers.max_by_key(|header| (header.epoch, header.segment));
+    newest.map(|header| header.oldest)
 }
 
 impl Report {
@@ -187,7 +207,16 @@ pub fn inspect(
         line(format_args!("log {}", log.display()));
         inspect_disk(&mut disk, &slots, line)?;
     }
-    verify(directory, while_running)
+    let report = verify(directory, while_running)?;
+    for group in &report.groups {
+        let (id, base, last) = (group.group, group.base_index, group.last_index);
+        let anchor = group.anchor_index.map(|index| index.to_string());
+        let anchor = anchor.unwrap_or_else(|| "none".to_owned());
+        line(format_args!(
+            "group {id} base {base} anchor {anchor} last {last}"
+        ));
+    }
+    Ok(report)
 }
 
 fn inspect_disk(
@@ -207,6 +236,7 @@ fn inspect_disk(
         };
         let (segment, epoch) = (header.segment, header.epoch);
         let (end, before) = (header.predecessor_end, header.predecessor_epoch);
+        let oldest = header.oldest;
         let opened = if header.by_recovery {
             "recovery"
         } else {
@@ -214,7 +244,7 @@ fn inspect_disk(
         };
         line(format_args!(
             "slot {file} blocks {length} segment {segment} epoch {epoch} opened by {opened} after {end} \
-             of epoch {before} node {} cluster {} incarnation {} log {:032x}",
+             of epoch {before} oldest {oldest} node {} cluster {} incarnation {} log {:032x}",
             header.node, header.cluster, header.incarnation, header.log_uuid
         ));
         let scanned = scan_segment(disk, scan.slot, &header, length, &mut blocks, None);

@@ -269,7 +269,10 @@ impl Run {
                     rig.wal.disk_mut().options_mut().rates = FaultRates::default();
                     return Ok(rig);
                 }
-                Err(OpenError::Disk { .. } | OpenError::Poisoned { .. }) if fails => {
+                // For want of space: no slot could be made.
+                Err(
+                    OpenError::Disk { .. } | OpenError::Poisoned { .. } | OpenError::NoSpace { .. },
+                ) if fails => {
                     if self.rng.bool() {
                         self.crash();
                     }

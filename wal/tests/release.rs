@@ -32,13 +32,13 @@ fn headers(medium: &SimStorage) -> Vec<SlotHeader> {
             // It is being made.
             continue;
         }
-        let copies = (0..2).filter_map(|copy| {
+        let mut copies = (0..2).filter_map(|copy| {
             let from = copy as usize * BLOCK_BYTES;
             let mut block = logdrive_wal::disk::Block::ZERO;
             block.0.copy_from_slice(&bytes[from..from + BLOCK_BYTES]);
             SlotHeader::from_block(&block, copy).ok().flatten()
         });
-        headers.extend(copies.last());
+        headers.extend(copies.next());
     }
     headers.sort_by_key(|header| header.segment);
     headers

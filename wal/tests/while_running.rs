@@ -3,7 +3,9 @@
 
 mod common;
 
+use common::cut::*;
 use common::*;
+use logdrive_raft::io::Write;
 use logdrive_sim::disk::{SimDisk, SimDiskOptions, SimStorage};
 use logdrive_wal::Verdict;
 use logdrive_wal::disk::{Disk, FlushMode};
@@ -100,4 +102,45 @@ fn what_is_bad_in_a_sealed_segment_is_found() {
         both.change(slots[2].slot, copy, |bytes| bytes[100] ^= 1);
     }
     assert!(running(&both).verdict > Verdict::Torn);
+}
+
+/// A log that is cut again and again releases segments, clears their slots and takes them for others.
+#[test]
+fn a_log_that_releases_segments_is_clean_at_any_moment() {
+    for (seed, mode) in [(1, FlushMode::Dsync), (2, FlushMode::DrainedFsync)] {
+        let medium = storage();
+        let disk = SimDiskOptions {
+            flush_mode: mode,
+            ..SimDiskOptions::default()
+        };
+        let mut rig = Rig::open_with(&medium, options(32), disk, seed).unwrap();
+        rig.wal.create_group(&genesis(GROUP)).unwrap();
+        rig.settle();
+        while rig.wal.status().counters.segments_released < 8 {
+            let at = rig.tip();
+            rig.append(&[Write::Anchor(anchor_at(at))]);
+            rig.settle();
+            for _ in 0..3 {
+                rig.append_entries(2, 2, 3000);
+                rig.turn();
+            }
+            let tip = rig.tip();
+            rig.append(&[Write::Base(base_at(at, tip))]);
+            while rig.wal.disk().next_due().is_some() && !rig.wal.is_drained() {
+                rig.step();
+                let report = running(&medium.copy(dice(seed)));
+                assert_eq!(report.verdict, Verdict::Clean, "{report}");
+            }
+        }
+        rig.idle();
+        let mut disk = SimDisk::new(medium.copy(dice(seed)), SimDiskOptions::default());
+        let slots = disk.slots().unwrap();
+        let stopped = verify_disk(&mut disk, &slots, false).unwrap();
+        assert_eq!(stopped.verdict, Verdict::Clean, "{stopped}");
+        let group = &stopped.groups[0];
+        assert_eq!(group.base_index, rig.wal.base(GROUP).unwrap().index);
+        let anchor = rig.wal.anchor(GROUP).map(|anchor| anchor.index);
+        assert_eq!((group.anchor_index, anchor.is_some()), (anchor, true));
+        assert_eq!(group.last_index, rig.tip().index);
+    }
 }

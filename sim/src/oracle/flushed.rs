@@ -67,6 +67,8 @@ pub(super) struct FlushedView {
     /// Boots of whose verdict a whole flush group tells.
     judged: BTreeSet<Boot>,
     path: Path,
+    /// The oldest segment that is needed, as the newest one on the path says.
+    oldest: u64,
     fresh: Vec<Spot>,
     block: Scratch,
 }
@@ -81,6 +83,8 @@ struct Whole {
     /// It is the first of a segment that a recovery opened.
     begins_recovery: bool,
     verdict: Option<Boot>,
+    /// What the header of its slot says is the oldest segment that is needed.
+    oldest: u64,
     notes: Vec<Note>,
     on_path: bool,
 }
@@ -285,15 +289,30 @@ impl FlushedView {
                 return;
             }
             whole.on_path = true;
+            if self.oldest < whole.oldest {
+                self.oldest = whole.oldest;
+                self.begin_again();
+            }
         }
     }
 
     fn follow_again(&mut self) {
+        self.begin_again();
+        self.follow();
+    }
+
+    /// The path begins with the oldest segment that is needed.
+    fn begin_again(&mut self) {
         for whole in self.wholes.values_mut() {
             whole.on_path = false;
         }
-        self.path = Path::default();
-        self.follow();
+        let firsts = self.wholes.values().filter(|whole| {
+            whole.header.kind == GroupKind::First
+                && whole.header.place.segment == self.oldest
+                && (!whole.begins_recovery || self.is_judged(whole))
+        });
+        let first = firsts.max_by_key(|whole| whole.epoch);
+        self.path = first.map_or_else(Path::default, |first| Path::from(&first.header));
     }
 
     /// The group that a recovery would take next: of several the one of the newest opening that counts.
@@ -374,6 +393,7 @@ impl FlushedView {
             epoch: of_slot.epoch,
             begins_recovery: of_slot.by_recovery && header.kind == GroupKind::First,
             verdict: None,
+            oldest: of_slot.oldest,
             notes: Vec::new(),
             on_path: false,
         };

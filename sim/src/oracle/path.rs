@@ -22,8 +22,10 @@ pub(super) enum Note {
         chains: Box<[Chain]>,
     },
     Cut(GroupId, LogPosition),
-    /// A checkpoint says that the log ends here.
-    Stands(GroupId, LogPosition),
+    /// The log begins at the first one and ends at the second one.
+    Base(GroupId, LogPosition, LogPosition),
+    /// A checkpoint says that it does.
+    Stands(GroupId, LogPosition, LogPosition),
 }
 
 impl Note {
@@ -32,13 +34,15 @@ impl Note {
             Record::Genesis(genesis) => vec![Note::Begin(genesis.group)],
             Record::HardState { group, hard_state } => vec![Note::HardState(group, hard_state)],
             Record::Truncate { group, to } => vec![Note::Cut(group, to)],
+            Record::Base {
+                group, base, tip, ..
+            } => vec![Note::Base(group, base, tip)],
             Record::Checkpoint(rows) => {
                 let rows = rows.into_iter().flat_map(|row| {
                     let group = row.genesis.group;
                     [
-                        Note::Begin(group),
+                        Note::Stands(group, row.base, row.tip),
                         Note::HardState(group, row.hard_state),
-                        Note::Stands(group, row.tip),
                     ]
                 });
                 rows.collect()
@@ -58,6 +62,8 @@ pub(super) struct Path {
     mark: Place,
     /// A group does not fit the logs before it: a recovery would refuse it.
     stuck: bool,
+    /// The first group has been taken. It alone may speak of what nobody has seen begin.
+    begun: bool,
     logs: BTreeMap<GroupId, Log>,
     /// How many flush groups state a vote, and the last one that did.
     votes: HashMap<(GroupId, Term, NodeId), (usize, u64), Build>,
@@ -65,19 +71,32 @@ pub(super) struct Path {
 
 #[derive(Debug, Default)]
 struct Log {
-    /// The chains of its entries, from index 1.
+    /// Where it begins; below that there is nothing to be asked for any more.
+    base: LogPosition,
+    /// The entries up to here lay in segments that were released.
+    owed: Option<LogPosition>,
+    /// The chains of its entries, from the one after `owed`, or else the base.
     chains: Vec<Chain>,
     term: Term,
 }
 
 impl Log {
+    /// What comes before the entries whose chains are known.
+    fn bottom(&self) -> LogPosition {
+        self.owed.unwrap_or(self.base)
+    }
+
     fn end(&self) -> Index {
-        Index(self.chains.len() as u64)
+        Index(self.bottom().index.0 + self.chains.len() as u64)
     }
 
     fn has(&self, at: LogPosition) -> bool {
-        let Some(place) = at.index.0.checked_sub(1) else {
+        let bottom = self.bottom();
+        if at.index == Index(0) || at.index < bottom.index {
             return true;
+        }
+        let Some(place) = at.index.0.checked_sub(bottom.index.0 + 1) else {
+            return at.chain == bottom.chain;
         };
         let place = usize::try_from(place).unwrap_or(usize::MAX);
         self.chains.get(place) == Some(&at.chain)
@@ -85,14 +104,51 @@ impl Log {
 
     /// Says whether it had the entry that it ends with now.
     fn cut(&mut self, to: LogPosition) -> bool {
-        let has = self.has(to);
+        let has = self.has(to) && self.base.index <= to.index;
+        let bottom = self.bottom().index;
+        if to.index < bottom {
+            self.owed = Some(to).filter(|to| to.index != self.base.index);
+        }
+        let left = to.index.0.saturating_sub(bottom.0);
         self.chains
-            .truncate(usize::try_from(to.index.0).unwrap_or(usize::MAX));
+            .truncate(usize::try_from(left).unwrap_or(usize::MAX));
         has
+    }
+
+    /// Says whether it ends where the record says.
+    fn begin_at(&mut self, base: LogPosition, tip: LogPosition) -> bool {
+        if base.index < self.base.index {
+            return false;
+        }
+        let bottom = self.bottom().index;
+        let goes_on = self.has(base) && (bottom <= base.index || self.is_tip(tip));
+        if !goes_on {
+            self.chains.clear();
+            self.owed = None;
+        } else if bottom <= base.index {
+            let covered = usize::try_from(base.index.0 - bottom.0).unwrap_or(usize::MAX);
+            self.chains.drain(..covered.min(self.chains.len()));
+            self.owed = None;
+        }
+        self.base = base;
+        self.is_tip(tip)
+    }
+
+    fn is_tip(&self, tip: LogPosition) -> bool {
+        self.end() == tip.index && self.has(tip)
     }
 }
 
 impl Path {
+    /// From the flush group with this header on: those before it were released.
+    pub(super) fn from(first: &GroupHeader) -> Self {
+        Self {
+            chain: first.previous,
+            number: first.number - 1,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn chain(&self) -> Chain {
         self.chain
     }
@@ -139,6 +195,7 @@ impl Path {
         if self.stuck {
             return false;
         }
+        self.begun = true;
         self.chain = chain;
         self.number = header.number;
         self.epoch = self.epoch.max(epoch);
@@ -182,9 +239,21 @@ impl Path {
                 fits
             }
             Note::Cut(group, to) => self.logs.get_mut(group).is_some_and(|log| log.cut(*to)),
-            Note::Stands(group, tip) => {
+            Note::Base(group, base, tip) => {
+                let log = self.logs.get_mut(group);
+                log.is_some_and(|log| log.begin_at(*base, *tip))
+            }
+            Note::Stands(group, base, tip) => {
+                if !self.begun {
+                    let log = Log {
+                        base: *base,
+                        owed: Some(*tip).filter(|tip| tip != base),
+                        ..Log::default()
+                    };
+                    self.logs.insert(*group, log);
+                }
                 let log = self.logs.get(group);
-                log.is_some_and(|log| log.end() == tip.index && log.has(*tip))
+                log.is_some_and(|log| log.base.index == base.index && log.is_tip(*tip))
             }
         }
     }

@@ -25,7 +25,7 @@ pub(super) struct Recycling {
 
 impl Recycling {
     pub(super) fn new(slot: SlotId, debris: &Debris) -> Self {
-        let copies = (0..SLOT_HEADER_BLOCKS).map(|copy| vec![copy..copy + 1]);
+        let copies = (0..SLOT_HEADER_BLOCKS).map(|copy| std::iter::once(copy..copy + 1).collect());
         let runs = Some(debris.runs().to_vec()).filter(|runs| !runs.is_empty());
         Self {
             slot,

@@ -703,6 +703,21 @@ fn a_log_that_is_cut_comes_back_as_it_was() {
     assert!(released > 4 * seeds(), "{released} segments were released");
 }
 
+/// The same on a disk that tears blocks: it may be refused, and is never another one.
+#[test]
+fn a_log_that_is_cut_is_not_lost_where_blocks_are_torn() {
+    for tear in [Tear::Sectors, Tear::InOrder] {
+        for seed in 0..seeds() / 2 {
+            let mut run = Run::with_cuts(seed, tear);
+            match run.go(12) {
+                Ok(()) => {}
+                Err(OpenError::Suspect { .. }) if tear == Tear::Sectors => {}
+                Err(error) => panic!("seed {seed}, {tear:?}: {error}"),
+            }
+        }
+    }
+}
+
 #[test]
 fn every_opening_has_a_boot_of_its_own() {
     let medium = storage();

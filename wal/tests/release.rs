@@ -10,7 +10,7 @@ use logdrive_raft::io::Write;
 use logdrive_sim::disk::{Crash, Fault, FaultRates, SimDiskOptions, SimStorage, Tear};
 use logdrive_wal::disk::{BLOCK_BYTES, FlushMode, SlotId};
 use logdrive_wal::format::SlotHeader;
-use logdrive_wal::{OpenError, ReadError, ReadRequest, Room};
+use logdrive_wal::{OpenError, Options, ReadError, ReadRequest, Room};
 
 const OTHER: GroupId = GroupId(2);
 
@@ -294,6 +294,96 @@ fn entries_that_are_owed_and_not_covered_are_rot() {
     }
 }
 
+/// A log that is cut, rolls, releases segments and takes their slots again, and what crashes leave of it.
+struct Cutting {
+    medium: SimStorage,
+    options: Options,
+    disk: SimDiskOptions,
+    rig: Rig,
+    opened: u64,
+}
+
+impl Cutting {
+    fn new(mode: FlushMode, direct: bool, options: Options) -> Self {
+        let disk = SimDiskOptions {
+            flush_mode: mode,
+            direct,
+            ..SimDiskOptions::default()
+        };
+        let medium = storage();
+        let mut rig = Rig::open_with(&medium, options.clone(), disk.clone(), 1).unwrap();
+        rig.wal.create_group(&genesis(GROUP)).unwrap();
+        rig.settle();
+        Self {
+            medium,
+            options,
+            disk,
+            rig,
+            opened: 0,
+        }
+    }
+
+    fn open(&self, medium: &SimStorage) -> Result<Rig, OpenError> {
+        Rig::open_with(medium, self.options.clone(), self.disk.clone(), self.opened)
+    }
+
+    /// Cuts the log and appends to it, and lets it crash after each operation.
+    fn round(&mut self) -> Result<(), String> {
+        let before = stand(&self.rig.wal, GROUP);
+        let at = self.rig.tip();
+        self.rig.append(&[Write::Anchor(anchor_at(at))]);
+        self.rig.settle();
+        self.rig.append_entries(1, 2, 3500);
+        let tip = self.rig.tip();
+        self.rig.append(&[Write::Base(base_at(at, tip))]);
+        for _ in 0..5 {
+            self.rig.append_entries(1, 2, 3500);
+        }
+        let after = stand(&self.rig.wal, GROUP);
+        loop {
+            for (crash, tear) in [
+                (Crash::Process, Tear::Never),
+                (Crash::Power, Tear::Never),
+                (Crash::Power, Tear::InOrder),
+                (Crash::Power, Tear::Never),
+            ] {
+                self.crash(crash, tear, &before, &after)?;
+            }
+            if self.rig.wal.disk().next_due().is_none() {
+                return Ok(());
+            }
+            self.rig.step();
+        }
+    }
+
+    /// What is left is the old state or the new one, and stays so.
+    fn crash(
+        &mut self,
+        crash: Crash,
+        tear: Tear,
+        before: &Stand,
+        after: &Stand,
+    ) -> Result<(), String> {
+        self.opened += 1;
+        let left = self.medium.copy(dice(self.opened));
+        left.crash(crash, tear);
+        let again = self.open(&left).map_err(|error| error.to_string())?;
+        let found = stand(&again.wal, GROUP);
+        drop(again);
+        left.crash(Crash::Power, Tear::Never);
+        let third = self.open(&left).map_err(|error| error.to_string())?;
+        let tips = before.tip.index..=after.tip.index;
+        let bases = [before.base, after.base];
+        if stand(&third.wal, GROUP) != found
+            || !tips.contains(&found.tip.index)
+            || !bases.contains(&found.base)
+        {
+            return Err(format!("{found:?} between {before:?} and {after:?}"));
+        }
+        Ok(())
+    }
+}
+
 /// Everything that happens, one operation after the other: cut, roll, release, recycling. At each moment the power
 /// fails, or the process dies, or the disk tears what it was writing.
 #[test]
@@ -301,63 +391,44 @@ fn a_crash_at_any_moment_leaves_a_log_that_opens() {
     let mut opened = 0;
     for mode in [FlushMode::Dsync, FlushMode::DrainedFsync] {
         for direct in [true, false] {
-            let disk = SimDiskOptions {
-                flush_mode: mode,
-                direct,
-                ..SimDiskOptions::default()
-            };
-            let medium = storage();
-            let mut rig = Rig::open_with(&medium, options(12), disk.clone(), 1).unwrap();
-            rig.wal.create_group(&genesis(GROUP)).unwrap();
-            rig.settle();
+            let mut cutting = Cutting::new(mode, direct, options(12));
             for round in 0..10 {
-                let before = stand(&rig.wal, GROUP);
-                let at = rig.tip();
-                rig.append(&[Write::Anchor(anchor_at(at))]);
-                rig.settle();
-                let anchored = stand(&rig.wal, GROUP);
-                rig.append_entries(1, 2, 3500);
-                let tip = rig.tip();
-                rig.append(&[Write::Base(base_at(at, tip))]);
-                for _ in 0..5 {
-                    rig.append_entries(1, 2, 3500);
+                if let Err(error) = cutting.round() {
+                    panic!("round {round}, image {}: {error}", cutting.opened);
                 }
-                let after = stand(&rig.wal, GROUP);
-                loop {
-                    for (crash, tear) in [
-                        (Crash::Process, Tear::Never),
-                        (Crash::Power, Tear::Never),
-                        (Crash::Power, Tear::InOrder),
-                        (Crash::Power, Tear::Never),
-                    ] {
-                        opened += 1;
-                        let left = medium.copy(dice(opened));
-                        left.crash(crash, tear);
-                        let again = Rig::open_with(&left, options(12), disk.clone(), opened);
-                        let again = match again {
-                            Ok(again) => again,
-                            Err(error) => panic!("round {round}, {opened}, {crash:?}: {error}"),
-                        };
-                        let found = stand(&again.wal, GROUP);
-                        assert!(anchored.tip.index <= found.tip.index, "{opened}");
-                        assert!(found.tip.index <= after.tip.index, "{opened}");
-                        assert!([before.base, after.base].contains(&found.base), "{opened}");
-                        drop(again);
-                        left.crash(Crash::Power, Tear::Never);
-                        let third = Rig::open_with(&left, options(12), disk.clone(), 1);
-                        assert_eq!(stand(&third.unwrap().wal, GROUP), found);
-                    }
-                    if rig.wal.disk().next_due().is_none() {
-                        break;
-                    }
-                    rig.step();
-                }
-                rig.settle();
             }
-            assert!(rig.wal.status().counters.segments_released > 3);
+            let counters = cutting.rig.wal.status().counters;
+            assert!(counters.segments_released > 3);
+            opened += cutting.opened;
         }
     }
     assert!(opened > 1000, "{opened}");
+}
+
+/// The bugs of this kind do not survive that.
+#[cfg(mutants)]
+#[test]
+fn planted_bugs_are_found() {
+    use logdrive_raft::mutant::Mutant;
+    for mutant in [Mutant::ReleaseTooSoon, Mutant::ReleaseOutOfOrder] {
+        let with_bug = Options {
+            mutant: Some(mutant),
+            ..options(24)
+        };
+        let mut cutting = Cutting::new(FlushMode::Dsync, true, with_bug);
+        // It keeps the oldest segment.
+        roll(&mut cutting.rig, 1);
+        cutting.rig.wal.create_group(&genesis(OTHER)).unwrap();
+        let one = entries(OTHER, 1, &genesis(OTHER).origin(), 1, 10);
+        if mutant == Mutant::ReleaseOutOfOrder {
+            let kept = cutting.rig.wal.append(OTHER, &[Write::Entries(one)]);
+            kept.unwrap();
+        }
+        cutting.rig.settle();
+        let found = (0..10).find_map(|_| cutting.round().err());
+        println!("{mutant}: {found:?}");
+        assert!(found.is_some(), "{mutant} is not found");
+    }
 }
 
 /// A slot that cannot be cleared is no danger to the log. It is tried again, and the status says why.

@@ -425,7 +425,11 @@ fn planted_bugs_are_found() {
             kept.unwrap();
         }
         cutting.rig.settle();
-        let found = (0..10).find_map(|_| cutting.round().err());
+        // Some writes take much longer than the clearing of a slot.
+        let disk = cutting.rig.wal.disk_mut().options_mut();
+        disk.starved_percent = 30;
+        disk.write_us = (20, 3000);
+        let found = (0..40).find_map(|_| cutting.round().err());
         println!("{mutant}: {found:?}");
         assert!(found.is_some(), "{mutant} is not found");
     }

@@ -145,7 +145,7 @@ impl Known {
                         }
                         now.put(*slot, block, contents.clone());
                     }
-                    let write = Written {
+                    let mut write = Written {
                         op: *op,
                         slot: *slot,
                         block: *block,
@@ -155,6 +155,8 @@ impl Known {
                         is_earlier_life: false,
                         is_of_opening,
                     };
+                    // They are no part of the log, and nothing waits for them.
+                    write.is_durable = write.is_zeros();
                     // A mark that is written again in a segment that does not count.
                     let is_of_no_segment = write.is_group() && !self.has_header(*slot);
                     if !is_of_no_segment {
@@ -299,6 +301,26 @@ impl Known {
         pending.unwrap_or(self.writes.len())
     }
 
+    /// The oldest segment that is needed: what the header of the last segment says that has a flush group.
+    fn oldest(&self) -> u64 {
+        let counts = |(number, write): &(usize, &Written)| {
+            let mut after = self.writes[*number..].iter();
+            after.any(|group| group.is_group() && group.slot == write.slot)
+        };
+        let headers = self.writes.iter().enumerate().filter(counts);
+        let headers = headers.filter_map(|(_, write)| header_in(write.block, &write.contents));
+        headers.map(|header| header.oldest).max().unwrap_or(0)
+    }
+
+    /// Whether a write is of a segment that was released.
+    fn is_released(&self, owner: usize, oldest: u64) -> bool {
+        let slot = self.writes[owner].slot;
+        let before = self.writes[..=owner].iter().rev();
+        let mut headers = before.filter(|write| write.slot == slot && write.is_header());
+        let header = headers.find_map(|write| header_in(write.block, &write.contents));
+        header.is_some_and(|header| header.segment < oldest)
+    }
+
     /// The write that a block is of.
     fn owner(&self, slot: SlotId, block: u32) -> Option<usize> {
         let owner = self
@@ -368,9 +390,11 @@ impl Known {
         if let Damage::Swap(other, place) = damage {
             places.push((other, place));
         }
+        let oldest = self.oldest();
         let owners: Vec<Option<usize>> = places
             .iter()
             .map(|(slot, block)| self.owner(*slot, *block))
+            .map(|owner| owner.filter(|owner| !self.is_released(*owner, oldest)))
             .collect();
         // The highest mark that anything undamaged states.
         let readable = |(number, write): &(usize, &Written)| {

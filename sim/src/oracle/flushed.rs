@@ -306,13 +306,29 @@ impl FlushedView {
         for whole in self.wholes.values_mut() {
             whole.on_path = false;
         }
-        let firsts = self.wholes.values().filter(|whole| {
-            whole.header.kind == GroupKind::First
-                && whole.header.place.segment == self.oldest
-                && (!whole.begins_recovery || self.is_judged(whole))
-        });
-        let first = firsts.max_by_key(|whole| whole.epoch);
+        // It may have been released, and its slot cleared, before anybody looked at what says so.
+        while self.first_of(self.oldest).is_none() {
+            let firsts = self.wholes.values().filter(|whole| self.is_first(whole));
+            let stated = firsts.map(|whole| whole.oldest);
+            let Some(later) = stated.filter(|stated| self.oldest < *stated).min() else {
+                break;
+            };
+            self.oldest = later;
+        }
+        let first = self.first_of(self.oldest);
         self.path = first.map_or_else(Path::default, |first| Path::from(&first.header));
+    }
+
+    /// The first group of a segment, if the segment counts.
+    fn first_of(&self, segment: u64) -> Option<&Whole> {
+        let firsts = self.wholes.values().filter(|whole| self.is_first(whole));
+        let of_segment = firsts.filter(|whole| whole.header.place.segment == segment);
+        of_segment.max_by_key(|whole| whole.epoch)
+    }
+
+    /// Whether it begins a segment, and not one of a recovery that did not get as far as its verdict.
+    fn is_first(&self, whole: &Whole) -> bool {
+        whole.header.kind == GroupKind::First && (!whole.begins_recovery || self.is_judged(whole))
     }
 
     /// The group that a recovery would take next: of several the one of the newest opening that counts.

@@ -274,6 +274,9 @@ impl Record {
     ///
     /// A guard that is forgotten lets its replica vote with a log that is shorter than what it acknowledged.
     pub(crate) fn unsupported(&self) -> Option<&'static str> {
+        if let Record::Anchor(Anchor { file: Some(_), .. }) = self {
+            return Some("a file of an anchor");
+        }
         let (guarded, holes) = match self {
             Record::Checkpoint(rows) => (
                 rows.iter().any(|row| row.guard.is_some()),

@@ -6,7 +6,7 @@ use logdrive_net::hello::{Hello, PROTOCOL_MAX};
 use logdrive_net::identity::{ClusterName, Identity, Role};
 use logdrive_net::protocol::{ClientGreeting, Requests, Response, ServerGreeting, next_response};
 use logdrive_raft::limits::ENTRY_HEADER_BYTES;
-use logdrive_raft::message::{Body, Message};
+use logdrive_raft::message::{Body, Message, Offered, Part, Progress};
 use logdrive_raft::wire::{Decode, DecodeError, Encode, Reader};
 use logdrive_raft::{
     Anchor, Boot, Chain, ClusterId, Entry, EntryHeader, EntryKind, Genesis, GroupId, Incarnation,
@@ -91,6 +91,9 @@ pub(crate) fn greeting_seeds() -> Vec<Vec<u8>> {
 /// Frames in it have checksums, which are made to fit first: noise would end there.
 pub(crate) fn message(data: &[u8]) {
     canonical::<Message>(data);
+    canonical::<Offered>(data);
+    canonical::<Part>(data);
+    canonical::<Progress>(data);
     let mut sealed = data.to_vec();
     for at in 0..sealed.len() {
         if sealed[at..].starts_with(b"LDen") {

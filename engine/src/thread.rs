@@ -238,7 +238,7 @@ impl<S: StateMachine> Driver<S> {
         let apply = Arc::clone(machines.queue());
         let rate = setup.snapshots.write_bytes_per_s;
         let mut threads = snapshots::spawn(&store, setup.cluster, replica, rate, &snapshots)?;
-        let ending = Ending(Arc::clone(&snapshots));
+        let ending = Ending(Some(Arc::clone(&snapshots)));
         let inline = match setup.apply_on {
             ApplyOn::Thread => {
                 let name = format!("logdrive-{}-apply", replica.id);
@@ -289,8 +289,7 @@ impl<S: StateMachine> Driver<S> {
             peer_address: driver.links.peer_address(),
             client_address: driver.links.client_address(),
         };
-        // From now on the doors see to it.
-        std::mem::forget(ending);
+        ending.pass_on();
         Ok((driver, running))
     }
 
@@ -451,11 +450,20 @@ fn earlier(one: Option<Instant>, other: Instant) -> Option<Instant> {
 }
 
 /// Ends the snapshot threads if the node does not get as far as running.
-struct Ending<H>(Arc<SnapshotQueue<H>>);
+struct Ending<H>(Option<Arc<SnapshotQueue<H>>>);
+
+impl<H> Ending<H> {
+    /// From now on the doors see to it.
+    fn pass_on(mut self) {
+        self.0 = None;
+    }
+}
 
 impl<H> Drop for Ending<H> {
     fn drop(&mut self) {
-        self.0.close();
+        if let Some(queue) = &self.0 {
+            queue.close();
+        }
     }
 }
 

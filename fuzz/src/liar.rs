@@ -2,7 +2,7 @@
 //! halt; they do not panic, and what is committed stays.
 
 use logdrive_raft::bootstrap::Bootstrap;
-use logdrive_raft::io::{Config, HardState, Input, PersistId, Restored};
+use logdrive_raft::io::{Config, Input, PersistId, Restored};
 use logdrive_raft::message::{
     Ack, Append, Body, CommitPoint, GenesisQuery, GenesisReply, Heartbeat, HeartbeatReply, Message,
     Reject, VoteReply, VoteRequest,

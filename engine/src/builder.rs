@@ -296,6 +296,7 @@ impl<S: StateMachine> NodeBuilder<S> {
             shared,
             groups,
             apply: running.apply,
+            snapshots: running.snapshots,
             metrics,
             clock,
             threads: Mutex::new([thread].into_iter().chain(running.threads).collect()),

@@ -6,7 +6,7 @@
 
 use logdrive_net::{ClientMemory, PeerMemory};
 use logdrive_raft::limits::FRAME_BYTES_MAX;
-use logdrive_shard::ShardStatus;
+use logdrive_shard::{FETCH_BYTES_MAX, ShardStatus};
 use serde::Serialize;
 
 use crate::settings::Limits;
@@ -30,11 +30,22 @@ pub(crate) struct NetMemory {
     pub(crate) clients: Option<ClientMemory>,
 }
 
+/// What waits for the threads beside the shard's.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ThreadBytes {
+    /// Committed entries that wait for the machines.
+    pub(crate) apply: usize,
+    /// The most of them.
+    pub(crate) apply_max: usize,
+    /// Parts of snapshots that wait to be stored.
+    pub(crate) snapshots: usize,
+}
+
 /// All owners, always the same ones in the same order.
 pub(crate) fn lines(
     shard: &ShardStatus,
     net: &NetMemory,
-    apply: (usize, usize),
+    threads: ThreadBytes,
     limits: &Limits,
 ) -> Vec<MemoryLine> {
     let line = |owner, bytes: usize, bytes_max: Option<usize>| MemoryLine {
@@ -66,7 +77,12 @@ pub(crate) fn lines(
             sum(|group| group.read_back_bytes),
             Some(groups.len() * FRAME_BYTES_MAX),
         ),
-        line("apply", apply.0, Some(apply.1)),
+        line("apply", threads.apply, Some(threads.apply_max)),
+        line(
+            "snapshot_parts",
+            threads.snapshots,
+            Some((groups.len() + 1) * FETCH_BYTES_MAX),
+        ),
         line(
             "log_queue",
             shard.wal.queued_bytes,

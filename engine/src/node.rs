@@ -19,7 +19,9 @@ use crate::metrics::{Metrics, MetricsSnapshot};
 use crate::proposal::{Proposal, Proposals};
 use crate::shared::{Command, Shared};
 use crate::snapshot_now::SnapshotNow;
+use crate::snapshots::SnapshotQueue;
 use crate::status::Status;
+use crate::thread::thread_bytes;
 
 /// A node of a cluster: it holds a replica of each of its groups.
 ///
@@ -28,6 +30,7 @@ pub struct Node<S: StateMachine> {
     pub(crate) shared: Arc<Shared>,
     pub(crate) groups: BTreeMap<GroupId, Group<S>>,
     pub(crate) apply: Arc<ApplyQueue<S::Output>>,
+    pub(crate) snapshots: Arc<SnapshotQueue<S::Snapshot>>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) clock: Clock,
     pub(crate) threads: Mutex<Vec<JoinHandle<()>>>,
@@ -135,7 +138,7 @@ impl<S: StateMachine> Node<S> {
     pub fn status(&self) -> Status {
         self.shared.status(
             |group| self.apply.applied(group),
-            self.apply.bytes(),
+            thread_bytes(&self.apply, &self.snapshots),
             self.clock.now(),
         )
     }

@@ -11,7 +11,7 @@ use logdrive_shard::{Fatal, ShardStatus};
 use logdrive_wal::FlushHistogram;
 use tokio::sync::Notify;
 
-use crate::memory::NetMemory;
+use crate::memory::{NetMemory, ThreadBytes};
 use crate::settings::Limits;
 use crate::snapshot_now::Waiting;
 use crate::status::{Alarm, Status};
@@ -216,7 +216,7 @@ impl Shared {
     pub(crate) fn status(
         &self,
         applied: impl Fn(GroupId) -> u64,
-        apply_bytes: (usize, usize),
+        threads: ThreadBytes,
         now: Micros,
     ) -> Status {
         let published = self.published();
@@ -233,7 +233,7 @@ impl Shared {
             self.started.elapsed(),
             !self.ended.load(Ordering::SeqCst),
             applied,
-            apply_bytes,
+            threads,
             now,
         );
         status.net.fallbacks.clone_from(&published.net_fallbacks);

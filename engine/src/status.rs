@@ -9,7 +9,7 @@ use logdrive_shard::{GroupState, ShardStatus, SnapshotStatus};
 use serde::Serialize;
 
 pub use crate::memory::MemoryLine;
-use crate::memory::NetMemory;
+use crate::memory::{NetMemory, ThreadBytes};
 use crate::settings::Limits;
 
 /// How a node stands. Serialises to `logdrive.status/1`.
@@ -294,7 +294,7 @@ impl Status {
         uptime: Duration,
         running: bool,
         applied: impl Fn(GroupId) -> u64,
-        apply_bytes: (usize, usize),
+        threads: ThreadBytes,
         now: Micros,
     ) -> Self {
         let groups = shard
@@ -304,8 +304,8 @@ impl Status {
             .collect();
         let mut queues = vec![QueueLine {
             name: "apply".to_owned(),
-            bytes: apply_bytes.0 as u64,
-            bytes_max: apply_bytes.1 as u64,
+            bytes: threads.apply as u64,
+            bytes_max: threads.apply_max as u64,
         }];
         for group in &shard.groups {
             queues.push(QueueLine {
@@ -350,7 +350,7 @@ impl Status {
             wal: wal_line(shard),
             net: NetLine::default(),
             queues,
-            memory: crate::memory::lines(shard, net, apply_bytes, limits),
+            memory: crate::memory::lines(shard, net, threads, limits),
             memory_bytes_max,
             alarms: alarms.to_vec(),
         }

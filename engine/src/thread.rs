@@ -26,6 +26,7 @@ use crate::apply::{ApplyNews, ApplyOn, ApplyQueue, Inline, Machines, Work};
 use crate::clock::Clock;
 use crate::error::StartError;
 use crate::links::Links;
+use crate::memory::ThreadBytes;
 use crate::metrics::Metrics;
 use crate::notices;
 use crate::settings::Limits;
@@ -59,6 +60,7 @@ pub(crate) struct Setup<S: StateMachine> {
 pub(crate) struct Running<S: StateMachine> {
     pub(crate) groups: BTreeMap<GroupId, (Inbox<S::Output>, S::Reader)>,
     pub(crate) apply: Arc<ApplyQueue<S::Output>>,
+    pub(crate) snapshots: Arc<SnapshotQueue<S::Snapshot>>,
     pub(crate) threads: Vec<JoinHandle<()>>,
     pub(crate) replica: logdrive_raft::Replica,
     pub(crate) boot: logdrive_raft::Boot,
@@ -283,6 +285,7 @@ impl<S: StateMachine> Driver<S> {
         let running = Running {
             groups,
             apply,
+            snapshots: Arc::clone(&driver.snapshots),
             threads,
             replica,
             boot,
@@ -361,7 +364,7 @@ impl<S: StateMachine> Driver<S> {
                 let applied = |group| self.apply.applied(group);
                 let now = self.clock.now();
                 self.shared
-                    .status(applied, self.apply.bytes(), now)
+                    .status(applied, thread_bytes(&self.apply, &self.snapshots), now)
                     .to_json()
             });
             let now = self.clock.now();
@@ -442,6 +445,20 @@ impl<S: StateMachine> Driver<S> {
         if let Some(links) = Rc::into_inner(links) {
             links.shutdown().await;
         }
+    }
+}
+
+/// What waits for the threads beside this one.
+pub(crate) fn thread_bytes<O, H>(
+    apply: &ApplyQueue<O>,
+    snapshots: &SnapshotQueue<H>,
+) -> ThreadBytes {
+    let (apply, apply_max) = apply.bytes();
+    let snapshots = snapshots.bytes();
+    ThreadBytes {
+        apply,
+        apply_max,
+        snapshots,
     }
 }
 

@@ -108,6 +108,10 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value = "loopback")]
     pub mtu: Mtu,
 
+    /// After how many bytes of log replicas take a snapshot, or `never` [default: as the engine does]
+    #[arg(long, value_parser = snapshot_every, value_name = "BYTES|never")]
+    pub snapshot_every: Option<SnapshotEvery>,
+
     /// Where replicas keep their data: created, empty or ours, kept [default: a temporary directory]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
@@ -225,6 +229,36 @@ impl std::fmt::Display for TargetSpec {
             Self::Inproc(n) => write!(f, "inproc:{n}"),
             Self::Cluster(addresses) => write!(f, "cluster {}", addresses.join(",")),
         }
+    }
+}
+
+/// When replicas take snapshots by themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SnapshotEvery {
+    /// After so many bytes of log.
+    Bytes(u64),
+    /// Not at all.
+    Never,
+}
+
+impl std::fmt::Display for SnapshotEvery {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Bytes(bytes) => write!(f, "{bytes}"),
+            Self::Never => f.write_str("never"),
+        }
+    }
+}
+
+fn snapshot_every(text: &str) -> Result<SnapshotEvery, String> {
+    if text == "never" {
+        return Ok(SnapshotEvery::Never);
+    }
+    match units::bytes(text) {
+        Ok(0) => Err("a snapshot after 0 bytes would be one after each entry".to_owned()),
+        Ok(bytes) => Ok(SnapshotEvery::Bytes(bytes)),
+        Err(error) => Err(format!("{error}, or `never`")),
     }
 }
 

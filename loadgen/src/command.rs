@@ -81,6 +81,7 @@ fn make(
             apply: setting.args.apply,
             mtu: setting.args.mtu,
             wal_bytes_max: setting.wal_bytes_max,
+            snapshot_every: setting.args.snapshot_every,
         };
         (1..=count as u64).map(config).collect()
     };

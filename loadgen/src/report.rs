@@ -29,6 +29,8 @@ pub struct Report {
     pub result: RunResult,
     /// What each node's log did in the measurement.
     pub wal: Vec<Wal>,
+    /// What each node's snapshots came to in the measurement.
+    pub snapshots: Vec<Snapshots>,
     /// Processor time.
     pub cpu: Cpu,
     /// Memory of each node's process, if it has one of its own.
@@ -72,6 +74,8 @@ pub struct Config {
     pub mix: String,
     /// Whether replicas were restarted and checked.
     pub verify: bool,
+    /// After how many bytes of log replicas take a snapshot, or `never`; null: as the engine does.
+    pub snapshot_every: Option<String>,
 }
 
 /// Where it ran.
@@ -255,6 +259,19 @@ pub struct Wal {
     pub fallbacks: Vec<String>,
 }
 
+/// What a node's snapshots came to. Those of nodes that run elsewhere are not known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Snapshots {
+    /// The node.
+    pub node: u64,
+    /// Taken.
+    pub taken: Option<u64>,
+    /// Not taken or fetched.
+    pub failed: Option<u64>,
+    /// Fetched and installed.
+    pub installed: Option<u64>,
+}
+
 /// Memory of a node's process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Memory {
@@ -367,6 +384,7 @@ impl Config {
             keys: args.keys,
             mix: args.mix.to_string(),
             verify: args.verify,
+            snapshot_every: args.snapshot_every.map(|every| every.to_string()),
         }
     }
 }

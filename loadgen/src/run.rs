@@ -250,6 +250,7 @@ fn blank_report(
         },
         result: RunResult::default(),
         wal: Vec::new(),
+        snapshots: Vec::new(),
         cpu: Cpu::default(),
         memory: Vec::new(),
         verify: Default::default(),

@@ -174,6 +174,7 @@ pub(crate) mod tests {
             },
             result: RunResult::of(&measured, 10.0, Some(0)),
             wal: Vec::new(),
+            snapshots: Vec::new(),
             cpu: Cpu::default(),
             memory: Vec::new(),
             verify: Verify::default(),

@@ -126,6 +126,7 @@ fn a_replica_that_runs_is_ended_before_another_takes_its_place() {
         apply: Apply::Inline,
         mtu: Mtu::Loopback,
         wal_bytes_max: 1 << 30,
+        snapshot_every: None,
     };
     let program = Path::new(env!("CARGO_BIN_EXE_loadgen"));
     let mut processes = Processes::start(program, vec![config]).unwrap();

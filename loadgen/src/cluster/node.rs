@@ -3,16 +3,18 @@
 use std::path::Path;
 use std::time::Duration;
 
-use logdrive::{ApplyOn, Mtu as EngineMtu, Node, Status, Tls, WalSettings};
+use logdrive::{ApplyOn, Mtu as EngineMtu, Node, SnapshotSettings, Status, Tls, WalSettings};
 use logdrive_net::ca::{Authority, IssueRequest};
 use logdrive_net::{ClusterName, Role};
 use logdrive_raft::NodeId;
 use logdrive_shard::kv::Kv;
 
 use super::ClusterError;
-use super::protocol::{GroupObservation, Observation, ReplicaConfig, WalObservation};
+use super::protocol::{
+    GroupObservation, Observation, ReplicaConfig, SnapshotObservation, WalObservation,
+};
 use super::sockets::Sockets;
-use crate::args::{Apply, Mtu, WalBackend};
+use crate::args::{Apply, Mtu, SnapshotEvery, WalBackend};
 use crate::verify::{GroupState, ReplicaState};
 
 /// Starts a replica. One without sockets listens nowhere.
@@ -32,12 +34,19 @@ pub fn start(
         WalBackend::IoUring => logdrive::WalBackend::IoUring,
         WalBackend::Pwrite => logdrive::WalBackend::Pwrite,
     };
+    let mut snapshots = SnapshotSettings::default();
+    match config.snapshot_every {
+        None => {}
+        Some(SnapshotEvery::Bytes(bytes)) => snapshots.log_bytes = bytes,
+        Some(SnapshotEvery::Never) => snapshots = SnapshotSettings::manual(),
+    }
     let mut builder = Node::builder(&config.dir, |_| Kv::default())
         .id(config.node)
         .cluster(config.cluster.clone())
         .groups(1..=config.groups)
         .members(members.to_vec())
         .wal(wal)
+        .snapshots(snapshots)
         .mtu(match config.mtu {
             Mtu::Loopback => EngineMtu::Loopback,
             Mtu::Ethernet => EngineMtu::Ethernet,
@@ -62,6 +71,7 @@ pub fn start(
 #[must_use]
 pub fn observe(node: &Node<Kv>) -> Observation {
     let status: Status = node.status();
+    let metrics = node.metrics();
     let group = |group: &logdrive::status::GroupLine| GroupObservation {
         term: group.term,
         leads: group.role == "leader",
@@ -80,6 +90,11 @@ pub fn observe(node: &Node<Kv>) -> Observation {
             bytes_payload: wal.bytes_payload,
             fallbacks: wal.fallbacks.clone(),
         },
+        snapshots: Some(SnapshotObservation {
+            taken: metrics.snapshots,
+            failed: metrics.snapshots_failed,
+            installed: metrics.snapshots_installed,
+        }),
         net_fallbacks: status.net.fallbacks.clone(),
         alarms: status
             .alarms

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::args::{Apply, Mtu, WalBackend};
+use crate::args::{Apply, Mtu, SnapshotEvery, WalBackend};
 
 /// What a replica is told on its command line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +30,8 @@ pub struct ReplicaConfig {
     pub mtu: Mtu,
     /// The most bytes of its log.
     pub wal_bytes_max: u64,
+    /// When it takes snapshots by itself; none: as the engine does.
+    pub snapshot_every: Option<SnapshotEvery>,
 }
 
 /// A question, numbered so that a late reply is not taken for that to a later one.
@@ -83,6 +85,8 @@ pub struct Observation {
     pub groups: Vec<GroupObservation>,
     /// Its log.
     pub wal: WalObservation,
+    /// Its snapshots, if it says so much of them.
+    pub snapshots: Option<SnapshotObservation>,
     /// What its network could not have.
     pub net_fallbacks: Vec<String>,
     /// What its operator should know.
@@ -100,6 +104,17 @@ pub struct GroupObservation {
     pub leader: Option<u64>,
     /// The last entry its machine has applied.
     pub applied: u64,
+}
+
+/// What a replica's snapshots have come to since it started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotObservation {
+    /// Taken.
+    pub taken: u64,
+    /// Not taken or fetched.
+    pub failed: u64,
+    /// Fetched and installed.
+    pub installed: u64,
 }
 
 /// What a replica's log has done since it started.

@@ -167,6 +167,7 @@ fn observation(status: &Value) -> Observation {
             bytes_payload: number(&wal["bytes_payload"]),
             fallbacks: list(&wal["fallbacks"]).iter().map(text).collect(),
         },
+        snapshots: None,
         net_fallbacks: list(&status["net"]["fallbacks"]).iter().map(text).collect(),
         alarms: list(&status["alarms"])
             .iter()

@@ -6,11 +6,11 @@ use std::time::Duration;
 use super::load::WorkerThread;
 use crate::args::{FaultSpec, RunArgs};
 use crate::clock::ns;
-use crate::cluster::protocol::Observation;
+use crate::cluster::protocol::{Observation, SnapshotObservation};
 use crate::cluster::{self, Cluster};
 use crate::progress;
 use crate::recorder::Measured;
-use crate::report::{Cpu, Fault, Memory, Report, RunResult, Wal};
+use crate::report::{Cpu, Fault, Memory, Report, RunResult, Snapshots, Wal};
 use crate::say::tell;
 use crate::worker::{Plan, Shared};
 
@@ -256,6 +256,7 @@ impl Watched {
             report.env.flush_mode = Some(observation.wal.flush_mode.clone());
         }
         report.wal = self.wals();
+        report.snapshots = self.snapshots();
         let memory = self.nodes.iter().zip(&self.rss_peak_bytes);
         report.memory = memory
             .map(|(node, bytes)| Memory {
@@ -287,19 +288,38 @@ impl Watched {
         Some(groups.map(|(start, end)| end.saturating_sub(start)).sum())
     }
 
-    fn wals(&self) -> Vec<Wal> {
+    /// Each node as it was seen first and last.
+    fn seen(&self) -> impl Iterator<Item = (u64, &Option<Observation>, &Option<Observation>)> {
         let ends = self.at_end.iter().chain(std::iter::repeat(&None));
         let starts = self.at_start.iter().chain(std::iter::repeat(&None));
         let nodes = self.nodes.iter().zip(starts).zip(ends);
-        nodes
-            .map(|((node, start), end)| {
-                let delta = |of: fn(&Observation) -> u64| {
-                    let (start, end) = (of(start.as_ref()?), of(end.as_ref()?));
-                    // One that was restarted counts from then.
-                    Some(end.checked_sub(start).unwrap_or(end))
+        nodes.map(|((node, start), end)| (*node, start, end))
+    }
+
+    fn snapshots(&self) -> Vec<Snapshots> {
+        self.seen()
+            .map(|(node, start, end)| {
+                let delta = |of: fn(&SnapshotObservation) -> u64| {
+                    let of = |seen: &Option<Observation>| seen.as_ref()?.snapshots.as_ref().map(of);
+                    grown(of(start)?, of(end)?)
                 };
+                Snapshots {
+                    node,
+                    taken: delta(|snapshots| snapshots.taken),
+                    failed: delta(|snapshots| snapshots.failed),
+                    installed: delta(|snapshots| snapshots.installed),
+                }
+            })
+            .collect()
+    }
+
+    fn wals(&self) -> Vec<Wal> {
+        self.seen()
+            .map(|(node, start, end)| {
+                let delta =
+                    |of: fn(&Observation) -> u64| grown(of(start.as_ref()?), of(end.as_ref()?));
                 Wal {
-                    node: *node,
+                    node,
                     flushes: delta(|o| o.wal.flushes),
                     groups: delta(|o| o.wal.groups),
                     bytes_written: delta(|o| o.wal.bytes_written),
@@ -313,6 +333,11 @@ impl Watched {
             })
             .collect()
     }
+}
+
+/// By how much a counter has grown. One of a node that was restarted counts from then.
+fn grown(start: u64, end: u64) -> Option<u64> {
+    Some(end.checked_sub(start).unwrap_or(end))
 }
 
 const RESTART_AFTER: Duration = Duration::from_secs(1);

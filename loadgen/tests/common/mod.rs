@@ -187,6 +187,7 @@ impl Cluster for Fake {
             let observation = Observation {
                 groups: vec![group],
                 wal,
+                snapshots: None,
                 net_fallbacks: Vec::new(),
                 alarms: Vec::new(),
             };

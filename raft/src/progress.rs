@@ -35,6 +35,8 @@ pub(crate) struct Progress {
     /// It lags: the way there takes no more appends for now. What is not taken is not remembered, it is
     /// in the log.
     pub(crate) lane_full: bool,
+    /// The way there takes no append of this session that goes on from further than this: one before it was not taken.
+    pub(crate) gap: Option<Index>,
 }
 
 /// How entries are sent.
@@ -76,6 +78,7 @@ impl Progress {
             read_failed: false,
             behind: false,
             lane_full: false,
+            gap: None,
         }
     }
 
@@ -110,6 +113,13 @@ impl Progress {
         self.reading = None;
         self.read_failed = false;
         self.lane_full = false;
+        self.gap = None;
+    }
+
+    /// Whether what comes next lies beyond a gap that nothing will fill: the log was cut there, or the follower has
+    /// got it from elsewhere.
+    pub(crate) fn has_skipped(&self) -> bool {
+        self.gap.is_some_and(|gap| gap.next() < self.next_index)
     }
 
     /// Bytes and entries on their way: everything between what is durable there and what was sent.

@@ -337,6 +337,35 @@ fn an_idle_leader_tells_a_follower_that_it_is_behind() {
     assert!(server.raft.peers().iter().all(|peer| !peer.behind));
 }
 
+/// An append that a lane did not take leaves a gap in its session, and a log that was cut there never fills it.
+#[test]
+fn a_follower_whose_gap_was_cut_away_is_asked_in_a_new_session() {
+    let mut server = Server::leads(&[1, 1, 1, 2], 2);
+    server.ack(2, 5);
+    let follower = |server: &Server| {
+        let peers = server.raft.peers();
+        let peer = peers.iter().find(|peer| peer.replica == replica(3));
+        peer.unwrap().session
+    };
+    let before = follower(&server);
+    server.step(Input::LaneFull {
+        peer: NodeId(3),
+        session: before,
+        from: Index(2),
+    });
+    server.cut(5);
+    server.said();
+    server.step(Input::LaneRoom(NodeId(3)));
+    let said = server.said();
+    let asked = said.iter().find_map(|body| match body {
+        Body::Append(append) if append.prev.index == Index(5) => Some(append.session),
+        _ => None,
+    });
+    let asked = asked.unwrap_or_else(|| panic!("{said:?}"));
+    assert!(before < asked);
+    assert_eq!(follower(&server), asked);
+}
+
 #[test]
 fn a_follower_that_is_behind_wants_a_snapshot_and_installs_it() {
     let log = entries(&[1, 1, 2, 2, 7, 7, 7]);

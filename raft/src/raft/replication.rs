@@ -37,6 +37,13 @@ impl Raft {
     }
 
     fn replicate_to(&mut self, place: usize) {
+        if let RoleState::Leader(leader) = &mut self.role {
+            let peer = &mut leader.peers[place];
+            if !peer.lane_full && peer.has_skipped() {
+                // A new session has no gap.
+                peer.open_session(self.sessions.open());
+            }
+        }
         loop {
             let RoleState::Leader(leader) = &self.role else {
                 return;
@@ -142,6 +149,7 @@ impl Raft {
         let peer = &mut leader.peers[place];
         assert!(prev.index.0 + entries.len() as u64 <= last_index.0);
         peer.sent = now;
+        peer.gap = peer.gap.filter(|gap| *gap < prev.index);
         match &mut peer.mode {
             Mode::Probe { waiting, .. } => {
                 *waiting = true;
@@ -330,6 +338,8 @@ impl Raft {
         peer.next_index = peer.next_index.min(from).max(known.next());
         peer.reading = None;
         peer.lane_full = true;
+        let gap = Index(from.0 - 1);
+        peer.gap = Some(peer.gap.map_or(gap, |before| before.min(gap)));
     }
 
     pub(super) fn on_lane_room(&mut self, id: NodeId) {

@@ -180,7 +180,8 @@ impl Fetch {
         fetch
     }
 
-    /// The leader's log begins further on than what this looks for, or there is another leader.
+    /// Where the leader's log begins now: further on than what this looks for, or not as far, for it is another leader.
+    /// Nobody may have what an earlier one had.
     pub(crate) fn wanted(
         &mut self,
         least: Index,
@@ -192,10 +193,15 @@ impl Fetch {
         let outrun = self
             .source()
             .is_some_and(|source| source.offered.at.index < least);
-        self.least = self.least.max(least);
+        let looks = matches!(self.step, Step::Pausing { .. } | Step::Asking { .. });
+        let less = least < self.least && looks;
+        self.least = least;
         let taken = matches!(self.step, Step::Checking { .. } | Step::Handed);
-        if outrun && !taken {
-            // It would not connect any more.
+        if less {
+            self.pause_us = PAUSE_US_MIN;
+        }
+        if less || (outrun && !taken) {
+            // It would not connect any more, or more would.
             self.ask(peers, now);
         }
     }
@@ -287,6 +293,17 @@ impl Fetch {
 
     /// The way to a peer is gone.
     pub(crate) fn on_disconnected(&mut self, peer: NodeId, now: Micros) {
+        if let Step::Asking {
+            unanswered, offers, ..
+        } = &mut self.step
+        {
+            unanswered.retain(|asked| *asked != peer);
+            offers.retain(|(from, _)| *from != peer);
+            if unanswered.is_empty() {
+                self.settle(now);
+            }
+            return;
+        }
         let lost = match &self.step {
             Step::Manifest { source, .. } | Step::Chunks { source, .. } => source.from == peer,
             _ => false,
@@ -664,4 +681,65 @@ fn next_of(missing: &mut VecDeque<Missing>) -> Option<(u32, u32)> {
         missing.pop_front();
     }
     Some(part)
+}
+
+#[cfg(test)]
+mod tests {
+    use logdrive_raft::LogPosition;
+
+    use super::*;
+
+    const PEERS: [NodeId; 2] = [NodeId(1), NodeId(2)];
+
+    fn fetch(least: u64) -> Fetch {
+        let rate = 64 << 20;
+        let mut fetch = Fetch::begin(Index(least), Some(NodeId(1)), rate, &PEERS, Micros(0));
+        fetch.take_orders();
+        fetch
+    }
+
+    fn offer(index: u64) -> Transfer {
+        Transfer::Offer(Some(Offered {
+            snapshot: SnapshotId(u128::from(index)),
+            at: LogPosition {
+                index: Index(index),
+                ..LogPosition::default()
+            },
+            bytes: 100,
+            manifest_bytes: 100,
+        }))
+    }
+
+    /// Who is asked for a part.
+    fn asks(fetch: &mut Fetch) -> Vec<NodeId> {
+        let orders = fetch.take_orders().into_iter();
+        let asks = orders.filter_map(|order| match order {
+            Order::Say(to, Transfer::Fetch { .. }) => Some(to),
+            _ => None,
+        });
+        asks.collect()
+    }
+
+    #[test]
+    fn whoever_is_gone_before_it_is_settled_on_is_not_waited_for() {
+        let mut fetch = fetch(10);
+        fetch.on_transfer(NodeId(2), offer(20), Micros(1));
+        fetch.on_disconnected(NodeId(2), Micros(2));
+        fetch.on_transfer(NodeId(1), offer(15), Micros(3));
+        assert_eq!(asks(&mut fetch), [NodeId(1)]);
+    }
+
+    #[test]
+    fn what_an_earlier_leader_had_is_not_insisted_on() {
+        let mut fetch = fetch(30);
+        for peer in PEERS {
+            fetch.on_transfer(peer, Transfer::Offer(None), Micros(1));
+        }
+        assert!(matches!(fetch.step, Step::Pausing { .. }));
+        // Its successor's log begins further back, and it has a snapshot that reaches so far.
+        fetch.wanted(Index(28), Some(NodeId(2)), &PEERS, Micros(2));
+        fetch.on_transfer(NodeId(1), Transfer::Offer(None), Micros(3));
+        fetch.on_transfer(NodeId(2), offer(28), Micros(4));
+        assert_eq!(asks(&mut fetch), [NodeId(2)]);
+    }
 }

@@ -117,10 +117,12 @@ impl Pool {
 
     /// Whether the pool does not get as many free slots as it wants unless more are released.
     pub(crate) fn is_scarce(&self) -> bool {
-        self.free.len() < FREE_MIN
-            && self.growable() == 0
-            && self.released.is_empty()
-            && self.growth.is_none()
+        self.free.len() < FREE_MIN && self.is_spent()
+    }
+
+    /// Whether no slot becomes free unless more are released.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.growable() == 0 && self.released.is_empty() && self.growth.is_none()
     }
 
     /// Makes one slot more than there may be, as no other is free.

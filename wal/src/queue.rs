@@ -77,6 +77,15 @@ pub(crate) fn continues(before: Option<&Item>, prev: &LogPosition, entry: &Entry
 }
 
 impl Queue {
+    /// Whether something waits after which segments may be released.
+    pub(crate) fn lets_go(&self) -> bool {
+        self.items.iter().any(|queued| match &queued.item {
+            Item::Base(..) => true,
+            Item::Record(record, _) => matches!(**record, Record::Anchor(_)),
+            _ => false,
+        })
+    }
+
     pub(crate) fn push(&mut self, item: Item) {
         self.bytes += item.table_bytes() + item.body_bytes();
         let completes = None;

@@ -136,7 +136,9 @@ impl<D: Disk> Wal<D> {
     /// Whether a roll now, before the segment is full, is worth the slot that it takes. In a segment that was just begun
     /// it would be another one for each that it frees, for ever.
     pub(super) fn wants_roll(&mut self) -> bool {
-        if !self.pool.is_scarce() || self.pool.free_slots() == 0 {
+        // Where proposals are refused nothing else may come that fills the segment.
+        let refuses = self.pool.is_spent() && !self.has_room(self.options.frame_bytes_max);
+        if !(self.pool.is_scarce() || refuses) || self.pool.free_slots() == 0 {
             return false;
         }
         let used = self.active.next - SLOT_HEADER_BLOCKS;
@@ -148,9 +150,12 @@ impl<D: Disk> Wal<D> {
     }
 
     /// Where all slots are in use, the reserve too, there is none to roll to. Then one more than there may be is made,
-    /// as an opening does, rather than keep what nobody needs.
+    /// as an opening does, rather than keep what nobody needs, or what nobody will once what waits is written.
     pub(super) fn ask_for_one_more(&mut self) {
-        if self.pool.is_scarce() && self.pool.free_slots() == 0 && self.freed_by_roll() > 0 {
+        if self.pool.is_scarce()
+            && self.pool.free_slots() == 0
+            && (self.queue.lets_go() || self.freed_by_roll() > 0)
+        {
             self.pool.one_more();
         }
     }

@@ -4,6 +4,7 @@ mod snapshots;
 
 use std::any::Any;
 
+use logdrive_raft::GroupId;
 use logdrive_raft::io::Role;
 use logdrive_shard::{Fenced, Notice};
 
@@ -343,6 +344,9 @@ fn raise(
     advice: impl Into<String>,
 ) {
     assert!(ALARM_CODES.contains(&code), "{code} is not in the list");
+    if let Some(group) = group.filter(|_| code == "halted") {
+        shared.snapshots.not_taken(GroupId(group), &text);
+    }
     let since = shared.uptime_s();
     shared.raise(Alarm {
         code,

@@ -163,6 +163,12 @@ impl Snapshots {
         self.taking.is_none() && self.installing.is_none() && !pauses
     }
 
+    /// Somebody asks for one, who would rather hear now why there is none than wait for the next attempt.
+    pub(crate) fn on_request(&mut self) {
+        self.wanted = true;
+        self.retry_at = None;
+    }
+
     pub(crate) fn on_taken(&mut self, summary: &SnapshotSummary, now: Micros) {
         let took_us = self.taking.take().map(|(_, since)| now.since(since));
         self.retry_at = None;

@@ -170,6 +170,8 @@ pub enum Notice {
         fetched: bool,
         /// There is no space for it.
         no_space: bool,
+        /// The attempt before failed, too, and that was said.
+        again: bool,
         /// Why not.
         why: String,
     },

@@ -40,6 +40,15 @@ pub fn bytes(text: &str) -> Result<u64, UnitError> {
     BYTES.whole(text)
 }
 
+/// Reads bytes a second: `64MiB/s`, `64MiB`.
+///
+/// # Errors
+///
+/// If the text is not a rate of bytes, or not a whole number of them.
+pub fn bytes_per_s(text: &str) -> Result<u64, UnitError> {
+    BYTES_PER_S.whole(text)
+}
+
 /// Reads a time: `30s`, `2ms`.
 ///
 /// # Errors
@@ -223,6 +232,29 @@ const BYTES: Kind = Kind {
     ],
 };
 
+const BYTES_PER_S: Kind = Kind {
+    what: "a size a second",
+    example: "64MiB/s",
+    units: &[
+        ("", 1.0),
+        ("/s", 1.0),
+        ("B", 1.0),
+        ("B/s", 1.0),
+        ("KiB", 1024.0),
+        ("KiB/s", 1024.0),
+        ("MiB", 1_048_576.0),
+        ("MiB/s", 1_048_576.0),
+        ("GiB", 1_073_741_824.0),
+        ("GiB/s", 1_073_741_824.0),
+        ("kB", 1e3),
+        ("kB/s", 1e3),
+        ("MB", 1e6),
+        ("MB/s", 1e6),
+        ("GB", 1e9),
+        ("GB/s", 1e9),
+    ],
+};
+
 const DURATION: Kind = Kind {
     what: "a time",
     example: "30s",
@@ -251,6 +283,9 @@ mod tests {
         assert_eq!(bytes("4KiB"), Ok(4096));
         assert_eq!(bytes("128"), Ok(128));
         assert_eq!(bytes("1.5KiB"), Ok(1536));
+        assert_eq!(bytes_per_s("64MiB/s"), Ok(64 << 20));
+        assert_eq!(bytes_per_s("64MiB"), Ok(64 << 20));
+        assert_eq!(bytes_per_s("100"), Ok(100));
         assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
         assert_eq!(duration("2ms"), Ok(Duration::from_millis(2)));
         assert_eq!(duration("1.5 m"), Ok(Duration::from_secs(90)));

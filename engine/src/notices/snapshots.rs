@@ -36,8 +36,16 @@ pub(super) fn carry(shared: &Shared, notice: Notice) -> Option<Notice> {
             group,
             fetched,
             no_space,
+            again,
             why,
-        } => failed(shared, group, fetched, no_space, &why),
+        } => {
+            if !again {
+                failed(shared, group, fetched, no_space, &why);
+            }
+            if !fetched {
+                shared.snapshots.not_taken(group, &why);
+            }
+        }
         Notice::SnapshotUnreadable {
             group,
             snapshot,
@@ -131,9 +139,6 @@ fn failed(shared: &Shared, group: GroupId, fetched: bool, no_space: bool, why: &
         "see to what the disk or the machine reports; until there is a snapshot the log keeps growing"
     };
     raise(shared, "snapshot_failed", Some(group.0), text, advice);
-    if !fetched {
-        shared.snapshots.not_taken(group, why);
-    }
 }
 
 /// A snapshot was found that cannot be read.

@@ -43,7 +43,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         let Some(group) = self.groups.get_mut(&group) else {
             return false;
         };
-        group.snapshots.wanted = true;
+        group.snapshots.on_request();
         true
     }
 
@@ -86,6 +86,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
                         group,
                         fetched: true,
                         no_space,
+                        again: false,
                         why: why.to_string(),
                     });
                 }
@@ -417,9 +418,11 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             return;
         };
         let newest = group.snapshots.newest.as_ref();
-        if newest.is_some_and(|newest| snapshot.at.index <= newest.at.index) {
+        if let Some(newest) = newest.filter(|newest| snapshot.at.index <= newest.at.index) {
             // One that was received meanwhile reaches further.
+            let at = newest.at.index;
             group.snapshots.taking = None;
+            self.ports.notice(Notice::SnapshotCurrent { group: id, at });
             return;
         }
         group.snapshots.on_taken(snapshot, now);
@@ -452,13 +455,15 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             return;
         };
         group.snapshots.on_not_taken(now);
-        if why == StoreFailure::Ending || std::mem::replace(&mut group.snapshots.failing, true) {
+        if why == StoreFailure::Ending {
             return;
         }
+        let again = std::mem::replace(&mut group.snapshots.failing, true);
         self.ports.notice(Notice::SnapshotFailed {
             group: id,
             fetched: false,
             no_space: matches!(why, StoreFailure::NoSpace(_)),
+            again,
             why: why.to_string(),
         });
     }

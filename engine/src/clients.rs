@@ -5,23 +5,33 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::vec::Drain;
 
 use bytes::Bytes;
 use logdrive_net::transport::SocketBuffers;
 use logdrive_net::{ClientEvent, ClientMemory, ClientNet, ProposeBatch, ResponseQueue};
-use logdrive_raft::{GroupId, LogPosition, NodeId};
+use logdrive_raft::{GroupId, Index, LogPosition, NodeId};
 use logdrive_shard::{Failure, Inbox, Outcome, Refused, ReplySink};
+use serde::Serialize;
 
 use crate::error::{Code, ProposeError};
+use crate::shared::Shared;
+use crate::snapshot_now::SnapshotNow;
+use crate::status::Status;
 
 /// Turns an output into the bytes that a client gets.
 pub(crate) type Encoder<O> = fn(O) -> Bytes;
 
 /// After how long a client that found the door full or nobody leading had better ask again.
 const RETRY_AFTER_MS: u32 = 10;
+
+/// How many snapshots of a node may be waited for.
+const SNAPSHOTS_ASKED_MAX: usize = 64;
 
 /// Where clients reach the other nodes, as far as those have said.
 ///
@@ -52,6 +62,9 @@ pub(crate) struct Clients<O> {
     inboxes: BTreeMap<GroupId, Inbox<O>>,
     addresses: Addresses,
     events: Cell<Vec<ClientEvent>>,
+    shared: Arc<Shared>,
+    /// Admins that wait for a snapshot.
+    snapshots: Cell<Vec<SnapshotAsked>>,
 }
 
 impl<O: Send + 'static> Clients<O> {
@@ -60,6 +73,7 @@ impl<O: Send + 'static> Clients<O> {
         encode: Encoder<O>,
         inboxes: BTreeMap<GroupId, Inbox<O>>,
         addresses: Addresses,
+        shared: Arc<Shared>,
     ) -> Self {
         Self {
             net,
@@ -67,6 +81,8 @@ impl<O: Send + 'static> Clients<O> {
             inboxes,
             addresses,
             events: Cell::default(),
+            shared,
+            snapshots: Cell::default(),
         }
     }
 
@@ -82,9 +98,8 @@ impl<O: Send + 'static> Clients<O> {
         self.net.local_addr()
     }
 
-    /// Takes what clients ask for to the doors. `status` makes the JSON for those who ask how the node
-    /// stands.
-    pub(crate) fn poll(&self, status: impl Fn() -> String) {
+    /// Takes what clients ask for to the doors. `status` is for those who ask how the node stands.
+    pub(crate) fn poll(&self, status: impl Fn() -> Status) {
         let mut events = self.events.take();
         self.net.poll_events(&mut events);
         // Made once for all who ask now, however many do.
@@ -96,13 +111,72 @@ impl<O: Send + 'static> Clients<O> {
                 } => self.propose(responses, &batch),
                 ClientEvent::Status { responses, id, .. } => {
                     // Made before the answers are locked: it counts them.
-                    let json = made.get_or_insert_with(&status);
-                    responses.batch().status(id, json.as_bytes());
+                    let json = made.get_or_insert_with(|| status().to_json());
+                    responses.batch().json(id, json.as_bytes());
                 }
+                ClientEvent::Snapshot {
+                    responses,
+                    id,
+                    group,
+                    ..
+                } => self.ask_for_snapshot(responses, id, group, &status()),
                 ClientEvent::Opened { .. } | ClientEvent::Closed { .. } => {}
             }
         }
         self.events.set(events);
+        self.poll_snapshots(&status);
+    }
+
+    /// Begins to wait for a snapshot. Nothing is taken here: the shard's turn does that.
+    fn ask_for_snapshot(&self, responses: ResponseQueue, id: u64, group: GroupId, status: &Status) {
+        let refuse = |code| {
+            let mut batch = responses.batch();
+            batch.never_appended(id, 1, wire(code), 0, None);
+        };
+        let Some(line) = status.groups.iter().find(|line| line.group == group.0) else {
+            return refuse(Code::UnknownGroup);
+        };
+        let mut asked = self.snapshots.take();
+        if asked.len() == SNAPSHOTS_ASKED_MAX {
+            refuse(Code::Busy);
+        } else if matches!(line.role, "forming" | "stranger" | "halted") {
+            let why = line
+                .why
+                .as_deref()
+                .unwrap_or("the group has not formed yet");
+            let answer = SnapshotAnswer::not_taken(self.shared.node, group, why);
+            responses.batch().json(id, answer.to_json().as_bytes());
+        } else {
+            let (shared, least) = (Arc::clone(&self.shared), Index(line.applied));
+            asked.push(SnapshotAsked {
+                responses,
+                id,
+                group,
+                taken: SnapshotNow::new(shared, group, least),
+            });
+        }
+        self.snapshots.set(asked);
+    }
+
+    /// Answers whose snapshots are there, or will not be. What is to be waited for wakes the shard's thread.
+    fn poll_snapshots(&self, status: impl Fn() -> Status) {
+        let mut asked = self.snapshots.take();
+        let waker = self.shared.waker();
+        let mut context = Context::from_waker(&waker);
+        asked.retain_mut(|asked| {
+            let Poll::Ready(taken) = Pin::new(&mut asked.taken).poll(&mut context) else {
+                // Whoever has gone is not waited for.
+                return !asked.responses.is_closed();
+            };
+            let answer = match &taken {
+                Ok(at) => SnapshotAnswer::taken(&status(), asked.group, *at),
+                Err(error) => SnapshotAnswer::not_taken(self.shared.node, asked.group, &error.why),
+            };
+            let mut batch = asked.responses.batch();
+            batch.json(asked.id, answer.to_json().as_bytes());
+            false
+        });
+        self.snapshots.set(asked);
     }
 
     fn propose(&self, responses: ResponseQueue, batch: &ProposeBatch) {
@@ -127,7 +201,72 @@ impl<O: Send + 'static> Clients<O> {
     }
 
     pub(crate) async fn shutdown(self) {
+        for asked in self.snapshots.take() {
+            let why = "the node shuts down";
+            let answer = SnapshotAnswer::not_taken(self.shared.node, asked.group, why);
+            let mut batch = asked.responses.batch();
+            batch.json(asked.id, answer.to_json().as_bytes());
+        }
         self.net.shutdown().await;
+    }
+}
+
+/// An admin that waits for a snapshot.
+struct SnapshotAsked {
+    responses: ResponseQueue,
+    id: u64,
+    group: GroupId,
+    taken: SnapshotNow,
+}
+
+/// How a snapshot that an admin asked for ended. Serialises to `logdrive.snapshot/1`.
+#[derive(Debug, Serialize)]
+struct SnapshotAnswer<'a> {
+    schema: &'static str,
+    node: u64,
+    group: u64,
+    taken: bool,
+    /// Why not, if not.
+    why: Option<&'a str>,
+    /// The last entry that it covers.
+    index: Option<u64>,
+    term: Option<u64>,
+    bytes: Option<u64>,
+    /// Nothing if it is from before this start, or from another node.
+    took_ms: Option<u64>,
+}
+
+impl<'a> SnapshotAnswer<'a> {
+    fn taken(status: &Status, group: GroupId, at: Index) -> Self {
+        let line = status.groups.iter().find(|line| line.group == group.0);
+        let newest = line.and_then(|line| line.snapshot_details.as_ref());
+        Self {
+            taken: true,
+            index: Some(newest.map_or(at.0, |newest| newest.index)),
+            term: newest.map(|newest| newest.term),
+            bytes: newest.map(|newest| newest.bytes),
+            took_ms: newest.and_then(|newest| newest.took_ms),
+            why: None,
+            ..Self::not_taken(status.node, group, "")
+        }
+    }
+
+    fn not_taken(node: u64, group: GroupId, why: &'a str) -> Self {
+        Self {
+            schema: "logdrive.snapshot/1",
+            node,
+            group: group.0,
+            taken: false,
+            why: Some(why),
+            index: None,
+            term: None,
+            bytes: None,
+            took_ms: None,
+        }
+    }
+
+    fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("strings and numbers serialise")
     }
 }
 

@@ -21,7 +21,7 @@ use crate::error::StartError;
 use crate::memory::NetMemory;
 use crate::settings::{CLIENT_UNANSWERED_MAX, Limits};
 use crate::shared::Shared;
-use crate::status::LinkStatus;
+use crate::status::{LinkStatus, Status};
 use crate::tls::Tls;
 
 /// What the links of a node are made of.
@@ -96,7 +96,8 @@ impl<S: StateMachine> LinksSetup<S> {
                     .iter()
                     .map(|(group, (inbox, _))| (*group, inbox.clone()))
                     .collect();
-                Some(Clients::new(net, encode, inboxes, addresses.clone()))
+                let (shared, addresses) = (Arc::clone(&self.shared), addresses.clone());
+                Some(Clients::new(net, encode, inboxes, addresses, shared))
             }
             _ => None,
         };
@@ -177,7 +178,7 @@ impl<O: Send + 'static> Links<O> {
     }
 
     /// Takes what has come: messages for the shard, and proposals to their doors.
-    pub(crate) fn poll(&self, inputs: &mut Vec<PeerInput>, status: impl Fn() -> String) {
+    pub(crate) fn poll(&self, inputs: &mut Vec<PeerInput>, status: impl Fn() -> Status) {
         if let Some(clients) = &self.clients {
             clients.poll(status);
         }

@@ -22,6 +22,7 @@ pub(crate) struct Metrics {
     snapshots: AtomicU64,
     snapshots_failed: AtomicU64,
     snapshots_installed: AtomicU64,
+    snapshot_bytes_sent: AtomicU64,
     commit: Mutex<Histogram<u64>>,
 }
 
@@ -45,6 +46,8 @@ pub struct MetricsSnapshot {
     pub snapshots_failed: u64,
     /// Snapshots that came from a peer and were installed.
     pub snapshots_installed: u64,
+    /// Bytes of parts of snapshots handed to the network for peers.
+    pub snapshot_bytes_sent: u64,
     /// Time for which a machine that hands over its state does not apply, in microseconds.
     pub snapshot_handle_us: Histogram<u64>,
     /// Time from handing an entry to the core to its commit, on the leader, in microseconds.
@@ -65,6 +68,7 @@ impl Metrics {
             snapshots: AtomicU64::new(0),
             snapshots_failed: AtomicU64::new(0),
             snapshots_installed: AtomicU64::new(0),
+            snapshot_bytes_sent: AtomicU64::new(0),
             commit: Mutex::new(histogram()),
         }
     }
@@ -100,6 +104,11 @@ impl Metrics {
         self.snapshots_installed.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(crate) fn snapshot_part_sent(&self, bytes: usize) {
+        self.snapshot_bytes_sent
+            .fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
     pub(crate) fn turn(&self) {
         self.turns.fetch_add(1, Ordering::Relaxed);
     }
@@ -119,6 +128,7 @@ impl Metrics {
             snapshots: self.snapshots.load(Ordering::Relaxed),
             snapshots_failed: self.snapshots_failed.load(Ordering::Relaxed),
             snapshots_installed: self.snapshots_installed.load(Ordering::Relaxed),
+            snapshot_bytes_sent: self.snapshot_bytes_sent.load(Ordering::Relaxed),
             snapshot_handle_us: copy(&self.snapshot_handle),
             commit_us: copy(&self.commit),
             flush_us: flushes.rows().collect(),

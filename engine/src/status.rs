@@ -273,7 +273,10 @@ impl Status {
     pub fn is_healthy(&self) -> bool {
         self.running
             && self.alarms.is_empty()
-            && self.groups.iter().all(|group| group.leader.is_some())
+            && self.groups.iter().all(|group| {
+                let mut transfers = group.transfers.iter();
+                group.leader.is_some() && transfers.all(|of| of.direction != "fetch")
+            })
             && self.peers.iter().all(|peer| peer.state == "connected")
     }
 

@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use logdrive_raft::io::Config;
+use logdrive_raft::message::{Body, Transfer};
 use logdrive_raft::{Anchor, ClusterId, GroupId, LogPosition, Message, NodeId};
 use logdrive_shard::{
     Applier, ApplyBatch, Door, Fatal, GroupSetup, Inbox, Notice, Opened, PeerInput, Ports, Shard,
@@ -365,7 +366,6 @@ impl<S: StateMachine> Driver<S> {
                 let now = self.clock.now();
                 self.shared
                     .status(applied, thread_bytes(&self.apply, &self.snapshots), now)
-                    .to_json()
             });
             let now = self.clock.now();
             let (store_events, machine_events) = self.snapshots.take_events();
@@ -508,6 +508,9 @@ impl<S: StateMachine> Ports for EnginePorts<S> {
     type Output = S::Output;
 
     fn send(&mut self, message: Message) {
+        if let Body::Transfer(Transfer::Part { bytes, .. }) = &message.body {
+            self.metrics.snapshot_part_sent(bytes.len());
+        }
         self.links.send(message);
     }
 

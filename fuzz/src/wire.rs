@@ -317,6 +317,11 @@ pub(crate) fn requests(data: &[u8]) {
             written.put_u8(2);
             written.put_u64_le(id);
         }
+        Ok(Requests::Snapshot { id, group }) => {
+            written.put_u8(3);
+            written.put_u64_le(id);
+            written.put_u64_le(group.0);
+        }
         Ok(Requests::Propose(batch)) => {
             assert!(!batch.is_empty());
             written.put_u8(1);
@@ -400,7 +405,7 @@ fn read_responses(data: &[u8]) -> Result<(), DecodeError> {
                 written.put_u32_le(count);
                 written.put_u16_le(code.0);
             }
-            Response::Status { id, json } => {
+            Response::Json { id, json } => {
                 written.put_u8(4);
                 written.put_u64_le(id);
                 written.put_u32_le(u32::try_from(json.len()).expect("likewise"));

@@ -42,7 +42,7 @@ use crate::tls::Credentials;
 use crate::transport::{ClientTls, ConnectionConfig, Endpoint, Windows};
 
 pub use self::batch::{Answer, AnswerSink, Answered, Batch, BatchError, OutputRun};
-pub use self::error::{ConnectError, ProposeError, SubmitError};
+pub use self::error::{ConnectError, ProposeError, SnapshotError, SubmitError};
 pub use self::options::ClientOptions;
 
 /// A way into a cluster. Clones share it.
@@ -263,6 +263,26 @@ pub async fn status(
         });
     inner.endpoint.close(CloseCode::Shutdown, b"");
     status
+}
+
+/// Has the node at `address` take a snapshot of a group now: how that ended, as JSON. Needs the certificate of an
+/// admin.
+pub async fn snapshot(
+    address: &str,
+    group: GroupId,
+    credentials: &Credentials,
+    options: ClientOptions,
+    limit: Duration,
+) -> Result<Bytes, SnapshotError> {
+    let inner = Inner::new(credentials, options)?;
+    let asked = inner.snapshot(address, group, limit).await;
+    inner.endpoint.close(CloseCode::Shutdown, b"");
+    match asked {
+        Ok(answer) => answer.map_err(|code| SnapshotError::Refused { code }),
+        Err(error) => Err(SnapshotError::Connect(ConnectError::Unreachable {
+            errors: vec![(address.to_owned(), error)],
+        })),
+    }
 }
 
 impl Inner {

@@ -45,7 +45,7 @@ pub use self::code::Code;
 pub use self::greeting::{ClientGreeting, ServerGreeting};
 use self::requests::PROPOSALS_HEAD_BYTES;
 pub use self::requests::{ProposeBatch, Requests};
-pub(crate) use self::requests::{put_proposals, put_status_request};
+pub(crate) use self::requests::{put_proposals, put_snapshot_request, put_status_request};
 pub use self::response::{LeaderHint, Outputs, Response, next_response};
 pub(crate) use self::response::{ResponseEncoder, Responses};
 
@@ -119,6 +119,9 @@ mod tests {
         let mut out = BytesMut::new();
         put_status_request(&mut out, 7);
         assert_eq!(hex(&out), "09000000020700000000000000");
+        let mut out = BytesMut::new();
+        put_snapshot_request(&mut out, 8, GroupId(2));
+        assert_eq!(hex(&out), "110000000308000000000000000200000000000000");
 
         let mut encoder = ResponseEncoder::default();
         encoder.applied(5, Index(9), 0, b"x");
@@ -126,7 +129,7 @@ mod tests {
         encoder.never_appended(7, 2, Code::NOT_LEADER, 3, Some((NodeId(2), "h:1")));
         encoder.never_appended(9, 1, Code::BUSY, 0, None);
         encoder.may_yet_commit(10, 1, Code::LEADERSHIP_LOST);
-        encoder.status(11, b"{}");
+        encoder.json(11, b"{}");
         let responses = "75000000\
             01050000000000000009000000000000000000000002000000010000007800000000\
             02070000000000000002000000010003000000010200000000000000030\
@@ -248,13 +251,13 @@ mod tests {
                     0 => encoder.applied(id, Index(index), number, text.as_bytes()),
                     1 => encoder.never_appended(id, number, code, 9, hint),
                     2 => encoder.may_yet_commit(id, number, code),
-                    _ => encoder.status(id, text.as_bytes()),
+                    _ => encoder.json(id, text.as_bytes()),
                 }
                 sent.push(match kind {
                     0 => format!("applied {id} {index} {number} {text}"),
                     1 => format!("never {id} {number} {code:?} {hint:?}"),
                     2 => format!("may yet {id} {number} {code:?}"),
-                    _ => format!("status {id} {text}"),
+                    _ => format!("json {id} {text}"),
                 });
             }
             let bytes = encoder.take();
@@ -276,8 +279,8 @@ mod tests {
                     Response::MayYetCommit { first_id, count, code } => {
                         read.push(format!("may yet {first_id} {count} {code:?}"));
                     }
-                    Response::Status { id, json } => {
-                        read.push(format!("status {id} {}", std::str::from_utf8(json).unwrap()));
+                    Response::Json { id, json } => {
+                        read.push(format!("json {id} {}", std::str::from_utf8(json).unwrap()));
                     }
                 }
             }

@@ -202,15 +202,15 @@ impl ResponseBatch<'_> {
         }
     }
 
-    /// The node's status, as JSON.
-    pub fn status(&mut self, id: u64, json: &[u8]) {
+    /// What was asked for, as JSON: the node's status, or how a snapshot ended.
+    pub fn json(&mut self, id: u64, json: &[u8]) {
         if !self.answers(1) {
             return;
         }
         if self.state.waiting_bytes() + json.len() > self.inner.bytes_max {
             self.state.encoder.may_yet_commit(id, 1, Code::ANSWERS_FULL);
         } else {
-            self.state.encoder.status(id, json);
+            self.state.encoder.json(id, json);
         }
     }
 
@@ -268,7 +268,7 @@ mod tests {
         assert_eq!((applied, left_out), (7, 293));
         // What is no proposal counts as well.
         for id in 300..600 {
-            queue.batch().status(id, &output);
+            queue.batch().json(id, &output);
             assert!(queue.waiting_bytes() <= BYTES_MAX + 300 * 64);
         }
         drop(queue.0.lock().encoder.take());

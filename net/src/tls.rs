@@ -64,6 +64,27 @@ impl Credentials {
 
     /// Loads what a client has: the first `client-ID.crt` of `dir`, else the first `admin-ID.crt`.
     pub fn load_client(dir: &Path) -> Result<Self, TlsError> {
+        let found = Self::listed(dir)?.into_iter().min();
+        Self::load_found(dir, found)
+    }
+
+    /// Loads what an operator has: the first `admin-ID.crt` of `dir`, else the first `client-ID.crt`, which may ask
+    /// and is told what it may not.
+    pub fn load_admin(dir: &Path) -> Result<Self, TlsError> {
+        let key = |(role, id): &(Role, u64)| (*role != Role::Admin, *id);
+        let found = Self::listed(dir)?.into_iter().min_by_key(key);
+        Self::load_found(dir, found)
+    }
+
+    fn load_found(dir: &Path, found: Option<(Role, u64)>) -> Result<Self, TlsError> {
+        let (role, id) = found.ok_or_else(|| TlsError::NoClient {
+            dir: dir.to_owned(),
+        })?;
+        Self::load(dir, role, NodeId(id))
+    }
+
+    /// The certificates of clients and admins in a directory, by their files' names.
+    fn listed(dir: &Path) -> Result<Vec<(Role, u64)>, TlsError> {
         let entries = fs::read_dir(dir).map_err(|source| TlsError::Io {
             path: dir.to_owned(),
             source,
@@ -85,10 +106,7 @@ impl Credentials {
                 found.push((role, id));
             }
         }
-        let (role, id) = found.into_iter().min().ok_or_else(|| TlsError::NoClient {
-            dir: dir.to_owned(),
-        })?;
-        Self::load(dir, role, NodeId(id))
+        Ok(found)
     }
 
     /// The same from PEM in memory, checked as of `now`.
@@ -337,6 +355,8 @@ mod tests {
         }
         let client = Credentials::load_client(&nodes).unwrap();
         assert_eq!(client.identity().to_string(), "logdrive://blue/client/9");
+        let admin = Credentials::load_admin(&nodes).unwrap();
+        assert_eq!(admin.identity().to_string(), "logdrive://blue/admin/1");
     }
 
     #[cfg(unix)]

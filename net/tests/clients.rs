@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::*;
 use logdrive_net::ca::Authority;
-use logdrive_net::client::BatchError;
+use logdrive_net::client::{BatchError, SnapshotError, snapshot};
 use logdrive_net::{
     Answer, AnswerSink, Answered, Batch, Client, ClientEvent, ClientNet, ClientNetConfig,
     ClientOptions, CloseCode, Code, ConnectError, MtuProfile, NetSecret, ProposeBatch,
@@ -76,7 +76,16 @@ impl Server {
                             responses, batch, ..
                         } => handle(batch, responses),
                         ClientEvent::Status { responses, id, .. } => {
-                            responses.batch().status(id, br#"{"role":"leader"}"#);
+                            responses.batch().json(id, br#"{"role":"leader"}"#);
+                        }
+                        ClientEvent::Snapshot {
+                            responses,
+                            id,
+                            group,
+                            ..
+                        } => {
+                            let json = format!("{{\"group\":{group}}}");
+                            responses.batch().json(id, json.as_bytes());
                         }
                         ClientEvent::Opened { .. } | ClientEvent::Closed { .. } => {}
                     }
@@ -869,5 +878,30 @@ fn a_batch_without_a_sink_is_given_back() {
         assert!(matches!(client.submit(batch), Err(SubmitError::NoSink(_))));
         let empty = Batch::of(1, GROUP, Instant::now(), []);
         assert_eq!(empty.unwrap_err(), BatchError::Empty);
+    });
+}
+
+#[test]
+fn only_an_admin_may_ask_for_a_snapshot() {
+    run(async {
+        let authority = authority("blue");
+        let server = Server::start(server_config(&authority, 1), |_, _| {}).await;
+        let asks = async |role| {
+            let credentials = credentials(&authority, role, 1);
+            let address = &server.address;
+            snapshot(address, GROUP, &credentials, options(), PATIENCE).await
+        };
+        assert_eq!(asks(Role::Admin).await.unwrap(), &br#"{"group":1}"#[..]);
+        let refused = asks(Role::Client).await.unwrap_err();
+        assert!(
+            matches!(
+                refused,
+                SnapshotError::Refused {
+                    code: Code::FORBIDDEN
+                }
+            ),
+            "{refused}"
+        );
+        server.stop().await;
     });
 }

@@ -29,6 +29,8 @@ pub enum Command {
     Serve(Serve),
     /// Show how nodes stand; needs no quorum
     Status(Status),
+    /// Have a node take a snapshot now; needs an admin's certificate
+    Snapshot(Snapshot),
     /// Read and write keys of the key-value machine
     #[command(subcommand)]
     Kv(Kv),
@@ -86,6 +88,26 @@ pub struct Status {
     pub interval: Duration,
     /// How long to wait for a node
     #[arg(long, value_name = "TIME", default_value = "3s", value_parser = units::duration)]
+    pub timeout: Duration,
+}
+
+/// `logdrive snapshot`
+#[derive(Debug, Args)]
+pub struct Snapshot {
+    /// Client address of the node
+    #[arg(value_name = "ADDR")]
+    pub address: String,
+    /// Where ca.crt and an admin's certificate lie
+    #[arg(long, value_name = "DIR")]
+    pub tls: PathBuf,
+    /// Which group
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub group: u64,
+    /// One line of JSON
+    #[arg(long)]
+    pub json: bool,
+    /// How long to wait for the snapshot; it is taken all the same
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = units::duration)]
     pub timeout: Duration,
 }
 
@@ -235,7 +257,7 @@ pub struct WalDir {
 }
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done, 1 internal error, 2 usage or configuration, 10 degraded or comparison failed,
+Exit codes: 0 done, 1 internal error, 2 usage or configuration, 10 degraded, not done or comparison failed,
 20 data damaged, 30 unreachable, not ours, in use or of another version, 130 interrupted";
 
 #[cfg(test)]
@@ -274,6 +296,7 @@ mod tests {
             "logdrive tls init --dir d --cluster demo",
             "logdrive tls issue --dir d --role peer --node 1 --san 127.0.0.1 --days 365",
             "logdrive status 127.0.0.1:1 127.0.0.1:2 --tls d --json --watch",
+            "logdrive snapshot 127.0.0.1:1 --tls d --group 2 --json",
             "logdrive kv put k v --addr a:1,b:2 --tls d",
             "logdrive kv get k --addr a:1 --tls d",
             "logdrive kv cas k v --expect w --addr a:1 --tls d",

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use logdrive::GroupId;
-use logdrive_net::client::status;
+use logdrive_net::client::{SnapshotError, snapshot, status};
 use logdrive_net::{Client, ClientOptions, Code, ConnectError, Credentials, ProposeError};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use crate::args::Target;
+use crate::args::{Snapshot, Target};
 use crate::exit::{Exit, Failure, chain};
 
 /// Proposes to the cluster, and waits for the state machine's answer.
@@ -84,6 +84,48 @@ async fn ask(address: &str, credentials: &Credentials, limit: Duration) -> Resul
     .map_err(|error| connect_failure(&error))?;
     String::from_utf8(answer.into())
         .map_err(|_| Failure::unreachable(format!("{address} sent a status that is no text")))
+}
+
+/// Has a node take a snapshot, and gives what it says of that, as JSON.
+pub(crate) fn take_snapshot(command: &Snapshot) -> Result<String, Failure> {
+    let (address, limit) = (command.address.as_str(), command.timeout);
+    let credentials = Credentials::load_admin(&command.tls);
+    let credentials = credentials.map_err(|error| Failure::of(Exit::Usage, &error))?;
+    let (group, options) = (GroupId(command.group), ClientOptions::default());
+    let asked = snapshot(address, group, &credentials, options, limit);
+    let answer = block_on(asked)?.map_err(|error| match error {
+        SnapshotError::Connect(error) => connect_failure(&error),
+        SnapshotError::Refused { code } => {
+            let identity = credentials.identity();
+            snapshot_refused(address, command, code, &identity.to_string())
+        }
+        error => Failure::of(Exit::Internal, &error),
+    })?;
+    String::from_utf8(answer.into())
+        .map_err(|_| Failure::unreachable(format!("{address} sent an answer that is no text")))
+}
+
+fn snapshot_refused(address: &str, command: &Snapshot, code: Code, identity: &str) -> Failure {
+    let Snapshot { group, tls, .. } = command;
+    match code {
+        Code::FORBIDDEN => Failure::usage(format!(
+            "{address} takes snapshots for admins only, and the certificate in {} is {identity}",
+            tls.display()
+        ))
+        .advise("issue one with `logdrive tls issue --role admin`"),
+        Code::UNKNOWN_GROUP => Failure::usage(format!("{address} does not hold group {group}")),
+        Code::DEADLINE => {
+            let limit = logdrive::units::spell_duration(command.timeout);
+            let text = format!("{address} has no snapshot of group {group} after {limit}");
+            Failure::new(Exit::AssertionFailed, text).advise(
+                "it may still be at it: `logdrive status` says, and --timeout waits for longer",
+            )
+        }
+        code => {
+            let text = format!("{address} takes no snapshot of group {group} now: {code}");
+            Failure::new(Exit::AssertionFailed, text)
+        }
+    }
 }
 
 fn credentials(dir: &Path) -> Result<Credentials, Failure> {

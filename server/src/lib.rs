@@ -13,6 +13,7 @@ mod logging;
 pub mod metrics;
 pub mod out;
 mod serve;
+mod snapshot;
 mod status;
 mod tls;
 pub mod version;
@@ -34,6 +35,7 @@ pub fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Serve(serve) => serve::run(serve, &mut out),
         Command::Status(status) => status::run(status, &mut out),
+        Command::Snapshot(snapshot) => snapshot::run(snapshot, &mut out),
         Command::Kv(kv) => kv::run(kv, &mut out),
         Command::Tls(tls) => tls::run(tls, &mut out),
         Command::Wal(wal) => wal::run(wal, &mut out),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use logdrive_raft::wire::{Decode, Reader};
-use logdrive_raft::{ClusterId, NodeId};
+use logdrive_raft::{ClusterId, GroupId, NodeId};
 use tokio::time::timeout;
 
 use super::Inner;
@@ -15,8 +15,8 @@ use crate::error::{CloseCode, LinkError, Refusal};
 use crate::hello::HELLO_BYTES_MAX;
 use crate::identity::{Role, any_peer_name};
 use crate::protocol::{
-    ClientGreeting, RESPONSE_FRAME_BYTES_MAX, Response, ServerGreeting, next_response,
-    put_status_request,
+    ClientGreeting, Code, RESPONSE_FRAME_BYTES_MAX, Response, ServerGreeting, next_response,
+    put_snapshot_request, put_status_request,
 };
 use crate::tls::identity_of;
 use crate::transport::ConnectionError;
@@ -124,6 +124,40 @@ impl Inner {
     }
 
     pub(super) async fn status(&self, address: &str) -> Result<Bytes, LinkError> {
+        let mut request = BytesMut::new();
+        put_status_request(&mut request, 0);
+        let refused = |code: Code| match code {
+            Code::DEADLINE => LinkError::Unreachable {
+                address: address.to_owned(),
+            },
+            code => {
+                let what = format!("asked for a status, got {code}");
+                LinkError::Refused(Refusal::new(CloseCode::Malformed, what))
+            }
+        };
+        let asked = self.ask(address, request.freeze(), STATUS).await;
+        asked.and_then(|answer| answer.map_err(refused))
+    }
+
+    /// Has the node there take a snapshot, and says how that ended.
+    pub(super) async fn snapshot(
+        &self,
+        address: &str,
+        group: GroupId,
+        limit: Duration,
+    ) -> Result<Result<Bytes, Code>, LinkError> {
+        let mut request = BytesMut::new();
+        put_snapshot_request(&mut request, 0, group);
+        self.ask(address, request.freeze(), limit).await
+    }
+
+    /// Asks one thing on a connection of its own: the answer, or the code with which it was refused.
+    async fn ask(
+        &self,
+        address: &str,
+        request: Bytes,
+        limit: Duration,
+    ) -> Result<Result<Bytes, Code>, LinkError> {
         let Established {
             connection,
             mut send,
@@ -134,29 +168,28 @@ impl Inner {
             Some(error) => LinkError::from_transport(&error, address, true),
             None => LinkError::Lost,
         };
-        let mut request = BytesMut::new();
-        put_status_request(&mut request, 0);
         let exchange = async {
-            send.write_chunk(request.freeze())
-                .await
-                .map_err(|_| lost())?;
+            send.write_chunk(request).await.map_err(|_| lost())?;
             let frame = reader.next(RESPONSE_FRAME_BYTES_MAX, Keep::Briefly).await;
             let frame = frame.map_err(|_| lost())?.ok_or_else(lost)?;
             match next_response(&mut Reader::new(&frame)) {
-                Ok(Response::Status { json, .. }) => Ok(Bytes::copy_from_slice(json)),
+                Ok(Response::Json { json, .. }) => Ok(Ok(Bytes::copy_from_slice(json))),
+                Ok(Response::NeverAppended { code, .. } | Response::MayYetCommit { code, .. }) => {
+                    Ok(Err(code))
+                }
                 other => {
-                    let what = format!("asked for a status, got {other:?}");
+                    let what = format!("asked one thing, got {other:?}");
                     Err(LinkError::Refused(Refusal::new(CloseCode::Malformed, what)))
                 }
             }
         };
-        let status = timeout(STATUS, exchange)
-            .await
-            .map_err(|_| LinkError::Unreachable {
-                address: address.to_owned(),
-            })?;
+        let answer = match timeout(limit, exchange).await {
+            Ok(answer) => answer,
+            // It was reached, and may still be at it.
+            Err(_) => Ok(Err(Code::DEADLINE)),
+        };
         connection.close(CloseCode::Shutdown, b"");
-        status
+        answer
     }
 }
 

@@ -89,6 +89,21 @@ impl ProposeError {
     }
 }
 
+/// Why a node was not asked for a snapshot, or does not answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SnapshotError {
+    /// The node was not reached.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// It was, and refused; or had not answered when the time was up.
+    #[error("{code}")]
+    Refused {
+        /// Why.
+        code: Code,
+    },
+}
+
 /// Why a batch was not taken. None of it will be sent.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -1,5 +1,7 @@
 //! What comes from clients.
 
+use logdrive_raft::GroupId;
+
 use crate::identity::Identity;
 use crate::protocol::ProposeBatch;
 use crate::responses::ResponseQueue;
@@ -36,6 +38,17 @@ pub enum ClientEvent {
         /// Under which number.
         id: u64,
     },
+    /// An admin asks for a snapshot of a group, taken now.
+    Snapshot {
+        /// Its connection.
+        connection: ConnectionId,
+        /// The way back.
+        responses: ResponseQueue,
+        /// Under which number.
+        id: u64,
+        /// Of which group.
+        group: GroupId,
+    },
     /// A client has gone. Its answers go nowhere.
     Closed {
         /// Its connection.
@@ -48,7 +61,10 @@ impl ClientEvent {
     pub(super) fn cost_bytes(&self) -> usize {
         match self {
             Self::Propose { batch, .. } => batch.cost_bytes(),
-            Self::Opened { .. } | Self::Status { .. } | Self::Closed { .. } => 0,
+            Self::Opened { .. }
+            | Self::Status { .. }
+            | Self::Snapshot { .. }
+            | Self::Closed { .. } => 0,
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::error::{CloseCode, Refusal};
 use crate::hello::HELLO_BYTES_MAX;
 use crate::identity::{Identity, Role};
 use crate::limit::RateLimit;
-use crate::protocol::{ClientGreeting, REQUEST_FRAME_BYTES_MAX, Requests, ServerGreeting};
+use crate::protocol::{ClientGreeting, Code, REQUEST_FRAME_BYTES_MAX, Requests, ServerGreeting};
 use crate::responses::{NextResponses, ResponseQueue};
 use crate::tls::identity_of;
 use crate::transport::{Connection, SendStream, Serve};
@@ -77,6 +77,7 @@ async fn talk(shared: &Rc<Shared>, connection: &Connection) -> Result<(), Refusa
         .await
         .map_err(|_| gone())?;
     let served = Served::new(shared, connection);
+    let role = identity.role;
     let opened = ClientEvent::Opened {
         connection: served.id,
         identity,
@@ -84,7 +85,7 @@ async fn talk(shared: &Rc<Shared>, connection: &Connection) -> Result<(), Refusa
     shared.push(opened).await;
     // Both only ever end with the connection, so neither is resumed after it was cancelled.
     tokio::select! {
-        ended = read_requests(shared, &served, reader) => ended,
+        ended = read_requests(shared, &served, role, reader) => ended,
         ended = write_responses(&served.responses, send) => ended,
         // A second stream is against the protocol, and its limit says so to the client.
         _ = connection.closed() => Ok(()),
@@ -128,6 +129,7 @@ impl Drop for Served {
 async fn read_requests(
     shared: &Rc<Shared>,
     served: &Served,
+    role: Role,
     mut reader: MessageReader,
 ) -> Result<(), Refusal> {
     let mut next_id = 0;
@@ -144,7 +146,7 @@ async fn read_requests(
             .map_err(|error| Refusal::new(CloseCode::Malformed, format!("request: {error}")))?;
         let (first_id, count) = match &requests {
             Requests::Propose(batch) => (batch.first_id(), batch.len()),
-            Requests::Status { id } => (*id, 1),
+            Requests::Status { id } | Requests::Snapshot { id, .. } => (*id, 1),
         };
         if first_id < next_id {
             let what = format!("request {first_id} after request {next_id}: ids must grow");
@@ -166,6 +168,18 @@ async fn read_requests(
                 connection,
                 responses,
                 id,
+            },
+            // Who reads and writes does not operate the node.
+            Requests::Snapshot { id, .. } if role != Role::Admin => {
+                let mut batch = responses.batch();
+                batch.never_appended(id, 1, Code::FORBIDDEN, 0, None);
+                continue;
+            }
+            Requests::Snapshot { id, group } => ClientEvent::Snapshot {
+                connection,
+                responses,
+                id,
+                group,
             },
         };
         shared.push(event).await;

@@ -1,4 +1,4 @@
-//! Frames of requests: proposals, and questions for the status.
+//! Frames of requests: proposals, questions for the status, and what an operator asks of a node.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use logdrive_raft::GroupId;
@@ -16,6 +16,13 @@ pub enum Requests {
     Status {
         /// Under which number it is answered.
         id: u64,
+    },
+    /// A snapshot of a group, taken now.
+    Snapshot {
+        /// Under which number it is answered.
+        id: u64,
+        /// Of which group.
+        group: GroupId,
     },
 }
 
@@ -161,6 +168,12 @@ impl Requests {
                 input.finish()?;
                 Ok(Self::Status { id })
             }
+            SNAPSHOT => {
+                let id = u64::decode(&mut input)?;
+                let group = GroupId::decode(&mut input)?;
+                input.finish()?;
+                Ok(Self::Snapshot { id, group })
+            }
             kind => Err(DecodeError::Invalid {
                 what: "kind of request",
                 value: u64::from(kind),
@@ -214,8 +227,18 @@ pub(crate) fn put_status_request(out: &mut BytesMut, id: u64) {
     end_frame(out, start);
 }
 
+/// Appends a frame that asks for a snapshot of a group.
+pub(crate) fn put_snapshot_request(out: &mut BytesMut, id: u64, group: GroupId) {
+    let start = begin_frame(out);
+    out.put_u8(SNAPSHOT);
+    out.put_u64_le(id);
+    out.put_u64_le(group.0);
+    end_frame(out, start);
+}
+
 /// Bytes of a frame of proposals before their lengths.
 pub(crate) const PROPOSALS_HEAD_BYTES: usize = 25;
 
 const PROPOSALS: u8 = 1;
 const STATUS: u8 = 2;
+const SNAPSHOT: u8 = 3;

@@ -53,11 +53,11 @@ pub enum Response<'a> {
         /// Why nobody knows.
         code: Code,
     },
-    /// The node's status.
-    Status {
+    /// What was asked for, as JSON: the node's status, or how a snapshot ended.
+    Json {
         /// The request.
         id: u64,
-        /// As JSON.
+        /// The text.
         json: &'a [u8],
     },
 }
@@ -153,9 +153,9 @@ pub fn next_response<'a>(input: &mut Reader<'a>) -> Result<Response<'a>, DecodeE
                 code: Code(Decode::decode(input)?),
             })
         }
-        STATUS_JSON => Ok(Response::Status {
+        JSON => Ok(Response::Json {
             id: Decode::decode(input)?,
-            json: input.bytes("status", OUTPUT_BYTES_MAX)?,
+            json: input.bytes("answer", OUTPUT_BYTES_MAX)?,
         }),
         kind => Err(DecodeError::Invalid {
             what: "kind of response",
@@ -288,15 +288,15 @@ impl ResponseEncoder {
         self.out.put_u16_le(code.0);
     }
 
-    /// The node's status.
-    pub(crate) fn status(&mut self, id: u64, json: &[u8]) {
+    /// What was asked for, as JSON.
+    pub(crate) fn json(&mut self, id: u64, json: &[u8]) {
         let json = if json.len() <= OUTPUT_BYTES_MAX {
             json
         } else {
             b"{}"
         };
         self.begin_record(16 + json.len());
-        self.out.put_u8(STATUS_JSON);
+        self.out.put_u8(JSON);
         self.out.put_u64_le(id);
         Writer::new(&mut self.out).bytes(json);
     }
@@ -334,7 +334,7 @@ impl ResponseEncoder {
 const APPLIED: u8 = 1;
 const NEVER: u8 = 2;
 const MAY_YET: u8 = 3;
-const STATUS_JSON: u8 = 4;
+const JSON: u8 = 4;
 
 /// A frame of responses is closed about here. One larger output has a frame of its own.
 pub(super) const FRAME_BYTES_WANTED: usize = 128 << 10;

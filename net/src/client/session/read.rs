@@ -89,7 +89,7 @@ impl Session {
                         inner.answer(part, Answered::MayYetCommit { code }, &mut answers);
                     }),
                     // Nobody asks for it on this connection.
-                    Response::Status { .. } => {}
+                    Response::Json { .. } => {}
                 }
             }
             for (part, why) in refused.drain(..) {

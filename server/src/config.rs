@@ -10,7 +10,7 @@ pub mod keys;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use logdrive::{Limits, Mtu, RaftSettings, WalSettings};
+use logdrive::{Limits, Mtu, RaftSettings, SnapshotSettings, WalSettings};
 use logdrive_net::ClusterName;
 
 pub use self::file::ConfigError;
@@ -45,6 +45,8 @@ pub struct Config {
     pub raft: RaftSettings,
     /// `wal.*`
     pub wal: WalSettings,
+    /// `snapshots.*`
+    pub snapshots: SnapshotSettings,
 }
 
 impl Default for Config {
@@ -63,6 +65,7 @@ impl Default for Config {
             limits: Limits::default(),
             raft: RaftSettings::default(),
             wal: WalSettings::default(),
+            snapshots: SnapshotSettings::default(),
         }
     }
 }
@@ -123,6 +126,32 @@ mod tests {
         assert_eq!(
             error("[raft]\nheartbeat_interval = '75'\n"),
             "n1.toml:11: raft.heartbeat_interval: `75` is not a time; did you mean `75s`?"
+        );
+    }
+
+    #[test]
+    fn snapshots_are_set_like_everything_else() {
+        let text = format!(
+            "{LEAST}[snapshots]\nlog_bytes = '1MiB'\nlog_entries = '2k'\nfetch_bytes_per_s = '32MiB/s'\n"
+        );
+        let environment = [("LOGDRIVE_SNAPSHOTS_WRITE_BYTES_PER_S", "8MiB")];
+        let snapshots = parse(&text, &environment).unwrap().snapshots;
+        assert_eq!(
+            (snapshots.log_bytes, snapshots.log_entries),
+            (1 << 20, 2000)
+        );
+        assert_eq!(snapshots.fetch_bytes_per_s, 32 << 20);
+        assert_eq!(snapshots.write_bytes_per_s, 8 << 20);
+        let default = SnapshotSettings::default();
+        assert_eq!(snapshots.retain_log_bytes, default.retain_log_bytes);
+        assert_eq!(
+            error("[snapshots]\nfetch_bytes_per_s = '32mib/s'\n"),
+            "n1.toml:11: snapshots.fetch_bytes_per_s: `32mib/s` is not a size a second; did you mean \
+             `32MiB/s`?"
+        );
+        assert_eq!(
+            error("[snapshots]\nlog_bytes = 0\n"),
+            "n1.toml:11: snapshots.log_bytes: `0` is less than the least that works, 1B"
         );
     }
 

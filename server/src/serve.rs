@@ -115,7 +115,8 @@ fn builder(config: &Config) -> Result<NodeBuilder<Kv>, Failure> {
         .mtu(config.mtu)
         .limits(config.limits.clone())
         .raft(config.raft.clone())
-        .wal(config.wal.clone());
+        .wal(config.wal.clone())
+        .snapshots(config.snapshots.clone());
     if let Some(address) = config.listen_peer {
         builder = builder.listen_peer(address);
     }

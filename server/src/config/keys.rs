@@ -71,7 +71,7 @@ impl std::fmt::Debug for Key {
     }
 }
 
-/// A size in bytes that is a field of `limits` or `wal`, and the least that works.
+/// A size in bytes that is a field of `limits`, `wal` or `snapshots`, and the least that works.
 macro_rules! bytes {
     ($name:literal, $part:ident.$field:ident, $least:expr, $doc:literal) => {
         Key {
@@ -82,7 +82,7 @@ macro_rules! bytes {
             kind: Kind::Text,
             set: |config, text| {
                 let bytes = units::bytes(text).map_err(text_of)?;
-                if bytes < $least as u64 {
+                if !($least as u64..).contains(&bytes) {
                     let least = spell_bytes($least as u64);
                     return Err(format!(
                         "`{text}` is less than the least that works, {least}"
@@ -92,6 +92,28 @@ macro_rules! bytes {
                 Ok(())
             },
             show: |config| spell_bytes(config.$part.$field as u64),
+        }
+    };
+}
+
+/// Bytes a second that are a field of `snapshots`.
+macro_rules! rate {
+    ($name:literal, $field:ident, $doc:literal) => {
+        Key {
+            name: $name,
+            required: false,
+            example: "",
+            doc: $doc,
+            kind: Kind::Text,
+            set: |config, text| {
+                let rate = units::bytes_per_s(text).map_err(text_of)?;
+                if rate == 0 {
+                    return Err(format!("`{text}` is less than the least that works, 1B/s"));
+                }
+                config.snapshots.$field = rate;
+                Ok(())
+            },
+            show: |config| format!("{}/s", spell_bytes(config.snapshots.$field)),
         }
     };
 }
@@ -297,6 +319,55 @@ pub const KEYS: &[Key] = &[
         },
         show: |config| name_of(config.wal.flush_mode, FLUSH_MODES),
     },
+    bytes!(
+        "snapshots.log_bytes",
+        snapshots.log_bytes,
+        1,
+        "A snapshot of a group's machine is taken after so much log since the last one, and the log before it is\n\
+         cut. At most a quarter of wal.bytes_max counts: with less room than that the log would be full first.\n\
+         Replicas spread it a little, so that they do not all write at once."
+    ),
+    Key {
+        name: "snapshots.log_entries",
+        required: false,
+        example: "",
+        doc: "Or after so many entries: 1M, 50k.",
+        kind: Kind::Number,
+        set: |config, text| {
+            let entries = units::count(text).map_err(text_of)?;
+            if entries == 0 {
+                return Err(format!("`{text}` is less than the least that works, 1"));
+            }
+            config.snapshots.log_entries = entries;
+            Ok(())
+        },
+        show: |config| config.snapshots.log_entries.to_string(),
+    },
+    bytes!(
+        "snapshots.keep_log_bytes",
+        snapshots.keep_log_bytes,
+        0,
+        "So much of a group's newest log stays, whatever snapshots cover: a follower that was away for no more than\n\
+         that catches up from the log. At most a quarter of wal.bytes_max counts."
+    ),
+    bytes!(
+        "snapshots.retain_log_bytes",
+        snapshots.retain_log_bytes,
+        0,
+        "So much log is kept at most for a follower that fetches a snapshot. It must hold what is written meanwhile.\n\
+         At most half of wal.bytes_max counts; when the log runs out of room nothing is kept for anybody."
+    ),
+    rate!(
+        "snapshots.fetch_bytes_per_s",
+        fetch_bytes_per_s,
+        "No faster than this does this node fetch a snapshot, in bytes a second. More than the load writes, or it\n\
+         does not catch up; less than the network, or clients notice."
+    ),
+    rate!(
+        "snapshots.write_bytes_per_s",
+        write_bytes_per_s,
+        "No faster than this is a snapshot written, and read back to check it, in bytes a second."
+    ),
     time!(
         "raft.heartbeat_interval",
         heartbeat_interval,

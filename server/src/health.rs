@@ -70,6 +70,12 @@ pub fn ready(status: &Status, turns: bool, draining: bool) -> Health {
             let why = group.why.as_deref().unwrap_or("no leader is known");
             format!("{why}; `logdrive status` of all nodes says which of them talk to each other")
         });
+        let mut transfers = group.transfers.iter();
+        let fetches = transfers.find(|transfer| transfer.direction == "fetch");
+        health.check(format!("group {id} snapshot"), fetches.is_none(), || {
+            let at = fetches.map_or(0, |transfer| transfer.index);
+            format!("it is behind, and fetches a snapshot up to entry {at}")
+        });
         let behind = group.commit.saturating_sub(group.applied);
         health.check(
             format!("group {id} applied"),

@@ -8,7 +8,7 @@ use std::fmt;
 
 use hdrhistogram::Histogram;
 use logdrive::MetricsSnapshot;
-use logdrive::status::{GroupLine, PeerLine, Status};
+use logdrive::status::{GroupLine, PeerLine, SnapshotLine, Status, TransferLine};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
@@ -44,6 +44,8 @@ impl Collector for Scrape {
         self.node(&mut page)?;
         self.groups(&mut page)?;
         self.proposals(&mut page)?;
+        self.snapshots(&mut page)?;
+        self.transfers(&mut page)?;
         self.wal(&mut page)?;
         self.peers(&mut page)?;
         self.queues(&mut page)?;
@@ -97,7 +99,17 @@ impl Scrape {
         each("leader_known", "Whether a leader is known", |group| {
             Some(u64::from(group.leader.is_some()))
         })?;
+        each(
+            "log_first_index",
+            "The first entry that is still in the log, or would be",
+            |group| Some(group.first),
+        )?;
         each("log_last_index", "The last entry", |group| Some(group.last))?;
+        each(
+            "log_kept_entries",
+            "Entries that are still in the log",
+            |group| Some((group.last + 1).saturating_sub(group.first)),
+        )?;
         each(
             "log_durable_index",
             "The last entry durable here",
@@ -151,6 +163,87 @@ impl Scrape {
         let apply = Buckets::of(&metrics.apply_us);
         let help = "One call of a state machine with a batch";
         page.histogram("apply_duration", help, &apply)
+    }
+
+    fn snapshots(&self, page: &mut Page<'_>) -> fmt::Result {
+        let metrics = &self.metrics;
+        page.counter(
+            "snapshots_taken",
+            "Snapshots taken and read back",
+            metrics.snapshots,
+        )?;
+        page.counter(
+            "snapshots_failed",
+            "Attempts to take or fetch a snapshot that failed",
+            metrics.snapshots_failed,
+        )?;
+        page.counter(
+            "snapshots_installed",
+            "Snapshots from peers that log and machine went on from",
+            metrics.snapshots_installed,
+        )?;
+        let help = "Parts of snapshots sent to peers";
+        let sent = (Vec::new(), metrics.snapshot_bytes_sent);
+        page.counters("snapshot_sent", help, Some(&Unit::Bytes), [sent])?;
+        let handles = Buckets::of(&metrics.snapshot_handle_us);
+        let help = "How long a machine that hands over its state does not apply";
+        page.histogram("snapshot_handle_duration", help, &handles)?;
+        let mut each = |name, help, unit, value: fn(&SnapshotLine) -> Option<f64>| {
+            let rows = self.status.groups.iter().filter_map(|group| {
+                let newest = group.snapshot_details.as_ref()?;
+                Some((vec![("group", group.group.to_string())], value(newest)?))
+            });
+            page.gauge(name, help, unit, rows)
+        };
+        let help = "The newest snapshot";
+        each("snapshot", help, Some(&Unit::Bytes), |newest| {
+            Some(newest.bytes as f64)
+        })?;
+        let help = "Since the newest snapshot was taken, if this process took it";
+        each("snapshot_age", help, Some(&Unit::Seconds), |newest| {
+            newest.age_s.map(|age_s| age_s as f64)
+        })?;
+        let help = "How long the newest snapshot took, if this process took it";
+        each("snapshot_duration", help, Some(&Unit::Seconds), |newest| {
+            newest.took_ms.map(|ms| ms as f64 / 1e3)
+        })?;
+        let taking = self.status.groups.iter().map(|group| {
+            let labels = vec![("group", group.group.to_string())];
+            (labels, f64::from(group.snapshot_taking.is_some()))
+        });
+        let help = "Whether a snapshot is being taken";
+        page.gauge("snapshot_taking", help, None, taking)
+    }
+
+    fn transfers(&self, page: &mut Page<'_>) -> fmt::Result {
+        let groups = &self.status.groups;
+        let mut each = |name, help, unit, value: fn(&TransferLine) -> u64| {
+            let rows = groups.iter().flat_map(|group| {
+                group.transfers.iter().map(move |transfer| {
+                    let labels = vec![
+                        ("group", group.group.to_string()),
+                        ("direction", transfer.direction.to_owned()),
+                        ("peer", transfer.peer.to_string()),
+                    ];
+                    (labels, value(transfer) as f64)
+                })
+            });
+            page.gauge(name, help, unit, rows)
+        };
+        let bytes = Some(&Unit::Bytes);
+        let help = "A snapshot that is fetched, by this node or by one that it leads";
+        each("snapshot_transfer", help, bytes, |transfer| transfer.bytes)?;
+        let help = "What of a snapshot that is fetched is there";
+        each("snapshot_transfer_have", help, bytes, |transfer| {
+            transfer.bytes_have
+        })?;
+        let help = "How much of a snapshot that is fetched comes in a second";
+        each(
+            "snapshot_transfer_bytes_per_second",
+            help,
+            None,
+            |transfer| transfer.bytes_per_s,
+        )
     }
 
     fn wal(&self, page: &mut Page<'_>) -> fmt::Result {

@@ -47,6 +47,14 @@ fn a_node_serves_is_watched_and_ends_cleanly() {
     for line in [
         "logdrive_build_info{",
         "logdrive_role{group=\"1\",role=\"leader\"} 1.0",
+        "logdrive_log_first_index{group=\"1\"} 1.0",
+        "logdrive_log_kept_entries{group=\"1\"} ",
+        "logdrive_snapshots_taken_total 0",
+        "logdrive_snapshots_failed_total 0",
+        "logdrive_snapshots_installed_total 0",
+        "logdrive_snapshot_sent_bytes_total 0",
+        "logdrive_snapshot_taking{group=\"1\"} 0.0",
+        "logdrive_snapshot_handle_duration_seconds_count 0",
         "logdrive_log_committed_index{group=\"1\"} ",
         "logdrive_proposals_total{outcome=\"applied\"} ",
         "logdrive_wal_bytes_total ",
@@ -136,6 +144,8 @@ fn check_status(status: &Value) {
         ],
     );
     has(group, &["snapshot", "members"]);
+    has(group, &["first", "snapshot_details", "snapshot_taking"]);
+    has(group, &["transfers"]);
     has(
         &status["wal"],
         &["backend", "flush_mode", "slots_free", "fallbacks"],

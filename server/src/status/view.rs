@@ -27,6 +27,12 @@ pub(super) fn complaints(status: &Value) -> Vec<String> {
             let why = group["why"].as_str().unwrap_or(otherwise);
             complaints.push(format!("group {id}: {why}"));
         }
+        let mut transfers = list(group, "transfers").iter();
+        if transfers.any(|transfer| transfer["direction"] == "fetch") {
+            complaints.push(format!(
+                "group {id}: this node is behind, and fetches a snapshot"
+            ));
+        }
     }
     for peer in list(status, "peers") {
         if peer["state"] != "connected" {
@@ -61,6 +67,7 @@ pub(super) fn view(address: &str, status: &Value) -> String {
         text(&status["boot"]),
     );
     groups(&mut out, status);
+    snapshots(&mut out, status);
     peers(&mut out, status);
     wal(&mut out, &status["wal"]);
     for fallback in list(&status["net"], "fallbacks") {
@@ -104,6 +111,77 @@ fn groups(out: &mut String, status: &Value) {
     }
     indent(out, &table);
 }
+
+/// What of each group's log is kept, what covers the rest, and what is under way.
+fn snapshots(out: &mut String, status: &Value) {
+    for group in list(status, "groups") {
+        // A version that has no snapshots knows no such key.
+        let Some(first) = group["first"].as_u64() else {
+            continue;
+        };
+        let (id, last) = (text(&group["group"]), group["last"].as_u64().unwrap_or(0));
+        let kept = if first <= last {
+            format!("entries {first} to {last} kept")
+        } else {
+            "no entries kept".to_owned()
+        };
+        let _ = writeln!(out, "  group {id}: {kept}, {}", newest(group));
+        if let Some(index) = group["snapshot_taking"].as_u64() {
+            let _ = writeln!(out, "    a snapshot up to entry {index} is being taken");
+        }
+        for transfer in list(group, "transfers") {
+            let (peer, index) = (text(&transfer["peer"]), text(&transfer["index"]));
+            let what = match transfer["direction"].as_str() {
+                Some("fetch") => format!("fetching snapshot {index} from node {peer}"),
+                _ => format!("node {peer} fetches snapshot {index}"),
+            };
+            let _ = writeln!(out, "    {what} {}", progress(transfer));
+        }
+    }
+}
+
+fn newest(group: &Value) -> String {
+    let Some(index) = group["snapshot"].as_u64() else {
+        return "no snapshot".to_owned();
+    };
+    let mut line = format!("snapshot up to entry {index}");
+    let details = &group["snapshot_details"];
+    if let Some(bytes) = details["bytes"].as_u64() {
+        line.push_str(&format!(", {}", show_bytes(bytes)));
+    }
+    if let Some(ms) = details["took_ms"].as_u64() {
+        line.push_str(&format!(", took {}", show_ns(ms.saturating_mul(1_000_000))));
+    }
+    match details["age_s"].as_u64() {
+        Some(age_s) => line.push_str(&format!(", {} ago", show_time(age_s))),
+        None => line.push_str(", from before this start or from another node"),
+    }
+    line
+}
+
+/// `[######----] 61% 640.0 MiB of 1.0 GiB, 64.0 MiB/s, 6 s left`
+fn progress(transfer: &Value) -> String {
+    let bytes = transfer["bytes"].as_u64().unwrap_or(0);
+    let have = transfer["bytes_have"].as_u64().unwrap_or(0).min(bytes);
+    // What is not known yet, or nothing at all, is no progress.
+    let percent = (u128::from(have) * 100).checked_div(u128::from(bytes));
+    let percent = usize::try_from(percent.unwrap_or(0)).unwrap_or(0);
+    let done = percent * BAR_CHARS / 100;
+    let left = match transfer["eta_s"].as_u64() {
+        Some(eta_s) => format!("{} left", show_time(eta_s)),
+        None => "stalled".to_owned(),
+    };
+    format!(
+        "[{}{}] {percent}% {} of {}, {}/s, {left}",
+        "#".repeat(done),
+        "-".repeat(BAR_CHARS - done),
+        show_bytes(have),
+        show_bytes(bytes),
+        show_bytes(transfer["bytes_per_s"].as_u64().unwrap_or(0)),
+    )
+}
+
+const BAR_CHARS: usize = 10;
 
 fn peers(out: &mut String, status: &Value) {
     if list(status, "peers").is_empty() {
@@ -281,6 +359,41 @@ mod tests {
         assert!(view.contains("raise wal.bytes_max"), "{view}");
         assert!(view.contains("network fell back: small"), "{view}");
         assert!(!view.contains('\x1b'), "{view}");
+    }
+
+    #[test]
+    fn snapshots_and_transfers_are_shown() {
+        let mut status = healthy();
+        let group = &mut status["groups"][0];
+        group["first"] = json!(1);
+        let shown = view("a:1", &status);
+        let nothing = "  group 1: entries 1 to 12 kept, no snapshot\n";
+        assert!(shown.contains(nothing), "{shown}");
+        let group = &mut status["groups"][0];
+        group["first"] = json!(10);
+        group["snapshot"] = json!(9);
+        group["snapshot_details"] = json!({"id": "ab", "index": 9, "term": 2, "bytes": 1258291, "age_s": 75,
+            "took_ms": 35});
+        group["snapshot_taking"] = json!(11);
+        group["transfers"] = json!([
+            {"direction": "follower", "peer": 3, "index": 9, "bytes": 1 << 30, "bytes_have": 640 << 20,
+                "bytes_per_s": 64 << 20, "eta_s": 6},
+            {"direction": "fetch", "peer": 2, "index": 9, "bytes": 0, "bytes_have": 0, "bytes_per_s": 0,
+                "eta_s": null},
+        ]);
+        let shown = view("a:1", &status);
+        for line in [
+            "  group 1: entries 10 to 12 kept, snapshot up to entry 9, 1.2 MiB, took 35.00 ms, 1 min 15 s ago\n",
+            "    a snapshot up to entry 11 is being taken\n",
+            "    node 3 fetches snapshot 9 [######----] 62% 640.0 MiB of 1.0 GiB, 64.0 MiB/s, 6 s left\n",
+            "    fetching snapshot 9 from node 2 [----------] 0% 0 B of 0 B, 0 B/s, stalled\n",
+        ] {
+            assert!(shown.contains(line), "no {line} in {shown}");
+        }
+        assert_eq!(
+            complaints(&status),
+            ["group 1: this node is behind, and fetches a snapshot"]
+        );
     }
 
     #[test]

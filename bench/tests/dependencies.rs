@@ -66,7 +66,7 @@ const IMPURE: [&str; 7] = [
 ];
 
 /// Which of our crates each of our crates may be built on. Nothing points back.
-const ARROWS: [(&str, &[&str]); 9] = [
+const ARROWS: [(&str, &[&str]); 10] = [
     ("logdrive-raft", &[]),
     ("logdrive-wal", &["logdrive-raft"]),
     ("logdrive-shard", &["logdrive-raft", "logdrive-wal"]),
@@ -94,6 +94,8 @@ const ARROWS: [(&str, &[&str]); 9] = [
             "logdrive-wal",
         ],
     ),
+    // As far as a program of somebody else's would reach.
+    ("logdrive-examples", &["logdrive"]),
     (
         "loadgen",
         &[
@@ -289,7 +291,7 @@ fn versions_stand_in_the_root_manifest_only() {
 #[test]
 fn tools_of_this_workspace_are_not_published() {
     let members = members();
-    for name in ["loadgen", "logdrive-bench"] {
+    for name in ["loadgen", "logdrive-bench", "logdrive-examples"] {
         assert_eq!(
             members[name].publish.as_deref(),
             Some(&[][..]),

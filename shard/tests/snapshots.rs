@@ -203,3 +203,44 @@ fn a_snapshot_is_taken_when_somebody_asks() {
     assert_eq!(trio.said(0, "SnapshotTaken").len(), 0);
     assert_eq!(trio.said(1, "SnapshotTaken").len(), 0);
 }
+
+/// The log is cut right up to the machine, nothing new comes, and what was taken has rotted on both who had it.
+#[test]
+fn an_idle_group_whose_snapshot_has_rotted_takes_another_one() {
+    let mut settings = SnapshotSettings::manual();
+    settings.keep_log_bytes = 0;
+    let mut trio = trio(&settings);
+    put_many(&mut trio, 10);
+    trio.run_for(100_000);
+    for place in 0..3 {
+        trio.nodes[place].want_snapshot(GROUP);
+        trio.run_for(300_000);
+        let applied = trio.nodes[place].applied(GROUP).unwrap();
+        assert_eq!(base(&trio, place), applied.index);
+        assert_eq!(trio.said(place, "SnapshotTaken").len(), 1);
+    }
+    let lacking = (trio.leader().unwrap() + 1) % 3;
+    trio.nodes[lacking].crash(Crash::Power);
+    for place in 0..3 {
+        let files = trio.nodes[place].files();
+        for directory in files.directories() {
+            // Of the one that lacks it the manifest, which it reads at its start.
+            let file = if place == lacking {
+                "manifest"
+            } else {
+                "table"
+            };
+            assert!(files.flip(&directory, file, 30, 1), "{directory}");
+        }
+    }
+    trio.start(lacking);
+    assert_eq!(trio.said(lacking, "SnapshotLacking").len(), 1);
+    trio.run_for(10_000_000);
+    assert_eq!(trio.said(lacking, "SnapshotInstalled").len(), 1);
+    let unreadable: usize = (0..3)
+        .map(|place| trio.said(place, "SnapshotUnreadable").len())
+        .sum();
+    assert!(unreadable > 0);
+    put_many(&mut trio, 1);
+    trio.assert_running();
+}

@@ -322,10 +322,12 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         let Phase::Running(raft) = &group.phase else {
             return;
         };
-        let last = group.snapshots.newest.as_ref().map(|kept| kept.at.index);
-        let last = last.unwrap_or_default().max(raft.base().index);
+        let newest = group.snapshots.newest.as_ref().map(|kept| kept.at.index);
+        let newest = newest.unwrap_or_default();
         let handed = group.handed;
-        let ready = last < handed
+        // A machine with storage of its own is ahead of what a log that has just been opened knows to be committed,
+        // and nothing beyond that may become an anchor.
+        let ready = newest < handed
             && handed <= raft.commit().index
             && group.machine_ahead.is_none()
             && !raft.lacks_snapshot()
@@ -334,17 +336,19 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             && group.snapshots.may_take(now);
         if !ready {
             // One that is as new as can be is there already.
-            if group.snapshots.taking.is_none() && handed <= last && group.snapshots.wanted {
+            if group.snapshots.taking.is_none() && handed <= newest && group.snapshots.wanted {
                 group.snapshots.wanted = false;
                 let current = Notice::SnapshotCurrent {
                     group: id,
-                    at: last,
+                    at: newest,
                 };
                 self.ports.notice(current);
             }
             return;
         }
         let settings = &self.snapshot_settings;
+        // Without one that can be read, what is due grows from where the log begins.
+        let last = newest.max(raft.base().index);
         let bytes = raft.bytes_between(last, handed);
         let entries = handed.0 - last.0;
         let due = (bytes >= settings.log_bytes || entries >= settings.log_entries) && {

@@ -5,7 +5,7 @@
 use std::hash::{DefaultHasher, Hasher};
 
 use logdrive_examples::{Command, RedbKv};
-use logdrive_sim::{MachineModel, conformance};
+use logdrive_sim::{MachineModel, conformance, run_seeds};
 
 fn model() -> MachineModel<RedbKv> {
     let dir = tempfile::tempdir().unwrap();
@@ -46,4 +46,12 @@ fn model() -> MachineModel<RedbKv> {
 #[test]
 fn it_conforms() {
     conformance::assert_conforms(|| model().with_equal_snapshots());
+}
+
+/// Clusters whose nodes crash, fall behind and fetch snapshots. The process does not, so a database is closed in order.
+#[test]
+fn it_survives_what_clusters_go_through() {
+    let sum = run_seeds(1..=8, model).unwrap();
+    assert!(sum.acked > 8 * 100, "{}", sum.acked);
+    assert!(sum.crashes > 8, "{}", sum.crashes);
 }

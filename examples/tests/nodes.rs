@@ -141,6 +141,73 @@ fn a_machine_that_was_wiped_with_its_snapshots_gets_one_from_the_others() {
     assert!(leader(&nodes).is_some());
 }
 
+/// Where a crash leaves one, too, whose log begins at a snapshot already that it was about to take over.
+#[test]
+fn a_machine_from_an_old_backup_that_its_log_goes_beyond_takes_over_a_snapshot() {
+    for kept in [true, false] {
+        let cluster = Cluster::new(often());
+        let mut nodes = three(&cluster);
+        let through = put(&nodes, 20, 100);
+        converge(&nodes, through);
+        let id = stop_follower(&mut nodes);
+        let backup = cluster.machine_dir(id).with_extension("backup");
+        image(&cluster.database(id), &backup);
+        nodes.push(cluster.start(id));
+        let through = put(&nodes, 100, 16 << 10);
+        converge(&nodes, through);
+        drop(nodes.pop());
+        image(&backup, &cluster.database(id));
+        let at = opens_at(&cluster.machine_dir(id));
+        assert!(Index(0) < at && at < Index(30), "{at}");
+        if !kept {
+            std::fs::remove_dir_all(cluster.node_dir(id).join("snapshots")).unwrap();
+        }
+        nodes.push(cluster.start(id));
+        assert!(nodes[2].status().groups[0].first > 30);
+        let after = nodes[2].reader().position().unwrap().index;
+        assert!(at < after || !kept, "{after}");
+        let through = put(&nodes, 5, 100);
+        converge(&nodes, through);
+        eventually("the snapshot", || {
+            (nodes[2].metrics().snapshots_installed >= 1) != kept
+        });
+    }
+}
+
+#[test]
+fn a_machine_of_another_log_or_of_none_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let start = |node: &str, machine: &str| {
+        let machine = dir.path().join(machine);
+        Node::builder(dir.path().join(node), move |_| RedbKv::new(&machine))
+            .wal(small_log())
+            .start()
+    };
+    for (name, count) in [("one", 3), ("other", 2)] {
+        let node = start(name, &format!("{name}-machine")).unwrap();
+        wait(node.leader_known());
+        for number in 0..count {
+            let (key, value) = (name.as_bytes(), &[number][..]);
+            let command = Command::Put { key, value };
+            wait(node.propose(command.to_bytes())).unwrap();
+        }
+    }
+    let refused = start("new", "one-machine").unwrap_err().to_string();
+    assert!(refused.contains("has never held that group"), "{refused}");
+    // What is committed is known once it leads; then it is compared, and before that nothing is applied.
+    for (log, machine) in [("one", "other-machine"), ("other", "one-machine")] {
+        let before = opens_at(&dir.path().join(machine));
+        let node = start(log, machine).unwrap();
+        eventually("the group halts", || {
+            node.status().groups[0].role == "halted"
+        });
+        let why = node.status().groups[0].why.clone().unwrap();
+        assert!(why.contains("is what is committed there"), "{why}");
+        drop(node);
+        assert_eq!(opens_at(&dir.path().join(machine)), before);
+    }
+}
+
 /// A machine that says less than it could, which it may.
 struct Lags {
     kv: RedbKv,

@@ -350,7 +350,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         // Without one that can be read, what is due grows from where the log begins.
         let last = newest.max(raft.base().index);
         let bytes = raft.bytes_between(last, handed);
-        let entries = handed.0 - last.0;
+        let entries = handed.0.saturating_sub(last.0);
         let due = (bytes >= settings.log_bytes || entries >= settings.log_entries) && {
             let rank = rank_of(self.replica, &raft.membership().replicas());
             group.snapshots.is_due(settings, rank, bytes, entries)

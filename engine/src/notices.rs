@@ -314,6 +314,25 @@ pub(crate) fn apply_died(shared: &Shared, text: &str) {
     );
 }
 
+/// A snapshot thread has panicked.
+pub(crate) fn snapshots_died(shared: &Shared, text: &str) {
+    tracing::error!(
+        event = "panicked",
+        node = shared.node,
+        code = "panicked",
+        "a snapshot thread {text}"
+    );
+    raise(
+        shared,
+        "panicked",
+        None,
+        format!(
+            "a snapshot thread {text}; snapshots are not taken or not sent any more, and nothing else is touched"
+        ),
+        "restart this node; report this with the log lines before",
+    );
+}
+
 /// The shard's thread has panicked.
 pub(crate) fn panicked(shared: &Shared, panic: &(dyn Any + Send)) {
     let text = panic

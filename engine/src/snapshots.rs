@@ -42,6 +42,7 @@ struct State<H> {
     jobs: VecDeque<StoreJob>,
     store_events: Vec<StoreEvent>,
     machine_events: Vec<MachineEvent>,
+    died: Option<String>,
 }
 
 impl<H> std::fmt::Debug for SnapshotQueue<H> {
@@ -58,6 +59,7 @@ impl<H> SnapshotQueue<H> {
                 jobs: VecDeque::new(),
                 store_events: Vec::new(),
                 machine_events: Vec::new(),
+                died: None,
             }),
             changed: Condvar::new(),
             bytes: AtomicUsize::new(0),
@@ -106,6 +108,44 @@ impl<H> SnapshotQueue<H> {
 
     fn is_closed(&self) -> bool {
         self.closed.load(Ordering::SeqCst)
+    }
+
+    /// Writes what machines hand over, until the end.
+    fn write_all(&self, keeper: &mut Storekeeper<DirectoryFiles>)
+    where
+        H: SnapshotSource,
+    {
+        while let Some(handle) = self.wait(|state| state.handles.pop_front()) {
+            let Handle {
+                group,
+                anchor,
+                durable,
+                source,
+            } = handle;
+            let event = keeper.write(group, anchor, durable, source);
+            self.done(Some(event));
+        }
+    }
+
+    /// Receives and reads, until the end.
+    fn carry_all(&self, keeper: &mut Storekeeper<DirectoryFiles>) {
+        while let Some(job) = self.wait(|state| state.jobs.pop_front()) {
+            let bytes = job.cost_bytes();
+            let event = keeper.run(job);
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.done(event);
+        }
+    }
+
+    /// One of the threads has panicked, with this text.
+    fn die(&self, text: String) {
+        self.state().died = Some(text);
+        self.shard.wake_by_ref();
+    }
+
+    /// What one of the threads said when it panicked; once.
+    pub(crate) fn take_death(&self) -> Option<String> {
+        self.state().died.take()
     }
 
     fn done(&self, event: Option<StoreEvent>) {
@@ -165,63 +205,35 @@ pub(crate) fn spawn<H: SnapshotSource>(
         let pace = pace_of(queue, bytes_per_s);
         Storekeeper::new(store.clone(), cluster, replica, pace)
     };
-    let mut writer = keeper(bytes_per_s);
-    let mut carrier = keeper(u64::MAX);
+    let (mut writer, mut carrier) = (keeper(bytes_per_s), keeper(u64::MAX));
     let (write_from, carry_from) = (Arc::clone(queue), Arc::clone(queue));
-    let threads: [(&str, Box<dyn FnOnce() + Send>); 2] = [
-        (
-            "snapshot",
-            Box::new(move || {
-                let next = |state: &mut State<H>| state.handles.pop_front();
-                while let Some(handle) = write_from.wait(next) {
-                    let Handle {
-                        group,
-                        anchor,
-                        durable,
-                        source,
-                    } = handle;
-                    let event = writer.write(group, anchor, durable, source);
-                    write_from.done(Some(event));
-                }
-            }),
-        ),
-        (
-            "transfer",
-            Box::new(move || {
-                let next = |state: &mut State<H>| state.jobs.pop_front();
-                while let Some(job) = carry_from.wait(next) {
-                    let bytes = job.cost_bytes();
-                    let event = carrier.run(job);
-                    carry_from.bytes.fetch_sub(bytes, Ordering::Relaxed);
-                    carry_from.done(event);
-                }
-            }),
-        ),
-    ];
-    let mut started = Vec::new();
-    for (name, run) in threads {
-        let name = format!("logdrive-{}-{name}", replica.id);
-        let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
-            // The host process never goes down with us.
-            if let Err(panic) = Fatal::catch(run) {
-                tracing::error!(
-                    event = "panicked",
-                    code = "panicked",
-                    "the thread {name} {}: no more snapshots are taken or sent by this process, and nothing \
-                     else is touched; restart the node",
-                    panic.what
-                );
-            }
-        });
-        match thread {
-            Ok(thread) => started.push(thread),
-            Err(error) => {
-                queue.close();
-                return Err(StartError::Thread(error));
-            }
+    let write = move || write_from.write_all(&mut writer);
+    let carry = move || carry_from.carry_all(&mut carrier);
+    let named = |name: &str| format!("logdrive-{}-{name}", replica.id);
+    let write = start(named("snapshot"), queue, write)?;
+    match start(named("transfer"), queue, carry) {
+        Ok(carry) => Ok(vec![write, carry]),
+        Err(error) => {
+            queue.close();
+            Err(error)
         }
     }
-    Ok(started)
+}
+
+fn start<H: SnapshotSource>(
+    name: String,
+    queue: &Arc<SnapshotQueue<H>>,
+    run: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, StartError> {
+    let queue = Arc::clone(queue);
+    let run = move || {
+        // The host process never goes down with us.
+        if let Err(panic) = Fatal::catch(run) {
+            queue.die(panic.what);
+        }
+    };
+    let thread = std::thread::Builder::new().name(name).spawn(run);
+    thread.map_err(StartError::Thread)
 }
 
 /// No faster than so many bytes a second, and not beyond the end.

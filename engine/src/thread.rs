@@ -375,6 +375,10 @@ impl<S: StateMachine> Driver<S> {
             for event in machine_events {
                 self.shard.machine_event(event, now);
             }
+            if let Some(text) = self.snapshots.take_death() {
+                notices::snapshots_died(&self.shared, &text);
+                self.dirty = true;
+            }
             for group in self.shared.take_wanted_snapshots() {
                 self.shard.want_snapshot(group);
             }

@@ -1,5 +1,7 @@
 //! Cuts and received snapshots, one replica at a time (Raft §7).
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use logdrive_raft::io::{
     Config, EntryMeta, HaltReason, HardState, Input, Installed, Ready, Restored, Role, Write,
 };

@@ -331,8 +331,10 @@ mod tests {
 
     #[test]
     fn replicas_do_not_take_their_snapshots_together() {
-        let mut settings = SnapshotSettings::default();
-        settings.log_bytes = 1200;
+        let settings = SnapshotSettings {
+            log_bytes: 1200,
+            ..SnapshotSettings::default()
+        };
         let mut snapshots = Snapshots::default();
         let due = |snapshots: &Snapshots, rank| {
             (0..4000).find(|bytes| snapshots.is_due(&settings, (rank, 3), *bytes, 0))

@@ -1,5 +1,7 @@
 //! Snapshots and cuts, of three nodes in one thread.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 #[path = "trio/mod.rs"]
 mod trio;
 

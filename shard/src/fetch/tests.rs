@@ -345,3 +345,39 @@ fn it_always_wakes_up_again() {
         rig.wait(us);
     }
 }
+
+#[test]
+fn whoever_is_gone_before_it_is_settled_on_is_not_waited_for() {
+    let mut rig = Rig::new();
+    rig.orders();
+    rig.offer(3, 70);
+    rig.fetch.on_disconnected(NodeId(3), rig.now);
+    rig.offer(2, 65);
+    let asked = rig.asked();
+    assert!(
+        matches!(asked[..], [(NodeId(2), Transfer::Fetch { .. })]),
+        "{asked:?}"
+    );
+}
+
+#[test]
+fn what_an_earlier_leader_had_is_not_insisted_on() {
+    let mut rig = Rig::new();
+    for peer in [2, 3] {
+        rig.hear(peer, Transfer::Offer(None));
+    }
+    assert_eq!(rig.fetch.status(), None);
+    rig.orders();
+    // Its successor's log begins further back, and it has a snapshot that reaches so far.
+    let peers = [NodeId(2), NodeId(3)];
+    rig.fetch
+        .wanted(Index(48), Some(NodeId(3)), &peers, rig.now);
+    rig.orders();
+    rig.hear(2, Transfer::Offer(None));
+    rig.offer(3, 48);
+    let asked = rig.asked();
+    assert!(
+        matches!(asked[..], [(NodeId(3), Transfer::Fetch { .. })]),
+        "{asked:?}"
+    );
+}

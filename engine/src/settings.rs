@@ -68,6 +68,8 @@ impl Limits {
         // What QUIC keeps for a connection both ways. Of what it receives from a peer, the append streams of
         // all groups share a window, but each has its least.
         const PEER_WINDOWS_BYTES: u64 = 4 << 20;
+        // Parts of snapshots wait for a peer in a lane of their own.
+        const PEER_PARTS_BYTES: u64 = 2 << 20;
         const BULK_WINDOW_BYTES: u64 = 8 << 20;
         const STREAM_WINDOW_BYTES_MIN: u64 = 64 << 10;
         const CLIENT_WINDOWS_BYTES: u64 = 4 << 20;
@@ -86,7 +88,7 @@ impl Limits {
             + bytes(FETCH_BYTES_MAX);
         let shard = bytes(self.apply_bytes_max) + 2 * bytes(self.inbox_bytes_max);
         let bulk = BULK_WINDOW_BYTES.max(groups * STREAM_WINDOW_BYTES_MIN);
-        let peer = bytes(self.peer_queue_bytes_max) + PEER_WINDOWS_BYTES + bulk;
+        let peer = bytes(self.peer_queue_bytes_max) + PEER_PARTS_BYTES + PEER_WINDOWS_BYTES + bulk;
         let window = bytes(self.inflight_bytes_max);
         let client = bytes(self.client_bytes_max)
             + bytes(self.client_answers_bytes_max)
@@ -394,7 +396,7 @@ mod tests {
         assert_eq!(limits.memory_bytes_max(1, 2, 2, 0) - one, 48 << 20);
         assert_eq!(
             limits.memory_bytes_max(1, 3, 1, 0) - one,
-            (16 + 8 + 12) << 20
+            (16 + 8 + 2 + 12) << 20
         );
         assert_eq!(
             limits.memory_bytes_max(2, 2, 1, 0) - one,
@@ -407,9 +409,9 @@ mod tests {
                 limits.peer_queue_bytes_max as u64 + groups * limits.inflight_bytes_max as u64;
             with_peers - limits.memory_bytes_max(groups, 0, 1, 0) - 2 * queues
         };
-        assert_eq!(windows(1), 2 * (12 << 20));
+        assert_eq!(windows(1), 2 * (14 << 20));
         assert_eq!(windows(128), windows(1));
-        assert_eq!(windows(1024), 2 * ((4 << 20) + (64 << 20)));
+        assert_eq!(windows(1024), 2 * ((6 << 20) + (64 << 20)));
         assert!(limits.divided(16).memory_bytes_max(1, 2, 1, 0) < one / 2);
     }
 }

@@ -170,7 +170,10 @@ fn a_directory_of_another_cluster() {
 #[test]
 fn a_full_disk() {
     let place = Place::new();
-    let config = place.node(1, "[wal]\nslot_bytes = '4MiB'\nbytes_max = '20MiB'\n");
+    // A snapshot takes so long that the log is full before it could be cut.
+    let slow = "[snapshots]\nwrite_bytes_per_s = '1KiB'\n";
+    let config = format!("[wal]\nslot_bytes = '4MiB'\nbytes_max = '20MiB'\n{slow}");
+    let config = place.node(1, &config);
     let node = place.serve(&config);
     assert_eq!(place.kv(&node, &["put", "first", "of all"]).code, 0);
     let (address, value) = (node.client(), "x".repeat(120_000));

@@ -33,6 +33,9 @@ const ASK_US: u64 = 300_000;
 /// How long a part is waited for before it is asked for again.
 const PART_US: u64 = 2_000_000;
 
+/// How long after the last part somebody who restarts is waited for, if the others have other snapshots.
+const BEGUN_US: u64 = 5_000_000;
+
 /// After so many parts in a row that did not come somebody else is asked.
 const SILENCE_MAX: u32 = 3;
 
@@ -99,8 +102,10 @@ pub(crate) struct Fetch {
     least: Index,
     /// Who hears how far it is.
     leader: Option<NodeId>,
-    /// A snapshot of which something is stored already.
-    begun: Option<SnapshotId>,
+    /// A snapshot of which something is stored already, and who had it.
+    begun: Option<Source>,
+    /// Until when it is waited for if nobody offers it.
+    begun_until: Micros,
     bytes_per_s_max: u64,
     step: Step,
     pause_us: u64,
@@ -168,6 +173,7 @@ impl Fetch {
             least,
             leader,
             begun: None,
+            begun_until: now,
             bytes_per_s_max: bytes_per_s_max.max(1),
             step: Step::Handed,
             pause_us: PAUSE_US_MIN,
@@ -327,6 +333,7 @@ impl Fetch {
                     source.from == from && source.offered.snapshot == snapshot
                 });
                 if ours && matches!(self.step, Step::Manifest { .. } | Step::Chunks { .. }) {
+                    self.begun = None;
                     self.pause(now);
                 }
             }
@@ -348,7 +355,8 @@ impl Fetch {
         if source.offered.snapshot != snapshot {
             return;
         }
-        self.begun = Some(snapshot);
+        self.begun = Some(source);
+        self.begun_until = now.after(BEGUN_US);
         self.go_on(source, missing.into(), bytes_have, now);
     }
 
@@ -387,6 +395,7 @@ impl Fetch {
         }
         if stored.is_some() {
             self.pause_us = PAUSE_US_MIN;
+            self.begun_until = now.after(BEGUN_US);
         }
         self.ask_for_chunks(now);
     }
@@ -485,18 +494,35 @@ impl Fetch {
     }
 
     /// What was begun is gone on with, else the newest is taken, and of two of those the one of a follower: the leader
-    /// has enough to do.
+    /// has enough to do. Two snapshots rarely have much in common, so it pays to wait a little for who had the one
+    /// that was begun, and to ask for it although something newer is offered.
     fn settle(&mut self, now: Micros) {
         let Step::Asking { offers, .. } = &self.step else {
             return;
         };
         let worth = |(from, offered): &&(NodeId, Offered)| {
-            let begun = self.begun == Some(offered.snapshot);
+            let begun = self.begun.map(|begun| begun.offered.snapshot);
+            let begun = begun == Some(offered.snapshot);
             (begun, offered.at.index, self.leader != Some(*from))
         };
-        let Some((from, offered)) = offers.iter().max_by_key(worth).copied() else {
+        let Some(mut best) = offers.iter().max_by_key(worth).copied() else {
             return self.pause(now);
         };
+        let begun = self
+            .begun
+            .filter(|begun| self.least <= begun.offered.at.index);
+        if let Some(begun) = begun.filter(|begun| begun.offered.snapshot != best.1.snapshot) {
+            if offers.iter().any(|(from, _)| *from == begun.from) {
+                // It may keep that one for a while. If it does not, it says so, and this is not tried again.
+                best = (begun.from, begun.offered);
+                self.begun = None;
+            } else if now < self.begun_until {
+                let until = now.after(PAUSE_US_MIN);
+                self.step = Step::Pausing { until };
+                return;
+            }
+        }
+        let (from, offered) = best;
         let source = Source {
             from,
             offered,
@@ -681,4 +707,112 @@ fn next_of(missing: &mut VecDeque<Missing>) -> Option<(u32, u32)> {
         missing.pop_front();
     }
     Some(part)
+}
+
+#[cfg(test)]
+mod tests {
+    use logdrive_raft::{Chain, LogPosition, Term};
+
+    use super::*;
+
+    const PEERS: [NodeId; 2] = [NodeId(1), NodeId(2)];
+
+    fn offered(index: u64) -> (Offered, Bytes) {
+        let manifest = Bytes::from(format!("manifest {index}"));
+        let at = LogPosition {
+            index: Index(index),
+            term: Term(1),
+            chain: Chain(1),
+        };
+        let offered = Offered {
+            snapshot: SnapshotId(xxh3_128(&manifest)),
+            at,
+            bytes: 1 << 20,
+            manifest_bytes: u32::try_from(manifest.len()).unwrap(),
+        };
+        (offered, manifest)
+    }
+
+    /// Whom it asks for which snapshot now.
+    fn asks(fetch: &mut Fetch) -> Option<(NodeId, SnapshotId)> {
+        let orders = fetch.take_orders().into_iter();
+        let mut asked = orders.filter_map(|order| match order {
+            Order::Say(peer, Transfer::Fetch { snapshot, .. }) => Some((peer, snapshot)),
+            _ => None,
+        });
+        asked.next()
+    }
+
+    /// Fetches a snapshot up to 10 from node 1, has a part of it, and has just lost node 1.
+    fn begun(now: Micros) -> Fetch {
+        let mut fetch = Fetch::begin(Index(5), None, 1 << 30, &PEERS, now);
+        let (ten, manifest) = offered(10);
+        fetch.on_transfer(PEERS[0], Transfer::Offer(Some(ten)), now);
+        fetch.on_transfer(PEERS[1], Transfer::Offer(Some(offered(9).0)), now);
+        assert_eq!(asks(&mut fetch), Some((PEERS[0], ten.snapshot)));
+        let part = Transfer::Part {
+            snapshot: ten.snapshot,
+            part: Part::Manifest { offset: 0 },
+            bytes: manifest,
+        };
+        fetch.on_transfer(PEERS[0], part, now);
+        let missing = vec![Missing {
+            file: 0,
+            first: 0,
+            count: 4,
+        }];
+        fetch.on_receiving(ten.snapshot, missing, 0, now);
+        fetch.on_disconnected(PEERS[0], now);
+        fetch.take_orders();
+        fetch
+    }
+
+    /// Asks everybody again at once.
+    fn asks_again(fetch: &mut Fetch, now: Micros) {
+        fetch.ask(&PEERS, now);
+        fetch.take_orders();
+    }
+
+    #[test]
+    fn who_had_what_was_begun_is_waited_for_a_little() {
+        let now = Micros(1_000_000);
+        let mut fetch = begun(now);
+        let other = Transfer::Offer(Some(offered(9).0));
+        asks_again(&mut fetch, now);
+        fetch.on_transfer(PEERS[1], other.clone(), now);
+        fetch.on_tick(&PEERS, now.after(ASK_US));
+        assert_eq!(asks(&mut fetch), None);
+        // It comes back, and has it still.
+        asks_again(&mut fetch, now);
+        fetch.on_transfer(PEERS[1], other.clone(), now);
+        fetch.on_transfer(PEERS[0], Transfer::Offer(Some(offered(10).0)), now);
+        assert_eq!(asks(&mut fetch), Some((PEERS[0], offered(10).0.snapshot)));
+
+        let mut fetch = begun(now);
+        let late = now.after(BEGUN_US);
+        asks_again(&mut fetch, late);
+        fetch.on_transfer(PEERS[1], other, late);
+        fetch.on_tick(&PEERS, late.after(ASK_US));
+        assert_eq!(asks(&mut fetch), Some((PEERS[1], offered(9).0.snapshot)));
+    }
+
+    #[test]
+    fn what_was_begun_is_asked_for_once_although_something_newer_is_offered() {
+        let now = Micros(1_000_000);
+        let mut fetch = begun(now);
+        let newer = Transfer::Offer(Some(offered(20).0));
+        asks_again(&mut fetch, now);
+        for peer in PEERS {
+            fetch.on_transfer(peer, newer.clone(), now);
+        }
+        let ten = offered(10).0.snapshot;
+        assert_eq!(asks(&mut fetch), Some((PEERS[0], ten)));
+        fetch.on_transfer(PEERS[0], Transfer::Gone { snapshot: ten }, now);
+        asks_again(&mut fetch, now);
+        for peer in PEERS {
+            fetch.on_transfer(peer, newer.clone(), now);
+        }
+        let asked = asks(&mut fetch).map(|(_, snapshot)| snapshot);
+        assert_eq!(asked, Some(offered(20).0.snapshot));
+    }
 }

@@ -1,4 +1,6 @@
 //! Three shards over a network that loses nothing, unless a node is cut off.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 
 use std::collections::BTreeMap;

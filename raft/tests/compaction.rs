@@ -580,3 +580,38 @@ fn the_membership_of_a_snapshot_is_in_effect() {
         "{writes:?}"
     );
 }
+
+/// Attack 4: a manifest whose anchor has an absurd place takes the shard down, or locks the replica out for ever.
+#[test]
+fn attack_a_snapshot_with_an_absurd_place_is_refused() {
+    let absurd = [
+        (u64::MAX, 3),
+        (u64::MAX / 2, 3),
+        (20, u64::MAX),
+        (20, u64::MAX / 2 + 1),
+    ];
+    for (index, term) in absurd {
+        let caught = std::panic::catch_unwind(|| {
+            let mut server = Server::with_log(&[1, 1, 2], 3);
+            let at = LogPosition {
+                index: Index(index),
+                term: Term(term),
+                chain: Chain(7),
+            };
+            server.step(Input::Install {
+                anchor: anchor(at),
+                snapshot: SnapshotId(1),
+            });
+            for _ in 0..10 {
+                server.now = server.now.after(1_000_000);
+                server.step(Input::Tick);
+            }
+            server.raft.term()
+        });
+        let term_after = caught.unwrap_or_else(|_| panic!("index {index} term {term}: it panics"));
+        assert!(
+            term_after <= Term(u64::MAX / 2),
+            "index {index} term {term}: it hears nobody any more, for ever: {term_after}"
+        );
+    }
+}

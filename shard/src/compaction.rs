@@ -120,6 +120,11 @@ pub(crate) struct Fence {
 #[derive(Debug, Default)]
 pub(crate) struct Snapshots {
     pub(crate) newest: Option<Kept>,
+    /// How far a machine gets that is opened again: what this opening has found, or what was written and read back
+    /// since. The log is not cut beyond it, whatever the anchor says.
+    pub(crate) found: Index,
+    /// How far the machine's own storage reaches, as far as it has said so in this boot.
+    pub(crate) own: Index,
     /// One is being taken: up to where, and since when.
     pub(crate) taking: Option<(LogPosition, Micros)>,
     /// One is to be taken although it is not due.

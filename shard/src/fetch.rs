@@ -50,6 +50,9 @@ const PAUSE_US_MIN: u64 = 200_000;
 /// The longest such pause.
 const PAUSE_US_MAX: u64 = 10_000_000;
 
+/// How many that did not deliver are remembered.
+const FAILED_MAX: usize = 16;
+
 /// How often the leader hears how far the transfer is.
 const PROGRESS_US: u64 = 500_000;
 
@@ -108,6 +111,8 @@ pub(crate) struct Fetch {
     begun: Option<Source>,
     /// Until when it is waited for if nobody offers it.
     begun_until: Micros,
+    /// Who did not deliver which one, last: others are asked first. A few.
+    failed: Vec<(NodeId, SnapshotId)>,
     bytes_per_s_max: u64,
     step: Step,
     pause_us: u64,
@@ -176,6 +181,7 @@ impl Fetch {
             leader,
             begun: None,
             begun_until: now,
+            failed: Vec::new(),
             bytes_per_s_max: bytes_per_s_max.max(1),
             step: Step::Handed,
             pause_us: PAUSE_US_MIN,
@@ -270,7 +276,7 @@ impl Fetch {
             Step::Manifest { source, asked, .. } if asked.after(PART_US) <= now => {
                 source.silence += 1;
                 if source.silence >= SILENCE_MAX {
-                    return self.pause(now);
+                    return self.give_up(now);
                 }
                 self.ask_for_manifest(now);
             }
@@ -290,7 +296,7 @@ impl Fetch {
                     source.silence += 1;
                 }
                 if source.silence >= SILENCE_MAX {
-                    return self.pause(now);
+                    return self.give_up(now);
                 }
                 self.ask_for_chunks(now);
             }
@@ -336,7 +342,7 @@ impl Fetch {
                 });
                 if ours && matches!(self.step, Step::Manifest { .. } | Step::Chunks { .. }) {
                     self.begun = None;
-                    self.pause(now);
+                    self.give_up(now);
                 }
             }
             Transfer::Query { .. } | Transfer::Fetch { .. } | Transfer::Progress(_) => {}
@@ -391,7 +397,7 @@ impl Fetch {
                 *damaged += 1;
                 missing.push_front(Missing::one(part));
                 if *damaged >= DAMAGED_MAX {
-                    return self.pause(now);
+                    return self.give_up(now);
                 }
             }
         }
@@ -465,6 +471,18 @@ impl Fetch {
         };
     }
 
+    /// The source does not deliver: others are asked before it.
+    fn give_up(&mut self, now: Micros) {
+        if let Some(source) = self.source() {
+            let failed = (source.from, source.offered.snapshot);
+            self.failed.retain(|earlier| *earlier != failed);
+            self.failed.push(failed);
+            let surplus = self.failed.len().saturating_sub(FAILED_MAX);
+            self.failed.drain(..surplus);
+        }
+        self.pause(now);
+    }
+
     fn pause(&mut self, now: Micros) {
         let until = now.after(self.pause_us);
         self.pause_us = (2 * self.pause_us).min(PAUSE_US_MAX);
@@ -505,14 +523,19 @@ impl Fetch {
         let worth = |(from, offered): &&(NodeId, Offered)| {
             let begun = self.begun.map(|begun| begun.offered.snapshot);
             let begun = begun == Some(offered.snapshot);
-            (begun, offered.at.index, self.leader != Some(*from))
+            let failed = (*from, offered.snapshot);
+            // Of those that have failed the one that did so longest ago.
+            let failed = self.failed.iter().position(|earlier| *earlier == failed);
+            let failed = std::cmp::Reverse(failed);
+            (failed, begun, offered.at.index, self.leader != Some(*from))
         };
         let Some(mut best) = offers.iter().max_by_key(worth).copied() else {
             return self.pause(now);
         };
         let begun = self
             .begun
-            .filter(|begun| self.least <= begun.offered.at.index);
+            .filter(|begun| self.least <= begun.offered.at.index)
+            .filter(|begun| !self.failed.contains(&(begun.from, begun.offered.snapshot)));
         if let Some(begun) = begun.filter(|begun| begun.offered.snapshot != best.1.snapshot) {
             if offers.iter().any(|(from, _)| *from == begun.from) {
                 // It may keep that one for a while. If it does not, it says so, and this is not tried again.
@@ -596,7 +619,7 @@ impl Fetch {
         let (source, manifest) = (*source, std::mem::take(bytes).freeze());
         let snapshot = source.offered.snapshot;
         if SnapshotId(xxh3_128(&manifest)) != snapshot {
-            return self.pause(now);
+            return self.give_up(now);
         }
         self.step = Step::Opening { source };
         self.orders.push(Order::Receive { snapshot, manifest });

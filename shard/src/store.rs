@@ -93,6 +93,8 @@ pub enum StoreJob {
     Retire {
         /// Of which group.
         group: GroupId,
+        /// The one that counts. What reaches further was received and is not where the log begins.
+        newest: SnapshotId,
         /// What is kept all the same.
         keep: Vec<SnapshotId>,
     },
@@ -366,9 +368,13 @@ impl<F: Files + 'static> Storekeeper<F> {
                     reader,
                 })
             }
-            StoreJob::Retire { group, keep } => {
+            StoreJob::Retire {
+                group,
+                newest,
+                keep,
+            } => {
                 // What could not be removed is tried again after the next snapshot.
-                let _ = self.store.retire(group, &keep);
+                let _ = self.store.retire_before(group, newest, &keep);
                 None
             }
         }

@@ -9,6 +9,7 @@ use logdrive_raft::Index;
 use logdrive_raft::io::Role;
 use logdrive_shard::SnapshotSettings;
 use logdrive_sim::disk::{Crash, SimDiskOptions};
+use logdrive_wal::snapshots::SnapshotStore;
 use trio::{GROUP, Trio};
 
 const SLOT_BYTES: u64 = 256 << 10;
@@ -245,4 +246,187 @@ fn an_idle_group_whose_snapshot_has_rotted_takes_another_one() {
     assert!(unreadable > 0);
     put_many(&mut trio, 1);
     trio.assert_running();
+}
+
+/// Attack 1: a restart finds less than the anchor says, and the log is cut up to the anchor all the same.
+#[test]
+fn attack_a_log_is_not_cut_beyond_what_a_restart_has_found() {
+    let mut settings = SnapshotSettings::manual();
+    settings.keep_log_bytes = 64 << 10;
+    let mut trio = trio(&settings);
+    put_many(&mut trio, 10);
+    trio.run_for(100_000);
+    let follower = (0..3).find(|place| Some(*place) != trio.leader()).unwrap();
+    trio.nodes[follower].want_snapshot(GROUP);
+    trio.run_for(200_000);
+    assert_eq!(trio.said(follower, "SnapshotTaken").len(), 1);
+    let anchor = trio.nodes[follower].core(GROUP).unwrap().anchor();
+    assert!(anchor.index > Index(5));
+    assert_eq!(base(&trio, follower), Index(0));
+    // The only snapshot rots. The log still has everything.
+    trio.nodes[follower].crash(Crash::Power);
+    for directory in trio.nodes[follower].files().directories() {
+        let rotten = trio.nodes[follower]
+            .files()
+            .flip(&directory, "manifest", 30, 1);
+        assert!(rotten, "{directory}");
+    }
+    trio.start(follower);
+    trio.run_for(500_000);
+    // All is well: everything was applied from the log.
+    let core = trio.nodes[follower].core(GROUP).unwrap();
+    assert_eq!(trio.nodes[follower].applied(GROUP).unwrap(), core.commit());
+    put_many(&mut trio, 40);
+    trio.run_for(500_000);
+    let base = base(&trio, follower);
+    trio.nodes[follower].crash(Crash::Power);
+    trio.start(follower);
+    assert_eq!(
+        trio.said(follower, "SnapshotLacking"),
+        [""; 0],
+        "the log was cut up to {base} and no snapshot covers that"
+    );
+}
+
+/// Attack 1b: the same, and the cut overtakes the machine that is still being fed from the log: it is never fed again.
+#[test]
+fn attack_a_log_is_not_cut_beyond_what_the_machine_was_given() {
+    let mut settings = SnapshotSettings::manual();
+    settings.keep_log_bytes = 16 << 20;
+    let slots = [(SLOT_BYTES, 256); 3];
+    let mut trio = Trio::with_snapshots(slots, SimDiskOptions::default(), &settings);
+    put_many(&mut trio, 1000);
+    trio.run_for(100_000);
+    let follower = (0..3).find(|place| Some(*place) != trio.leader()).unwrap();
+    trio.nodes[follower].want_snapshot(GROUP);
+    let anchored =
+        |trio: &Trio| trio.nodes[follower].core(GROUP).unwrap().anchor().index > Index(0);
+    while !anchored(&trio) {
+        trio.run_for(10);
+    }
+    assert_eq!(base(&trio, follower), Index(0));
+    trio.nodes[follower].crash(Crash::Power);
+    for directory in trio.nodes[follower].files().directories() {
+        trio.nodes[follower]
+            .files()
+            .flip(&directory, "manifest", 30, 1);
+    }
+    // What was kept for a transfer, for one, is not kept any more.
+    trio.nodes[follower].snapshot_settings_mut().keep_log_bytes = 0;
+    trio.start(follower);
+    // All of the log has to be applied again, which takes a while.
+    trio.slow = Some(follower);
+    trio.run_for(1_000_000);
+    trio.slow = None;
+    trio.run_for(3_000_000);
+    put_many(&mut trio, 3);
+    trio.run_for(3_000_000);
+    let core = trio.nodes[follower].core(GROUP).unwrap();
+    let (base, commit) = (core.base(), core.commit());
+    assert!(!core.lacks_snapshot());
+    let applied = trio.nodes[follower].applied(GROUP).unwrap();
+    assert_eq!(applied, commit, "for ever: the log begins at {base}");
+}
+
+/// Attack 2: a snapshot of somebody else that was received and never became where the log begins (a crash before the
+/// base record, or the commit index overtook it) makes `Retire` remove the one that the log is cut for.
+#[test]
+fn attack_a_received_snapshot_that_was_not_installed_does_not_retire_our_own() {
+    let mut settings = SnapshotSettings::manual();
+    settings.keep_log_bytes = 16 << 20;
+    let slots = [(SLOT_BYTES, 64); 3];
+    let mut trio = Trio::with_snapshots(slots, SimDiskOptions::default(), &settings);
+    put_many(&mut trio, 1000);
+    trio.run_for(100_000);
+    let leader = trio.leader().unwrap();
+    let follower = (leader + 1) % 3;
+    trio.nodes[leader].want_snapshot(GROUP);
+    trio.run_for(100_000);
+    assert_eq!(trio.said(leader, "SnapshotTaken").len(), 1);
+    trio.nodes[follower].crash(Crash::Power);
+    // What a fetch leaves that got as far as `Received`, before the base record was durable.
+    let unpaced = || Box::new(logdrive_wal::snapshots::unpaced);
+    let from = SnapshotStore::open(trio.nodes[leader].files().copy(7).files()).unwrap();
+    let into = SnapshotStore::open(trio.nodes[follower].files().files()).unwrap();
+    let theirs = from.newest(GROUP).unwrap().unwrap();
+    let manifest = from.manifest_bytes(theirs.id).unwrap();
+    let mut receiving = into.receive(GROUP, manifest, unpaced()).unwrap();
+    for (file, chunk) in receiving.missing().collect::<Vec<_>>() {
+        let bytes = from.read_chunk(theirs.id, file, chunk).unwrap();
+        receiving.put(file, chunk, &bytes).unwrap();
+    }
+    receiving.finish().unwrap();
+    // It starts from its log, which has everything, and takes a snapshot of its own half way.
+    trio.nodes[follower].snapshot_settings_mut().keep_log_bytes = 16 << 10;
+    trio.start(follower);
+    let mut taken = Vec::new();
+    for _ in 0..20_000 {
+        let applied = trio.nodes[follower].applied(GROUP).unwrap().index;
+        if Index(0) < applied && applied < theirs.at.index {
+            trio.nodes[follower].want_snapshot(GROUP);
+        }
+        trio.run_for(50);
+        taken.extend(trio.said(follower, "SnapshotTaken"));
+    }
+    assert!(!taken.is_empty());
+    trio.run_for(500_000);
+    let base = base(&trio, follower);
+    assert!(Index(0) < base && base < theirs.at.index, "{base}");
+    trio.nodes[follower].crash(Crash::Power);
+    trio.start(follower);
+    assert_eq!(
+        trio.said(follower, "SnapshotLacking"),
+        [""; 0],
+        "the log was cut up to {base} for {taken:?}"
+    );
+}
+
+/// Attack 5: the newest snapshot turns out to be unreadable where the log begins at it: none is taken in its place.
+#[test]
+fn attack_an_unreadable_snapshot_that_the_log_begins_at_is_replaced() {
+    let mut settings = SnapshotSettings::manual();
+    settings.keep_log_bytes = 0;
+    let mut trio = trio(&settings);
+    put_many(&mut trio, 10);
+    trio.run_for(200_000);
+    trio.nodes[0].want_snapshot(GROUP);
+    trio.run_for(500_000);
+    assert_eq!(trio.said(0, "SnapshotTaken").len(), 1);
+    assert_eq!(base(&trio, 0), trio.nodes[0].applied(GROUP).unwrap().index);
+    let store = SnapshotStore::open(trio.nodes[0].files().copy(7).files()).unwrap();
+    let ours = store.newest(GROUP).unwrap().unwrap();
+    for directory in trio.nodes[0].files().directories() {
+        let reader = store.reader(ours.id).unwrap();
+        let name = &reader.files()[0].name;
+        assert!(trio.nodes[0].files().flip(&directory, name, 3, 1));
+    }
+    // A peer asks for it.
+    let core = trio.nodes[1].core(GROUP).unwrap();
+    let from = core
+        .membership()
+        .replicas()
+        .into_iter()
+        .find(|replica| replica.id == trio.nodes[1].id())
+        .unwrap();
+    let to = trio.nodes[0].id();
+    trio.nodes[0].give(logdrive_shard::PeerInput::Message(logdrive_raft::Message {
+        from,
+        boot: logdrive_raft::Boot(1),
+        to,
+        group: GROUP,
+        term: logdrive_raft::Term(0),
+        body: logdrive_raft::Body::Transfer(logdrive_raft::message::Transfer::Fetch {
+            snapshot: ours.id,
+            part: logdrive_raft::message::Part::Chunk { file: 0, chunk: 0 },
+        }),
+    }));
+    trio.run_for(3_000_000);
+    let notices: Vec<String> = trio.nodes[0]
+        .take_notices()
+        .iter()
+        .map(|notice| format!("{notice:?}"))
+        .collect();
+    let said = |what: &str| notices.iter().any(|text| text.contains(what));
+    assert!(said("SnapshotUnreadable"), "{notices:?}");
+    assert!(said("SnapshotTaken"), "{notices:?}");
 }

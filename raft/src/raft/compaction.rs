@@ -12,6 +12,9 @@ use crate::io::{HaltReason, Installed, PersistId};
 use crate::mutated;
 use crate::snapshot::{Anchor, Base, TERM_STARTS_MAX};
 
+/// No log gets here.
+const INDEX_MAX: Index = Index(u64::MAX / 2);
+
 /// What is known of the log below its base, and what is on its way there.
 #[derive(Debug)]
 pub(super) struct Compaction {
@@ -159,6 +162,10 @@ impl Raft {
     /// The log goes on from the snapshot if it has the same entry there, and else it goes.
     pub(super) fn on_install(&mut self, anchor: Anchor, snapshot: SnapshotId) {
         let at = anchor.at;
+        // No log gets there by appending: whoever wrote that would leave no room for what follows.
+        if super::dispatch::TERM_MAX < at.term || INDEX_MAX < at.index {
+            return;
+        }
         // An older one says nothing that the log does not know better, unless the log has lost what it says.
         let is_old = at.index < self.log.base().index
             || at.index <= self.commit.index && !self.compaction.lacks_snapshot;

@@ -7,7 +7,7 @@ use crate::message::{Body, HeartbeatReply, Message, Reject, VoteReply};
 use crate::mutated;
 
 /// No cluster gets here by elections. A peer that says so would leave no room for the next one.
-const TERM_MAX: Term = Term(u64::MAX / 2);
+pub(super) const TERM_MAX: Term = Term(u64::MAX / 2);
 
 impl Raft {
     pub(super) fn on_message(&mut self, message: Message) {

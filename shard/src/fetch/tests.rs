@@ -381,3 +381,34 @@ fn what_an_earlier_leader_had_is_not_insisted_on() {
         "{asked:?}"
     );
 }
+
+/// Attack 3: whoever offers the newest one and cannot deliver it is asked for ever, whoever else has one.
+#[test]
+fn attack_a_source_that_does_not_deliver_is_left_for_another() {
+    let mut rig = Rig::new();
+    let (newer, older) = (
+        Bytes::from_static(b"newer, and its disk says EIO"),
+        Bytes::from_static(b"a manifest"),
+    );
+    for _ in 0..100 {
+        for (to, transfer) in rig.asked() {
+            match transfer {
+                Transfer::Query { .. } => {
+                    rig.manifest = if to == NodeId(3) {
+                        newer.clone()
+                    } else {
+                        older.clone()
+                    };
+                    rig.offer(to.0, if to == NodeId(3) { 60 } else { 59 });
+                }
+                Transfer::Fetch { snapshot, .. } if to == NodeId(3) => {
+                    rig.hear(3, Transfer::Gone { snapshot });
+                }
+                Transfer::Fetch { .. } => return,
+                other => panic!("{other:?}"),
+            }
+        }
+        rig.wait(PAUSE_US_MAX);
+    }
+    panic!("node 2 has one that would do, and was never asked for it");
+}

@@ -239,6 +239,7 @@ impl<D: Disk> Opened<D> {
                 core.mutant,
             );
             group.machine_ahead = ahead;
+            group.snapshots.found = setup.applied.index;
             let newest = setup.newest.as_ref();
             group.snapshots.newest = newest.map(|snapshot| Kept::of(snapshot, None));
             groups.insert(setup.group, group);

@@ -215,6 +215,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             return;
         };
         group.snapshots.fetch = None;
+        group.snapshots.found = group.snapshots.found.max(at.index);
         if let Some(received) = group.received.take_if(|kept| kept.snapshot == snapshot) {
             group.snapshots.newest = Some(received);
         }
@@ -325,6 +326,10 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         let newest = group.snapshots.newest.as_ref().map(|kept| kept.at.index);
         let newest = newest.unwrap_or_default();
         let handed = group.handed;
+        // Where the log begins at a snapshot that cannot be read, the machine has what it held.
+        let lost = group.snapshots.newest.is_none()
+            && handed == raft.base().index
+            && group.snapshots.found < handed;
         // A machine with storage of its own is ahead of what a log that has just been opened knows to be committed,
         // and nothing beyond that may become an anchor.
         let ready = newest < handed
@@ -355,7 +360,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             let rank = rank_of(self.replica, &raft.membership().replicas());
             group.snapshots.is_due(settings, rank, bytes, entries)
         };
-        if !due && !group.snapshots.wanted && !pins {
+        if !due && !lost && !group.snapshots.wanted && !pins {
             return;
         }
         // Everything handed over is applied before the machine comes to this.
@@ -390,6 +395,8 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             });
         }
         let anchor = raft.anchor().index.min(raft.commit().index);
+        // An anchor may be from a snapshot that cannot be read any more, or that never became where the log begins.
+        let anchor = anchor.min(group.snapshots.found);
         let base = raft.base().index;
         if anchor <= base || raft.is_installing() {
             return;
@@ -434,6 +441,8 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         // What a restart finds: a machine with storage of its own says how far that reaches, and another has this.
         let found = durable.map_or(snapshot.at.index, |durable| durable.index);
         let at = found.min(snapshot.at.index);
+        group.snapshots.found = at;
+        group.snapshots.own = durable.map_or(Index(0), |durable| durable.index);
         if let Phase::Running(raft) = &group.phase
             && raft.anchor().index < at
             && raft.base().index < at
@@ -443,7 +452,12 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         }
         let keep = group.snapshots.keep();
         let took_us = group.snapshots.newest.as_ref().and_then(|kept| kept.taken);
-        self.ports.store(StoreJob::Retire { group: id, keep });
+        let newest = snapshot.id;
+        self.ports.store(StoreJob::Retire {
+            group: id,
+            newest,
+            keep,
+        });
         self.ports.notice(Notice::SnapshotTaken {
             group: id,
             at: snapshot.at,
@@ -484,6 +498,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             return;
         }
         group.snapshots.newest = None;
+        group.snapshots.found = group.snapshots.own;
         group.snapshots.wanted = true;
         self.ports.notice(Notice::SnapshotUnreadable {
             group: id,
@@ -547,7 +562,11 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         let keep = group
             .map(|group| group.snapshots.keep())
             .unwrap_or_default();
-        self.ports.store(StoreJob::Retire { group: id, keep });
+        self.ports.store(StoreJob::Retire {
+            group: id,
+            newest: snapshot,
+            keep,
+        });
         self.ports.notice(Notice::SnapshotInstalled {
             group: id,
             snapshot,

@@ -41,6 +41,8 @@ pub struct Trio {
     pub sent: Vec<(usize, Message)>,
     /// A node that nobody hears, and that hears nobody.
     pub cut: Option<usize>,
+    /// A node whose machine takes nothing for now.
+    pub slow: Option<usize>,
     pub answers: Arc<Answers>,
     pub tokens: u64,
 }
@@ -76,6 +78,7 @@ impl Trio {
             now: Micros(0),
             sent: Vec::new(),
             cut: None,
+            slow: None,
             answers: Arc::default(),
             tokens: 0,
         };
@@ -113,7 +116,9 @@ impl Trio {
             let now = self.now;
             for place in 0..3 {
                 let mut sent = Vec::new();
-                while let Some(batch) = self.nodes[place].take_batch(now) {
+                while self.slow != Some(place)
+                    && let Some(batch) = self.nodes[place].take_batch(now)
+                {
                     self.nodes[place].apply(batch).unwrap();
                 }
                 self.nodes[place].turn(now, &mut sent).unwrap();

@@ -206,6 +206,27 @@ impl<F: Files> SnapshotStore<F> {
         Ok(removed)
     }
 
+    /// Removes the snapshots of a group that reach no further than `newest`, but for itself and those in `keep`, and
+    /// says which. Where that one cannot be read, none is removed; nor is what cannot be read.
+    pub fn retire_before(
+        &self,
+        group: GroupId,
+        newest: SnapshotId,
+        keep: &[SnapshotId],
+    ) -> Result<Vec<SnapshotId>, SnapshotError> {
+        let at = self.shared.held(newest)?.manifest.anchor.at.index;
+        let mut removed = Vec::new();
+        // The oldest first, so that what a crash leaves is what a smaller `keep` would have left.
+        for place in self.finished_of(group)?.into_iter().rev() {
+            let goes = place.index <= at && place.id != newest && !keep.contains(&place.id);
+            if goes && self.shared.read_held(place).is_ok() {
+                self.shared.remove(place)?;
+                removed.push(place.id);
+            }
+        }
+        Ok(removed)
+    }
+
     /// For reading the files of a snapshot from front to back.
     pub fn reader(&self, id: SnapshotId) -> Result<SnapshotReader<F>, SnapshotError> {
         let held = self.shared.held(id)?;

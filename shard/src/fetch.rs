@@ -425,14 +425,19 @@ impl Fetch {
     }
 
     /// Everything was read back and is as it should be.
-    pub(crate) fn on_received(&mut self, snapshot: SnapshotId, anchor: Anchor) {
+    pub(crate) fn on_received(&mut self, snapshot: SnapshotId, anchor: Anchor, now: Micros) {
         let Step::Checking { source } = self.step else {
             return;
         };
-        if source.offered.snapshot == snapshot {
-            self.step = Step::Handed;
-            self.orders.push(Order::Install { snapshot, anchor });
+        if source.offered.snapshot != snapshot {
+            return;
         }
+        if source.offered.at != anchor.at {
+            // It is not what was offered, whatever else it is.
+            return self.give_up(now);
+        }
+        self.step = Step::Handed;
+        self.orders.push(Order::Install { snapshot, anchor });
     }
 
     /// The store could not do what it was asked.

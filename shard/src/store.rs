@@ -235,6 +235,8 @@ pub enum StoreFailure {
     NoSpace(String),
     /// What was written reads back as something else.
     Damaged(String),
+    /// The file system refused something else.
+    Io(String),
     /// It is not there.
     Gone(String),
     /// Whoever runs this is ending.
@@ -246,9 +248,11 @@ pub enum StoreFailure {
 impl std::fmt::Display for StoreFailure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::NoSpace(text) | Self::Damaged(text) | Self::Gone(text) | Self::Other(text) => {
-                f.write_str(text)
-            }
+            Self::NoSpace(text)
+            | Self::Damaged(text)
+            | Self::Io(text)
+            | Self::Gone(text)
+            | Self::Other(text) => f.write_str(text),
             Self::Ending => f.write_str("the node is shutting down"),
         }
     }
@@ -263,6 +267,7 @@ impl From<&SnapshotError> for StoreFailure {
         match error {
             SnapshotError::NoSpace { .. } => Self::NoSpace(text),
             SnapshotError::Damaged { .. } => Self::Damaged(text),
+            SnapshotError::Io { .. } => Self::Io(text),
             SnapshotError::Unknown(_) => Self::Gone(text),
             SnapshotError::Cancelled => Self::Ending,
             _ => Self::Other(text),
@@ -409,6 +414,17 @@ impl<F: Files + 'static> Storekeeper<F> {
     fn receive(&mut self, group: GroupId, snapshot: SnapshotId, manifest: Bytes) -> StoreEvent {
         self.receiving.remove(&group);
         match self.store.receive(group, manifest, (self.pace)()) {
+            Ok(receiving) if receiving.manifest().cluster != self.cluster => {
+                let theirs = receiving.manifest().cluster;
+                let why = format!(
+                    "the snapshot is of cluster {theirs}, this is {}",
+                    self.cluster
+                );
+                StoreEvent::NotReceived {
+                    group,
+                    why: StoreFailure::Other(why),
+                }
+            }
             Ok(receiving) => {
                 let event = missing_of(group, snapshot, &receiving, false);
                 self.receiving.insert(group, receiving);

@@ -186,8 +186,11 @@ fn a_few_parts_are_on_their_way_at_a_time_and_each_is_stored_once() {
     rig.stored((0, 5), Some(5));
     assert!(matches!(rig.orders()[..], [Order::Finish { .. }]));
     assert_eq!(rig.fetch.status().unwrap().bytes_have, 1000);
-    let anchor = Anchor::default();
-    rig.fetch.on_received(rig.id(), anchor);
+    let anchor = Anchor {
+        at: at(60),
+        ..Anchor::default()
+    };
+    rig.fetch.on_received(rig.id(), anchor, rig.now);
     assert!(matches!(rig.orders()[..], [Order::Install { .. }]));
 }
 

@@ -76,7 +76,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
                 if let Some(group) = self.groups.get_mut(&group) {
                     group.received = Some(Kept::of(&snapshot, None));
                 }
-                self.with_fetch(group, |fetch| fetch.on_received(id, anchor));
+                self.with_fetch(group, |fetch| fetch.on_received(id, anchor, now));
             }
             StoreEvent::NotReceived { group, why } => {
                 self.with_fetch(group, |fetch| fetch.on_failed(now));
@@ -491,7 +491,11 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         let Some(group) = self.groups.get_mut(&id) else {
             return;
         };
-        let damaged = matches!(why, StoreFailure::Damaged(_) | StoreFailure::Gone(_));
+        // A sector that cannot be read is the usual form of rot.
+        let damaged = matches!(
+            why,
+            StoreFailure::Damaged(_) | StoreFailure::Io(_) | StoreFailure::Gone(_)
+        );
         let newest = group.snapshots.newest.as_ref();
         let is_newest = newest.is_some_and(|kept| kept.snapshot == snapshot);
         if !damaged || !is_newest {

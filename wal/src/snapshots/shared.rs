@@ -186,7 +186,10 @@ impl<F: Files> Shared<F> {
                 Ok(()) => {
                     // The same one was here before, and the log may have been cut for it. What is left of the
                     // other is not taken for a snapshot.
-                    let _ = self.lock().files.remove_directory(from);
+                    let mut state = self.lock();
+                    let _ = state.files.remove_directory(from);
+                    // Whoever gave it its name may not have got to make that durable.
+                    state.files.sync_root()?;
                     return Ok(summary);
                 }
                 Err(SnapshotError::Cancelled) => return Err(SnapshotError::Cancelled),

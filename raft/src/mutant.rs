@@ -363,6 +363,22 @@ mutants! {
     /// The log is cut as far as it is committed and durable here, whatever of it the machine would come back with.
     CutBeyondAnchor = "cut-beyond-anchor",
 
+    /// The anchor is written when a snapshot is ordered, and the log cut for it, not when it is durable and was read
+    /// back: a power cut leaves a log without its beginning and no snapshot. What compaction did in nats-server#7549.
+    AnchorBeforeSnapshot = "anchor-before-snapshot",
+
+    /// A received snapshot gets its name before its files are flushed and without being read back: a power cut
+    /// leaves half of it under a name that says it is whole.
+    InstallHalf = "install-half",
+
+    /// The machine takes over a received snapshot before the base of the log is durable: a power cut leaves the old
+    /// log, and a machine that was ahead of it.
+    InstalledWithoutBase = "installed-without-base",
+
+    /// A leader tells a follower that it is behind only while it has something to commit: after an idle one that has
+    /// cut all of its log nobody ever catches up. openraft#1828.
+    IdleLeaderNeverSends = "idle-leader-never-sends",
+
     /// A received snapshot keeps the log beyond it without asking whether that goes on from it: entries that lost an
     /// election come back. openraft#559.
     RestKeptUnchecked = "rest-kept-unchecked",
@@ -424,7 +440,7 @@ mod tests {
     #[cfg(mutants)]
     #[test]
     fn every_name_is_of_one_mutant_and_reads_back() {
-        assert!(Mutant::ALL.len() >= 74);
+        assert!(Mutant::ALL.len() >= 82);
         for mutant in Mutant::ALL {
             assert_eq!(mutant.name().parse(), Ok(*mutant));
         }

@@ -566,6 +566,30 @@ fn without_a_snapshot_a_replica_votes_and_does_not_campaign() {
 }
 
 #[test]
+fn a_snapshot_in_place_of_a_lost_one_that_reached_further_moves_no_anchor_back() {
+    let log = entries(&[1, 1, 1, 2, 2]);
+    let at = |index: usize| log[index - 1].position();
+    let mut server = Server::new(Restored {
+        hard_state: HardState {
+            term: Term(2),
+            vote: None,
+        },
+        entries: log[2..].iter().map(meta).collect(),
+        anchor: at(4),
+        lacks_snapshot: true,
+        ..Restored::at(at(2), membership(&[1, 2, 3]))
+    });
+    server.step(install(at(3)));
+    let writes = server.flush();
+    let [Write::Base(base)] = &writes[..] else {
+        panic!("{writes:?}");
+    };
+    assert_eq!((base.at, base.tip), (at(3), at(5)));
+    assert_eq!(server.raft.anchor(), at(4));
+    assert!(!server.raft.lacks_snapshot());
+}
+
+#[test]
 fn the_membership_of_a_snapshot_is_in_effect() {
     let log = entries(&[1, 1, 2, 2]);
     let mut server = Server::with_log(&[1], 7);

@@ -61,6 +61,9 @@ impl Default for SnapshotSettings {
 /// How long log is kept for a transfer of which nothing is heard, and a snapshot that is no longer asked for.
 const FENCE_US: u64 = 10_000_000;
 
+/// How long a snapshot is kept for whoever was offered it: others are waited for before one is asked for.
+const OFFERED_US: u64 = 1_000_000;
+
 /// How long after a snapshot that could not be taken the next one is.
 const RETRY_US_MIN: u64 = 1_000_000;
 
@@ -134,7 +137,7 @@ pub(crate) struct Snapshots {
     /// The last attempt failed, and that was said.
     pub(crate) failing: bool,
     pub(crate) fences: BTreeMap<NodeId, Fence>,
-    /// Which snapshots peers ask for, and when they last did.
+    /// Which snapshots peers were offered or ask for, and until when they are kept for that.
     sending: BTreeMap<SnapshotId, Micros>,
     pub(crate) fetch: Option<Fetch>,
     pub(crate) installing: Option<Installing>,
@@ -204,7 +207,7 @@ impl Snapshots {
         let before = outrun(&self.fences);
         self.fences
             .retain(|_, fence| now.since(fence.heard) < FENCE_US);
-        self.sending.retain(|_, asked| now.since(*asked) < FENCE_US);
+        self.sending.retain(|_, until| now < *until);
         before && !outrun(&self.fences)
     }
 
@@ -231,7 +234,17 @@ impl Snapshots {
 
     /// A peer asks for parts of this one: it stays.
     pub(crate) fn on_asked(&mut self, snapshot: SnapshotId, now: Micros) {
-        self.sending.insert(snapshot, now);
+        self.keep_until(snapshot, now.after(FENCE_US));
+    }
+
+    /// A peer was offered this one: it stays until it may have been asked for.
+    pub(crate) fn on_offered(&mut self, snapshot: SnapshotId, now: Micros) {
+        self.keep_until(snapshot, now.after(OFFERED_US));
+    }
+
+    fn keep_until(&mut self, snapshot: SnapshotId, until: Micros) {
+        let kept = self.sending.entry(snapshot).or_default();
+        *kept = until.max(*kept);
     }
 
     /// What must not be removed although it is not the newest.
@@ -397,6 +410,18 @@ mod tests {
         assert_eq!(snapshots.fences.len(), 1);
         snapshots.on_tick(Micros(FENCE_US));
         assert!(snapshots.keep().is_empty() && snapshots.fences.is_empty());
+    }
+
+    #[test]
+    fn what_was_offered_is_there_when_it_is_asked_for() {
+        let mut snapshots = Snapshots::default();
+        snapshots.on_offered(SnapshotId(7), Micros(0));
+        snapshots.on_tick(Micros(OFFERED_US - 1));
+        assert_eq!(snapshots.keep(), [SnapshotId(7)]);
+        snapshots.on_asked(SnapshotId(7), Micros(OFFERED_US - 1));
+        snapshots.on_offered(SnapshotId(7), Micros(OFFERED_US));
+        snapshots.on_tick(Micros(FENCE_US));
+        assert_eq!(snapshots.keep(), [SnapshotId(7)]);
     }
 
     #[test]

@@ -319,7 +319,9 @@ impl Fetch {
             return;
         }
         let lost = match &self.step {
-            Step::Manifest { source, .. } | Step::Chunks { source, .. } => source.from == peer,
+            Step::Manifest { source, .. }
+            | Step::Opening { source }
+            | Step::Chunks { source, .. } => source.from == peer,
             _ => false,
         };
         if lost {

@@ -15,7 +15,7 @@ use crate::model::{Model, Searched};
 use crate::network::Network;
 use crate::node::SimNode;
 use crate::oracle::{Oracle, Violation};
-use crate::plan::Plan;
+use crate::plan::{Plan, SnapshotPlan};
 use crate::step::{Step, Timed};
 use crate::trace::Trace;
 
@@ -25,9 +25,11 @@ mod clients;
 mod ending;
 mod lives;
 mod steps;
+mod transfers;
 mod turns;
 
 use clients::{Clients, Follow, Try};
+use transfers::{Fetching, Trap};
 
 /// Where the decisions of a run come from.
 #[derive(Clone, Debug)]
@@ -118,6 +120,12 @@ pub struct Cluster<'a, M: Model> {
     log: Vec<Applied>,
     /// How many proposals each group's log had applied anywhere, by entry.
     applied: BTreeMap<GroupId, u64>,
+    /// Who is to stop at which moments.
+    traps: Vec<Trap>,
+    /// Who fetches what.
+    fetches: BTreeMap<(NodeId, GroupId), Fetching>,
+    /// What the first machine that came to an entry held, by the chain there.
+    digests: BTreeMap<(GroupId, u128), (NodeId, u64)>,
     /// Which groups had a leader when everything was healed and settled, and in which term.
     settled: BTreeMap<GroupId, u64>,
     healed: bool,
@@ -179,6 +187,19 @@ struct Down {
 /// How long a healed core may take until it answers everything, in microseconds: several elections.
 pub const SETTLE_US: u64 = 2_500_000;
 
+/// How long it may take where some have to fetch a snapshot first, and parts that were lost are waited for.
+pub const SETTLE_FETCHING_US: u64 = 5_000_000;
+
+/// How long the healed core of a run may take until it answers everything.
+#[must_use]
+pub fn settle_us(plan: &Plan) -> u64 {
+    if plan.snapshot != SnapshotPlan::default() {
+        SETTLE_FETCHING_US
+    } else {
+        SETTLE_US
+    }
+}
+
 /// How long an operator takes to start a node again whose log is poisoned or could not be opened.
 const OPERATOR_US: u64 = 60_000;
 
@@ -187,6 +208,7 @@ type Checked = Result<(), Violation>;
 impl<'a, M: Model> Cluster<'a, M> {
     /// A cluster whose nodes have empty disks. `steps` are in the order of their times.
     pub fn new(plan: &Plan, steps: Vec<Timed>, source: &Source, model: &'a mut M) -> Self {
+        model.pad(plan.snapshot.padding_bytes);
         let ids = (1..=plan.nodes).map(NodeId);
         let nodes = ids.map(|id| {
             let medium = SimStorage::new(source.dice(Site::Disk(id)));
@@ -209,6 +231,9 @@ impl<'a, M: Model> Cluster<'a, M> {
             images: BTreeMap::new(),
             log: Vec::new(),
             applied: BTreeMap::new(),
+            traps: Vec::new(),
+            fetches: BTreeMap::new(),
+            digests: BTreeMap::new(),
             settled: BTreeMap::new(),
             healed: false,
             justified: false,
@@ -305,7 +330,7 @@ impl<'a, M: Model> Cluster<'a, M> {
             return Ok(());
         }
         self.heal()?;
-        self.schedule(heal_at.after(SETTLE_US), Due::Settled);
+        self.schedule(heal_at.after(settle_us(&self.plan)), Due::Settled);
         self.advance(last)?;
         if last < end {
             return Ok(());

@@ -7,9 +7,13 @@ use fastrand::Rng;
 use logdrive_raft::limits::{ENTRY_HEADER_BYTES, ENTRY_PAYLOAD_BYTES_MAX, TABLE_LENGTH_BYTES};
 use logdrive_raft::{GroupId, Micros, NodeId};
 
+use crate::cluster::settle_us;
 use crate::disk::{Crash, Rot};
-use crate::plan::{ClientPlan, DiskPlan, DiskRates, NetworkPlan, NodePlan, Plan, Span};
-use crate::step::{Call, DiskFault, Shape, Step, Target, Timed};
+use crate::files::FilesFault;
+use crate::plan::{
+    ClientPlan, DiskPlan, DiskRates, NetworkPlan, NodePlan, Plan, SnapshotPlan, Span,
+};
+use crate::step::{Call, DiskFault, Moment, Shape, Step, Target, Timed};
 
 /// How long everything is quiet at the end, so that the last commit reaches everybody, in microseconds.
 const QUIET_US: u64 = 600_000;
@@ -20,7 +24,7 @@ const ASKED_US: u64 = 400_000;
 /// A slot that takes the largest payload there is: a group of blocks may fill a quarter of one.
 const SLOT_BYTES_LARGE: u64 = 8 << 20;
 
-/// How many slots a pool has, at least: nothing is ever released, and each opening takes another one.
+/// How many slots a pool has, at least, if no snapshot is ever taken: each opening takes another one.
 const POOL_SLOTS_MIN: u64 = 64;
 
 /// The plan and the steps of a seed.
@@ -80,19 +84,20 @@ fn draw_plan(random: &mut Rng, beyond_limit: bool) -> Plan {
     } else {
         one(random, &[64 << 10, 128 << 10, 256 << 10, 1 << 20])
     };
-    let disk = draw_disk(random, slot_bytes);
+    let snapshot = draw_snapshot(random, slot_bytes);
+    let disk = draw_disk(random, slot_bytes, groups, &snapshot);
     if disk.tear_sectors {
         // Any node may be lost, so any that is left may be needed.
         core = (1..=nodes).collect();
     }
-    Plan {
+    let mut plan = Plan {
         nodes,
         groups,
         core,
         beyond_limit,
         canary: false,
         faulty_us: random.u64(3_300_000..=6_300_000),
-        healthy_us: crate::cluster::SETTLE_US + ASKED_US + QUIET_US,
+        healthy_us: 0,
         quiet_us: QUIET_US,
         raft_seed: random.u64(..) >> 24,
         node: draw_node(random, nodes),
@@ -102,6 +107,38 @@ fn draw_plan(random: &mut Rng, beyond_limit: bool) -> Plan {
             timeout_us: one(random, &[300_000, 500_000]),
             retry_us: one(random, &[20_000, 50_000]),
             rests: random.bool(),
+        },
+        snapshot,
+    };
+    plan.healthy_us = settle_us(&plan) + ASKED_US + QUIET_US;
+    plan
+}
+
+/// Three seeds in four take snapshots by themselves, after little log, so that logs are cut and segments come round.
+fn draw_snapshot(random: &mut Rng, slot_bytes: u64) -> SnapshotPlan {
+    let by_itself = percent(random, 75);
+    // A few have something to transfer that takes more than a part.
+    let padded = percent(random, 12);
+    let frame = slot_bytes / 4;
+    SnapshotPlan {
+        log_bytes: if by_itself {
+            one(random, &[16 << 10, 48 << 10, 160 << 10])
+        } else {
+            0
+        },
+        log_entries: one(random, &[40, 200, 1_000, 100_000]),
+        keep_log_bytes: one(random, &[0, 0, 4 << 10, 64 << 10]),
+        retain_log_bytes: one(random, &[0, 16 << 10, 256 << 10, frame << 4]),
+        fetch_bytes_per_s: if padded {
+            one(random, &[1 << 20, 4 << 20, 64 << 20])
+        } else {
+            64 << 20
+        },
+        store_us: one(random, &[200, 500, 2_000, 10_000]),
+        padding_bytes: if padded {
+            random.u64(200 << 10..800 << 10)
+        } else {
+            0
         },
     }
 }
@@ -131,7 +168,7 @@ fn draw_node(random: &mut Rng, nodes: u64) -> NodePlan {
     }
 }
 
-fn draw_disk(random: &mut Rng, slot_bytes: u64) -> DiskPlan {
+fn draw_disk(random: &mut Rng, slot_bytes: u64, groups: u64, snapshot: &SnapshotPlan) -> DiskPlan {
     let flush_us: Span = one(random, &[(50, 200), (100, 1_000), (500, 5_000)]);
     let errors = percent(random, 30);
     let rate = |random: &mut Rng, often: u32| {
@@ -143,7 +180,7 @@ fn draw_disk(random: &mut Rng, slot_bytes: u64) -> DiskPlan {
     };
     DiskPlan {
         slot_bytes,
-        bytes_max: (64 << 20).max(POOL_SLOTS_MIN * slot_bytes),
+        bytes_max: draw_pool(random, slot_bytes, groups, snapshot),
         direct: random.bool(),
         drained_fsync: random.bool(),
         write_us: (20, 80),
@@ -161,6 +198,16 @@ fn draw_disk(random: &mut Rng, slot_bytes: u64) -> DiskPlan {
             stall_ppm: if percent(random, 15) { 300 } else { 0 },
         },
     }
+}
+
+/// What is kept fits, and it comes round many times.
+fn draw_pool(random: &mut Rng, slot_bytes: u64, groups: u64, snapshot: &SnapshotPlan) -> u64 {
+    if snapshot.log_bytes == 0 {
+        return (64 << 20).max(POOL_SLOTS_MIN * slot_bytes);
+    }
+    let kept = groups * (2 * snapshot.log_bytes + snapshot.keep_log_bytes);
+    // What is not committed stays whatever snapshots cover, and of small entries each may take a block.
+    one(random, &[10, 16, 24]) * slot_bytes + (groups << 20) + 2 * kept
 }
 
 fn draw_network(random: &mut Rng, slot_bytes: u64) -> NetworkPlan {
@@ -206,6 +253,7 @@ impl Drawing<'_> {
     fn draw(mut self) -> Vec<Timed> {
         self.draw_calls();
         self.draw_faults();
+        self.draw_snapshots();
         if self.plan.beyond_limit {
             self.draw_beyond();
         } else {
@@ -259,7 +307,7 @@ impl Drawing<'_> {
             }
             at += self.random.u64(1..=2 * pause_us);
         }
-        let settled = self.plan.faulty_us + crate::cluster::SETTLE_US;
+        let settled = self.plan.faulty_us + settle_us(self.plan);
         // Every group is asked when everything has healed.
         for group in (1..=self.plan.groups).map(GroupId) {
             for place in 0..8 {
@@ -356,6 +404,127 @@ impl Drawing<'_> {
                 _ => {}
             }
             at += self.random.u64(gap / 4..gap);
+        }
+    }
+
+    /// Operators ask for snapshots, and a follower is away for so long that it needs one.
+    fn draw_snapshots(&mut self) {
+        if percent(&mut self.random, 60) {
+            for _ in 0..self.random.u8(1..6) {
+                let at = self.random.u64(200_000..self.plan.faulty_us);
+                let (target, group) = (self.target(), self.group());
+                self.push(at, Step::Snapshot { target, group });
+            }
+        }
+        if percent(&mut self.random, 60) {
+            for _ in 0..self.random.u8(1..5) {
+                let at = self.random.u64(200_000..self.plan.faulty_us * 3 / 4);
+                let step = Step::Trap {
+                    moment: one(&mut self.random, &Moment::ALL),
+                    crash: one(&mut self.random, &[Crash::Process, Crash::Power]),
+                    after: self.random.u64(1..16),
+                    down_us: self.random.u64(1_000..200_000),
+                };
+                self.push(at, step);
+            }
+        }
+        if !self.plan.beyond_limit {
+            self.draw_harm();
+        }
+        if self.plan.nodes < 3 || !percent(&mut self.random, 75) {
+            return;
+        }
+        for _ in 0..self.random.u8(1..=2) {
+            let at = self.random.u64(400_000..self.plan.faulty_us - 1_200_000);
+            self.draw_absence(at);
+        }
+    }
+
+    /// Snapshots that cannot be written or read, and such that go bad: of one node, without which a majority can still
+    /// lead, for whoever lacks the snapshot that its log begins at does not.
+    fn draw_harm(&mut self) {
+        let spare = self.plan.core.len() as u64 > self.plan.nodes / 2 + 1;
+        let outside: Vec<u64> = (1..=self.plan.nodes)
+            .filter(|node| spare || !self.plan.core.contains(node))
+            .collect();
+        if percent(&mut self.random, 30) {
+            for _ in 0..self.random.u8(1..4) {
+                let at = self.random.u64(200_000..self.plan.faulty_us);
+                let faults = [
+                    FilesFault::NoSpace,
+                    FilesFault::WriteError,
+                    FilesFault::FlushError,
+                    FilesFault::ReadError,
+                ];
+                let mut target = self.target();
+                let fault = one(&mut self.random, &faults);
+                let after = self.random.u64(0..20);
+                // Whoever cannot read its snapshot when it starts lacks it until it is started again.
+                if fault == FilesFault::ReadError {
+                    let Some(node) = outside.first() else {
+                        continue;
+                    };
+                    target = Target::Node(NodeId(*node));
+                }
+                self.push(
+                    at,
+                    Step::Files {
+                        target,
+                        fault,
+                        after,
+                    },
+                );
+            }
+        }
+        if outside.is_empty() || !percent(&mut self.random, 30) {
+            return;
+        }
+        // The one that cannot be read may be, too: of two that lack theirs no majority could lead.
+        let node = NodeId(outside[0]);
+        for _ in 0..self.random.u8(1..6) {
+            let at = self.random.u64(400_000..self.plan.faulty_us);
+            let finished = self.random.bool();
+            self.push(at, Step::RotSnapshot { node, finished });
+        }
+    }
+
+    /// A follower is away, and comes back to logs that begin beyond the end of its own.
+    fn draw_absence(&mut self, at: u64) {
+        let away_us = self.random.u64(400_000..1_200_000);
+        let first = self.node();
+        if self.random.bool() {
+            self.push(
+                at,
+                Step::Cut {
+                    shape: Shape::Isolate,
+                    first: Target::Node(first),
+                },
+            );
+            self.push(at + away_us, Step::Mend);
+        } else {
+            // Of five two may be away.
+            let second = NodeId(first.0 % self.plan.nodes + 1);
+            for node in [first, second] {
+                if node == first || self.plan.nodes == 5 {
+                    let crash = one(&mut self.random, &[Crash::Process, Crash::Power]);
+                    self.push(
+                        at,
+                        Step::Crash {
+                            target: Target::Node(node),
+                            crash,
+                            down_us: away_us,
+                            recovery: None,
+                        },
+                    );
+                }
+            }
+        }
+        for group in (1..=self.plan.groups).map(GroupId) {
+            for node in (1..=self.plan.nodes).map(NodeId) {
+                let asked = at + self.random.u64(away_us / 2..away_us);
+                let target = Target::Node(node);
+                self.push(asked, Step::Snapshot { target, group });
+            }
         }
     }
 

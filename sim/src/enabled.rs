@@ -8,7 +8,7 @@ use crate::coverage::Mark;
 use crate::disk::Crash;
 use crate::network::FLAP_US;
 use crate::plan::Plan;
-use crate::step::{DiskFault, Shape, Step, Timed};
+use crate::step::{DiskFault, Moment, Shape, Step, Timed};
 
 /// The marks of everything that a plan and its steps may inject. What only follows from it, such as a poisoned
 /// log, is not among them.
@@ -62,6 +62,9 @@ fn of_step(step: &Step) -> Vec<Mark> {
     match step {
         Step::Call(call) if call.bytes == 0 => vec![Mark::EmptyPayload],
         Step::Call(_) | Step::Mend | Step::Image { .. } => Vec::new(),
+        // Whether anybody gets to that moment before everything heals is for the run to say.
+        Step::Trap { .. } | Step::Files { .. } | Step::RotSnapshot { .. } => Vec::new(),
+        Step::Snapshot { .. } => vec![Mark::SnapshotTaken],
         Step::Crash {
             crash, recovery, ..
         } => {
@@ -94,6 +97,24 @@ fn of_step(step: &Step) -> Vec<Mark> {
         Step::Rot { .. } => vec![Mark::Rot],
         Step::Wipe { .. } => vec![Mark::Wiped],
         Step::Restore { .. } => vec![Mark::Restored],
+    }
+}
+
+impl Moment {
+    /// The mark of a crash at this moment.
+    #[must_use]
+    pub fn mark(self) -> Mark {
+        match self {
+            Moment::Writing => Mark::CrashWriting,
+            Moment::Storing => Mark::CrashStoring,
+            Moment::Checking => Mark::CrashChecking,
+            Moment::Retiring => Mark::CrashRetiring,
+            Moment::Sending => Mark::CrashSending,
+            Moment::Fetching => Mark::CrashFetching,
+            Moment::Basing => Mark::CrashBasing,
+            Moment::Following => Mark::CrashFollowing,
+            Moment::Installed => Mark::CrashInstalled,
+        }
     }
 }
 

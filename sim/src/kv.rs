@@ -15,6 +15,7 @@ use crate::check::{
 use crate::history::{History, Operation, Outcome};
 use crate::model::{Model, Request, Searched};
 use crate::oracle::{Rule, Violation};
+use crate::padded::Padded;
 
 /// Clients that put, get, append, swap and delete.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +24,7 @@ pub struct KvModel {
     commands: Vec<Asked>,
     /// The last value that was put under each key.
     put: BTreeMap<(GroupId, u32), Vec<u8>>,
+    padding_bytes: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -38,11 +40,15 @@ const KEYS: u32 = 32;
 const LARGE_BYTES: usize = 8 << 10;
 
 impl Model for KvModel {
-    type Machine = Kv;
+    type Machine = Padded<Kv>;
     type Output = KvOutput;
 
-    fn machine(&mut self, _node: NodeId, _group: GroupId) -> Kv {
-        Kv::default()
+    fn pad(&mut self, bytes: u64) {
+        self.padding_bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+    }
+
+    fn machine(&mut self, _node: NodeId, _group: GroupId) -> Padded<Kv> {
+        Padded::new(Kv::default(), self.padding_bytes)
     }
 
     fn payload(&mut self, request: Request, random: &mut Rng) -> Bytes {

@@ -92,6 +92,7 @@ pub mod mortal;
 mod network;
 pub mod node;
 pub mod oracle;
+pub mod padded;
 pub mod plan;
 pub mod script;
 pub mod seeds;

@@ -47,6 +47,11 @@ pub trait Model: Debug {
     /// it. A machine with storage of its own finds it again by node and group.
     fn machine(&mut self, node: NodeId, group: GroupId) -> Self::Machine;
 
+    /// From now on each snapshot of its machines is to be larger than it has to be by so many bytes.
+    fn pad(&mut self, bytes: u64) {
+        let _ = bytes;
+    }
+
     /// The payload of a proposal. Whatever is drawn is drawn from `random`, so that it follows from the
     /// request alone.
     fn payload(&mut self, request: Request, random: &mut Rng) -> Bytes;

@@ -22,7 +22,8 @@ use crate::disk::{Crash, Fault, SimDisk, SimDiskOptions, SimStorage, Tear};
 use crate::files::{SimFiles, SimFilesStorage};
 use crate::model::Model;
 use crate::mortal::{Killed, Mortal};
-use crate::plan::Plan;
+use crate::plan::{Plan, SnapshotPlan};
+use crate::step::Moment;
 
 /// A node, running or not.
 pub struct SimNode<M: Model> {
@@ -34,6 +35,8 @@ pub struct SimNode<M: Model> {
     /// Where its snapshots lie.
     files: SimFilesStorage,
     snapshots: SnapshotSettings,
+    /// Where it stops within a job of its store: in which, and after how many operations.
+    trap: Option<(Moment, u64, Crash)>,
     /// The bug that is planted in it, in builds that hold any.
     mutant: Option<Mutant>,
     running: Option<Running<M::Machine>>,
@@ -68,6 +71,7 @@ struct Running<S: StateMachine> {
     writes: VecDeque<Handle<S>>,
     /// When the store is done with the job in front, a snapshot to be written before any other.
     store_due: Option<Micros>,
+    store_us: u64,
     machine_events: Vec<MachineEvent>,
     fenced: Option<String>,
 }
@@ -78,6 +82,15 @@ struct Handle<S: StateMachine> {
     anchor: Anchor,
     durable: Option<LogPosition>,
     source: S::Snapshot,
+}
+
+/// Something that the applier has done.
+#[derive(Debug)]
+pub enum Done<O> {
+    /// This batch is to be applied.
+    Batch(ApplyBatch<O>),
+    /// The machine of a group holds the state of a snapshot.
+    Installed(GroupId, LogPosition),
 }
 
 /// Something for the applier.
@@ -167,6 +180,8 @@ pub enum Started {
 pub enum TurnEnded {
     /// The process was killed.
     Killed,
+    /// It stopped within a job of its store.
+    Stopped(Moment, Crash),
     /// It hit an assertion.
     Panicked(String),
 }
@@ -208,7 +223,8 @@ impl<M: Model> SimNode<M> {
             disk: disk_options(plan),
             medium,
             files: SimFilesStorage::new(plan.raft_seed ^ id.0.rotate_left(20)),
-            snapshots: SnapshotSettings::manual(),
+            snapshots: settings_of(&plan.snapshot),
+            trap: None,
             mutant: None,
             running: None,
             inputs: Vec::new(),
@@ -266,6 +282,21 @@ impl<M: Model> SimNode<M> {
             running.shard.want_snapshot(group);
             self.poked = true;
         }
+    }
+
+    /// Stops it within the next job of this kind, or not any more.
+    pub fn set_trap(&mut self, trap: Option<(Moment, u64, Crash)>) {
+        self.trap = trap;
+        self.files.stop_at(None);
+    }
+
+    /// Whether a machine is about to take over a snapshot.
+    pub fn is_following(&mut self) -> bool {
+        let Some(running) = &mut self.running else {
+            return false;
+        };
+        let mut work = running.shard.ports().work.iter();
+        work.any(|work| matches!(work, Work::Install(..)))
     }
 
     /// Opens the log and starts the groups. With `lives_for` the process is killed when it has asked its disk
@@ -326,6 +357,7 @@ impl<M: Model> SimNode<M> {
         groups.dedup();
         let store = SnapshotStore::open(self.files.files());
         let store = store.map_err(|error| Refusal::of(false, &error))?;
+        let store = store.with_mutant(self.mutant);
         let mut applier = Applier::default();
         let mut doors = Vec::new();
         let mut setups = Vec::new();
@@ -392,6 +424,7 @@ impl<M: Model> SimNode<M> {
             keeper,
             writes: VecDeque::new(),
             store_due: None,
+            store_us: plan.snapshot.store_us,
             machine_events: Vec::new(),
             fenced: None,
         })
@@ -514,7 +547,12 @@ impl<M: Model> SimNode<M> {
         running.shard.disk_mut().disk.advance(now.0);
         let local = self.clock.local(now);
         let inputs = &mut self.inputs;
-        let events = running.store_events(now);
+        let mut trap = self.trap;
+        let events = running.store_events(now, &self.files, &mut trap);
+        if let (Some(crash), Some((moment, ..))) = (self.files.stopped(), self.trap) {
+            return Err(TurnEnded::Stopped(moment, crash));
+        }
+        self.trap = trap;
         let machine_events = std::mem::take(&mut running.machine_events);
         let shard = &mut running.shard;
         let done = catch_unwind(AssertUnwindSafe(|| {
@@ -542,8 +580,8 @@ impl<M: Model> SimNode<M> {
         Ok(())
     }
 
-    /// Takes the batch that the applier is done with by now, if it is done with one.
-    pub fn take_batch(&mut self, now: Micros) -> Option<ApplyBatch<M::Output>> {
+    /// Takes what the applier is done with by now, if it is done with anything.
+    pub fn take_done(&mut self, now: Micros) -> Option<Done<M::Output>> {
         let apply_us = self.plan.node.apply_us;
         if now < self.paused_until {
             return None;
@@ -561,13 +599,19 @@ impl<M: Model> SimNode<M> {
                 Work::Batch(batch) => {
                     ports.bytes -= batch.bytes;
                     self.poked |= was_full;
-                    return Some(batch);
+                    return Some(Done::Batch(batch));
                 }
-                Work::TakeSnapshot(group, anchor) => running.take_snapshot(group, anchor),
-                Work::Install(group, at, mut reader) => running.install(group, at, &mut *reader),
+                Work::TakeSnapshot(group, anchor) => {
+                    running.take_snapshot(group, anchor);
+                    running.arm_store(now);
+                    self.poked = true;
+                }
+                Work::Install(group, at, mut reader) => {
+                    running.install(group, at, &mut *reader);
+                    self.poked = true;
+                    return Some(Done::Installed(group, at));
+                }
             }
-            running.arm_store(now);
-            self.poked = true;
         }
     }
 
@@ -682,20 +726,47 @@ impl<S: StateMachine> Running<S> {
         }
     }
 
-    /// Does the jobs of the store whose time has come.
-    fn store_events(&mut self, now: Micros) -> Vec<StoreEvent> {
+    /// Does the jobs of the store whose time has come. One of a kind in which it is to stop stops it.
+    fn store_events(
+        &mut self,
+        now: Micros,
+        files: &SimFilesStorage,
+        trap: &mut Option<(Moment, u64, Crash)>,
+    ) -> Vec<StoreEvent> {
         let mut events = Vec::new();
         while self.store_due.take_if(|due| *due <= now).is_some() {
-            if let Some(handle) = self.writes.pop_front() {
-                let Handle {
-                    group,
-                    anchor,
-                    durable,
-                    source,
-                } = handle;
-                events.push(self.keeper.write(group, anchor, durable, source));
-            } else if let Some(job) = self.shard.ports().jobs.pop_front() {
-                events.extend(self.keeper.run(job));
+            let job = match self.writes.pop_front() {
+                Some(handle) => Ok(handle),
+                None => Err(self.shard.ports().jobs.pop_front()),
+            };
+            let moment = match &job {
+                Ok(_) => Some(Moment::Writing),
+                Err(Some(job)) => moment_of(job),
+                Err(None) => None,
+            };
+            let stops = trap.filter(|(at, ..)| Some(*at) == moment);
+            if let Some((_, after, crash)) = stops {
+                files.stop_after(after, crash);
+            }
+            match job {
+                Ok(handle) => {
+                    let Handle {
+                        group,
+                        anchor,
+                        durable,
+                        source,
+                    } = handle;
+                    events.push(self.keeper.write(group, anchor, durable, source));
+                }
+                Err(Some(job)) => events.extend(self.keeper.run(job)),
+                Err(None) => {}
+            }
+            if files.stopped().is_some() {
+                break;
+            }
+            if stops.is_some() {
+                // It was done before it came to that.
+                files.stop_at(None);
             }
             self.arm_store(now);
         }
@@ -705,16 +776,35 @@ impl<S: StateMachine> Running<S> {
     fn arm_store(&mut self, now: Micros) {
         let waits = !self.writes.is_empty() || !self.shard.ports().jobs.is_empty();
         if waits && self.store_due.is_none() {
-            self.store_due = Some(now.after(STORE_US));
+            self.store_due = Some(now.after(self.store_us));
         }
     }
 }
 
-/// How long the store takes for a job.
-const STORE_US: u64 = 500;
+/// In which moment a job is, if it is in one.
+fn moment_of(job: &StoreJob) -> Option<Moment> {
+    match job {
+        StoreJob::Receive { .. } | StoreJob::Put { .. } => Some(Moment::Storing),
+        StoreJob::Finish { .. } => Some(Moment::Checking),
+        StoreJob::Retire { .. } => Some(Moment::Retiring),
+        _ => None,
+    }
+}
 
 /// A machine that takes long is one more fault, and over when the others are.
 const HEALED_APPLY_US: u64 = 20;
+
+fn settings_of(plan: &SnapshotPlan) -> SnapshotSettings {
+    let mut settings = SnapshotSettings::manual();
+    if plan.log_bytes > 0 {
+        settings.log_bytes = plan.log_bytes;
+        settings.log_entries = plan.log_entries;
+    }
+    settings.keep_log_bytes = plan.keep_log_bytes;
+    settings.retain_log_bytes = plan.retain_log_bytes;
+    settings.fetch_bytes_per_s = plan.fetch_bytes_per_s;
+    settings
+}
 
 fn disk_options(plan: &Plan) -> SimDiskOptions {
     let disk = &plan.disk;

@@ -45,6 +45,8 @@ pub(crate) struct Oracle {
 #[derive(Debug, Default)]
 struct Medium {
     view: FlushedView,
+    /// Something has become durable since that was looked at.
+    fresh: bool,
     /// It lied, or lost what it had: what is read from it proves nothing.
     untrusted: bool,
     /// Something that a recovery would need went bad: whoever runs on it cannot know that it is gone. The next
@@ -110,6 +112,11 @@ struct Seen {
     acked: LogPosition,
     /// The last entry that it took for durable: a leader counts itself with that.
     owed: LogPosition,
+    /// Where its log begins, and how far it may be cut.
+    base: LogPosition,
+    anchor: LogPosition,
+    /// Where the log on its medium began when that was looked at last.
+    based: Index,
     /// The highest term of which it has told others.
     promised: Term,
 }
@@ -135,7 +142,92 @@ impl Oracle {
 
     /// Reads what has become durable on a node's medium.
     pub(crate) fn read_medium(&mut self, node: NodeId, medium: &SimStorage) {
-        self.media[place(node)].view.read(medium);
+        let known = &mut self.media[place(node)];
+        known.fresh |= known.view.read(medium);
+    }
+
+    /// What a power cut would leave of a node's log goes on from what it would leave of its snapshots: a log is cut
+    /// at a durable anchor, and where it begins a snapshot reaches that far. `reach` says how far the durable
+    /// snapshots of a group do, if that is known.
+    pub(crate) fn check_bases(
+        &mut self,
+        node: NodeId,
+        reach: impl Fn(GroupId) -> Option<Index>,
+    ) -> Outcome {
+        let medium = &mut self.media[place(node)];
+        if !std::mem::take(&mut medium.fresh) || !medium.answers() {
+            return Ok(());
+        }
+        if let Some((group, anchor, base)) = medium.view.unanchored() {
+            let text = format!(
+                "a power cut would leave node {node} a log of group {group} that begins at {base}, beyond its \
+                 anchor at {anchor}"
+            );
+            return Err(Violation::new(Rule::CutOrder, text));
+        }
+        for (id, group) in &mut self.groups {
+            let base = medium.view.base(*id);
+            let seen = &mut group.nodes[place(node)];
+            if base.index == seen.based {
+                continue;
+            }
+            seen.based = base.index;
+            if let Some(reach) = reach(*id)
+                && reach < base.index
+            {
+                let text = format!(
+                    "a power cut would leave node {node} a log of group {id} that begins at {base}, and snapshots \
+                     that reach entry {reach}"
+                );
+                return Err(Violation::new(Rule::CutOrder, text));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether segments of a node's log were released and taken again.
+    pub(crate) fn is_released(&self, node: NodeId) -> bool {
+        self.media[place(node)].view.is_released()
+    }
+
+    /// A machine holds the state of a snapshot: it follows the log, whose base is durable by then.
+    pub(crate) fn installed(&mut self, node: NodeId, id: GroupId, at: LogPosition) -> Outcome {
+        let medium = &self.media[place(node)];
+        let group = self.groups.get_mut(&id).expect("made for every group");
+        let seen = &mut group.nodes[place(node)];
+        if at.index <= seen.applied {
+            return Err(Violation::new(
+                Rule::Monotone,
+                format!(
+                    "node {node} installs a snapshot of group {id} up to {at} and has applied entry {}",
+                    seen.applied
+                ),
+            ));
+        }
+        seen.applied = at.index;
+        if self.beyond {
+            return Ok(());
+        }
+        let committed = group.truth.committed_at(at.index);
+        if committed != Some(at) {
+            return Err(Violation::new(
+                Rule::CommittedImmutable,
+                format!(
+                    "node {node} installs a snapshot of group {id} up to {at}, where {committed:?} is committed"
+                ),
+            ));
+        }
+        let base = medium.view.base(id);
+        if medium.answers() && base.index < at.index {
+            return Err(Violation::new(
+                Rule::SendAfterFlush,
+                format!(
+                    "node {node} installs a snapshot of group {id} up to {at}, and a power cut would leave a log \
+                     that begins at {base}"
+                ),
+            ));
+        }
+        Ok(())
     }
 
     /// What a node's medium says proves nothing any more.
@@ -188,6 +280,7 @@ impl Oracle {
                 acked: seen.acked,
                 owed: seen.owed,
                 promised: seen.promised,
+                based: seen.based,
                 ..Seen::default()
             };
         }
@@ -203,7 +296,17 @@ impl Oracle {
         if core.base().index == Index(0) {
             group.truth.add_root(core.base().chain);
         }
-        for index in (1..=core.last().index.0).map(Index) {
+        let base = core.base();
+        if base.index > Index(0) && group.truth.committed_at(base.index) != Some(base) && !untrusted
+        {
+            return Err(Violation::new(
+                Rule::RecoveryTruth,
+                format!(
+                    "node {node} recovers a log of group {id} that begins at {base}, which is not committed"
+                ),
+            ));
+        }
+        for index in (base.index.0 + 1..=core.last().index.0).map(Index) {
             let at = core.position(index).expect("up to the last");
             if group.truth.entry(at.chain).is_none() && !untrusted {
                 return Err(Violation::new(
@@ -231,7 +334,8 @@ impl Oracle {
         ];
         for (what, owed) in owes {
             let held = core.position(owed.index);
-            if owed.index > Index(0) && held != Some(owed) {
+            // What is committed stands for whatever was below it.
+            if owed.index >= base.index.next() && held != Some(owed) {
                 return Err(Violation::new(
                     Rule::RecoveryTruth,
                     format!(

@@ -39,6 +39,9 @@ pub struct Plan {
     pub network: NetworkPlan,
     /// The clients.
     pub client: ClientPlan,
+    /// Snapshots. None are taken by themselves in a script that says nothing of them.
+    #[serde(default)]
+    pub snapshot: SnapshotPlan,
 }
 
 /// How nodes are set up.
@@ -141,6 +144,40 @@ pub struct NetworkPlan {
     pub lane_bytes_max: u64,
 }
 
+/// When snapshots are taken, how much log is kept, and how long that takes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SnapshotPlan {
+    /// After so many bytes of log one is taken; 0: none is taken by itself.
+    pub log_bytes: u64,
+    /// Or after so many entries.
+    pub log_entries: u64,
+    /// So much of the newest log stays, whatever snapshots cover.
+    pub keep_log_bytes: u64,
+    /// And at most so much for whoever fetches one.
+    pub retain_log_bytes: u64,
+    /// How fast one is fetched.
+    pub fetch_bytes_per_s: u64,
+    /// How long the store takes for a job.
+    pub store_us: u64,
+    /// So much is in each snapshot besides what the machine writes.
+    pub padding_bytes: u64,
+}
+
+impl Default for SnapshotPlan {
+    fn default() -> Self {
+        Self {
+            log_bytes: 0,
+            log_entries: 0,
+            keep_log_bytes: 64 << 20,
+            retain_log_bytes: 1 << 30,
+            fetch_bytes_per_s: 64 << 20,
+            store_us: 500,
+            padding_bytes: 0,
+        }
+    }
+}
+
 /// How clients behave.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -210,6 +247,7 @@ impl Plan {
                 retry_us: 20_000,
                 rests: false,
             },
+            snapshot: SnapshotPlan::default(),
         }
     }
 }

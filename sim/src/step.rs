@@ -7,6 +7,7 @@ use logdrive_raft::{GroupId, Micros, NodeId};
 use serde::{Deserialize, Serialize};
 
 use crate::disk::{Crash, Rot};
+use crate::files::FilesFault;
 
 /// A step and when it happens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,6 +120,40 @@ pub enum Step {
         /// Which fault.
         fault: DiskFault,
     },
+    /// An operator asks for a snapshot.
+    Snapshot {
+        /// Of whose machine.
+        target: Target,
+        /// Of which group.
+        group: GroupId,
+    },
+    /// The next node that comes to a moment of a snapshot's life stops there.
+    Trap {
+        /// Which moment.
+        moment: Moment,
+        /// How it stops.
+        crash: Crash,
+        /// After so many operations on its files, where the moment is one of the store's jobs.
+        after: u64,
+        /// When it starts again, in microseconds from then.
+        down_us: u64,
+    },
+    /// An operation on a node's snapshots meets a fault.
+    Files {
+        /// Whose.
+        target: Target,
+        /// Which fault.
+        fault: FilesFault,
+        /// After so many operations that could have met it.
+        after: u64,
+    },
+    /// A bit of a snapshot goes bad at rest.
+    RotSnapshot {
+        /// Whose.
+        node: NodeId,
+        /// A finished one, or one that is being received.
+        finished: bool,
+    },
     /// Something at rest goes bad.
     Rot {
         /// Whose disk.
@@ -165,6 +200,70 @@ pub struct Call {
     /// About how many bytes each.
     pub bytes: u32,
 }
+
+/// A moment in the life of a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Moment {
+    /// It is being written, read back and renamed.
+    Writing,
+    /// Parts of it are being stored that came from a peer.
+    Storing,
+    /// It has come whole and is flushed, read back and renamed.
+    Checking,
+    /// Older ones are being removed.
+    Retiring,
+    /// A part of it has been sent.
+    Sending,
+    /// A part of it has been asked for.
+    Fetching,
+    /// The log begins at it, and that is not durable yet.
+    Basing,
+    /// The machine is about to take it over.
+    Following,
+    /// The machine has just done so.
+    Installed,
+}
+
+impl Moment {
+    /// All of them.
+    pub const ALL: [Moment; 9] = [
+        Moment::Writing,
+        Moment::Storing,
+        Moment::Checking,
+        Moment::Retiring,
+        Moment::Sending,
+        Moment::Fetching,
+        Moment::Basing,
+        Moment::Following,
+        Moment::Installed,
+    ];
+
+    /// Whether it lies within a job of the store.
+    #[must_use]
+    pub fn is_job(self) -> bool {
+        self <= Moment::Retiring
+    }
+}
+
+const MOMENTS: [(Moment, &str); 9] = [
+    (Moment::Writing, "writing"),
+    (Moment::Storing, "storing"),
+    (Moment::Checking, "checking"),
+    (Moment::Retiring, "retiring"),
+    (Moment::Sending, "sending"),
+    (Moment::Fetching, "fetching"),
+    (Moment::Basing, "basing"),
+    (Moment::Following, "following"),
+    (Moment::Installed, "installed"),
+];
+
+const FILES_FAULTS: [(FilesFault, &str); 5] = [
+    (FilesFault::NoSpace, "no-space"),
+    (FilesFault::WriteError, "write"),
+    (FilesFault::FlushError, "flush"),
+    (FilesFault::ReadError, "read"),
+    (FilesFault::LostWrite, "lost-write"),
+];
 
 /// A fault of one operation of a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -282,6 +381,14 @@ impl fmt::Display for Target {
     }
 }
 
+fn crash_of(name: &str) -> Option<Crash> {
+    match name {
+        "process" => Some(Crash::Process),
+        "power" => Some(Crash::Power),
+        _ => None,
+    }
+}
+
 fn crash_name(crash: Crash) -> &'static str {
     match crash {
         Crash::Process => "process",
@@ -340,6 +447,28 @@ impl fmt::Display for Step {
             Step::Pause { target, for_us } => write!(f, "pause {target} for={for_us}"),
             Step::Stall { target, for_us } => write!(f, "stall {target} for={for_us}"),
             Step::Fault { target, fault } => write!(f, "fault {target} {fault}"),
+            Step::Trap {
+                moment,
+                crash,
+                after,
+                down_us,
+            } => {
+                let (moment, how) = (name_of(&MOMENTS, moment), crash_name(*crash));
+                write!(f, "trap {moment} {how} after={after} down={down_us}")
+            }
+            Step::Files {
+                target,
+                fault,
+                after,
+            } => {
+                let fault = name_of(&FILES_FAULTS, fault);
+                write!(f, "files {target} {fault} after={after}")
+            }
+            Step::RotSnapshot { node, finished } => {
+                let what = if *finished { "finished" } else { "receiving" };
+                write!(f, "rot-snapshot {node} {what}")
+            }
+            Step::Snapshot { target, group } => write!(f, "snapshot {target} group={group}"),
             Step::Rot { node, rot } => write!(f, "rot {node} {}", name_of(&ROTS, rot)),
             Step::Wipe { node, down_us } => write!(f, "wipe {node} down={down_us}"),
             Step::Image { node } => write!(f, "image {node}"),
@@ -443,11 +572,7 @@ fn parse(line: &str) -> Option<Timed> {
         }),
         "crash" => Step::Crash {
             target: words.target()?,
-            crash: match words.bare(1)? {
-                "process" => Crash::Process,
-                "power" => Crash::Power,
-                _ => return None,
-            },
+            crash: crash_of(words.bare(1)?)?,
             down_us: words.value("down")?,
             recovery: words.value("recovery"),
         },
@@ -480,6 +605,29 @@ fn parse(line: &str) -> Option<Timed> {
         "fault" => Step::Fault {
             target: words.target()?,
             fault: named(&DISK_FAULTS, words.bare(1)?)?,
+        },
+        "trap" => Step::Trap {
+            moment: named(&MOMENTS, words.bare(0)?)?,
+            crash: crash_of(words.bare(1)?)?,
+            after: words.value("after")?,
+            down_us: words.value("down")?,
+        },
+        "files" => Step::Files {
+            target: words.target()?,
+            fault: named(&FILES_FAULTS, words.bare(1)?)?,
+            after: words.value("after")?,
+        },
+        "rot-snapshot" => Step::RotSnapshot {
+            node: words.node()?,
+            finished: match words.bare(1)? {
+                "finished" => true,
+                "receiving" => false,
+                _ => return None,
+            },
+        },
+        "snapshot" => Step::Snapshot {
+            target: words.target()?,
+            group: GroupId(words.value("group")?),
         },
         "rot" => Step::Rot {
             node: words.node()?,
@@ -522,6 +670,10 @@ mod tests {
             "11 stall 3 for=100",
             "12 fault 3 flush-back",
             "13 rot 3 garbage",
+            "13 snapshot leader:1 group=2",
+            "13 trap checking power after=7 down=100",
+            "13 files leader:1 no-space after=3",
+            "13 rot-snapshot 2 receiving",
             "14 wipe 3 down=9",
             "15 image 3",
             "16 restore 3 down=9",

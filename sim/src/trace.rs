@@ -111,7 +111,7 @@ impl<'a> Trace<'a> {
             Body::GenesisReply(body) => 9 << 60 ^ body.question,
             Body::GenesisOffer(_) => 10 << 60,
             Body::Behind(body) => 11 << 60 ^ body.base.index.0 ^ body.round.0 << 32,
-            Body::Transfer(transfer) => 12 << 60 ^ Self::digest_text(&format!("{transfer:?}")) >> 4,
+            Body::Transfer(_) => 12 << 60 ^ Self::digest_text(&Self::message(message)) >> 4,
         }
     }
 

@@ -216,10 +216,15 @@ impl Raft {
             self.set_commit(base);
         }
         self.compaction.term_starts = anchor.term_starts.clone();
-        self.compaction.anchoring.clear();
         let membership = anchor.membership.clone();
-        let anchoring = self.outbox.write_anchor(anchor);
-        self.compaction.anchoring.push((anchoring, at));
+        let newest = self.compaction.anchoring.last();
+        let newest = newest.map_or(self.compaction.anchor, |(_, newest)| *newest);
+        // Whoever has lost its snapshot may get one that does not reach as far, and what the log says beyond it holds.
+        if newest.index < at.index {
+            self.compaction.anchoring.clear();
+            let anchoring = self.outbox.write_anchor(anchor);
+            self.compaction.anchoring.push((anchoring, at));
+        }
         let id = self.outbox.write_base(Base {
             at: base,
             membership,

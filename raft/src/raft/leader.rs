@@ -243,7 +243,9 @@ impl Raft {
         let mut silent = Vec::new();
         let mut behind = Vec::new();
         for peer in &mut leader.peers {
-            if peer.behind {
+            let idle = self.commit.index == last_index;
+            let says = !idle || !mutated!(self.config.mutant, IdleLeaderNeverSends);
+            if peer.behind && says {
                 behind.push((peer.replica.id, peer.session));
             }
             if interval <= now.since(peer.sent) {

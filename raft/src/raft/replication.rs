@@ -338,7 +338,7 @@ impl Raft {
         peer.next_index = peer.next_index.min(from).max(known.next());
         peer.reading = None;
         peer.lane_full = true;
-        let gap = Index(from.0 - 1);
+        let gap = Index(from.0.saturating_sub(1));
         peer.gap = Some(peer.gap.map_or(gap, |before| before.min(gap)));
     }
 

@@ -415,3 +415,26 @@ fn attack_a_source_that_does_not_deliver_is_left_for_another() {
     }
     panic!("node 2 has one that would do, and was never asked for it");
 }
+
+#[test]
+fn whoever_is_gone_while_the_store_looks_what_is_there_is_not_asked() {
+    let mut rig = Rig::new();
+    rig.offer(2, 60);
+    rig.offer(3, 60);
+    rig.orders();
+    let (snapshot, bytes) = (rig.id(), rig.manifest.clone());
+    let part = Part::Manifest { offset: 0 };
+    rig.hear(
+        3,
+        Transfer::Part {
+            snapshot,
+            part,
+            bytes,
+        },
+    );
+    assert!(matches!(rig.orders()[..], [Order::Receive { .. }]));
+    rig.fetch.on_disconnected(NodeId(3), rig.now);
+    let missing = vec![Missing::one((0, 0))];
+    rig.fetch.on_receiving(snapshot, missing, 0, rig.now);
+    assert!(rig.asked().is_empty());
+}

@@ -4,7 +4,7 @@
 use logdrive_raft::io::{Input, SnapshotWanted};
 use logdrive_raft::message::{Body, Offered, Transfer};
 use logdrive_raft::{
-    Anchor, GroupId, Index, LogPosition, Message, Micros, NodeId, Raft, SnapshotId,
+    Anchor, GroupId, Index, LogPosition, Message, Micros, NodeId, Raft, SnapshotId, mutated,
 };
 use logdrive_wal::disk::Disk;
 use logdrive_wal::snapshots::SnapshotSummary;
@@ -157,6 +157,9 @@ impl<D: Disk, P: Ports> Shard<D, P> {
                 // Asked again by then, it has one.
                 let able = !raft.lacks_snapshot() && least <= held.handed;
                 held.snapshots.wanted |= offered.is_none() && able;
+                if let Some(offered) = &offered {
+                    held.snapshots.on_offered(offered.snapshot, now);
+                }
                 self.say(group, from, Transfer::Offer(offered));
             }
             Transfer::Fetch { snapshot, part } => {
@@ -309,8 +312,12 @@ impl<D: Disk, P: Ports> Shard<D, P> {
     /// A snapshot was received whole: the core decides what it makes of it.
     fn install(&mut self, now: Micros, id: GroupId, snapshot: SnapshotId, anchor: Anchor) {
         let group = self.groups.get_mut(&id).expect("looked up by the caller");
+        let at = anchor.at;
         group.step(now, Input::Install { anchor, snapshot });
         let installs = group.raft().is_some_and(Raft::is_installing);
+        if installs && mutated!(self.core.mutant, InstalledWithoutBase) {
+            return self.on_base_durable(id, at, snapshot);
+        }
         if !installs {
             // It has become old, or this replica leads.
             group.snapshots.fetch = None;
@@ -369,6 +376,10 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         };
         group.snapshots.wanted = false;
         group.snapshots.taking = Some((anchor.at, now));
+        if mutated!(self.core.mutant, AnchorBeforeSnapshot) {
+            let (at, sessions) = (anchor.at.index, anchor.sessions.clone());
+            group.step(now, Input::Anchor { at, sessions });
+        }
         self.snapshot_turns.taking = Some(id);
         self.ports.take_snapshot(id, anchor);
     }
@@ -394,9 +405,11 @@ impl<D: Disk, P: Ports> Shard<D, P> {
                 text,
             });
         }
-        let anchor = raft.anchor().index.min(raft.commit().index);
+        let mut anchor = raft.anchor().index.min(raft.commit().index);
         // An anchor may be from a snapshot that cannot be read any more, or that never became where the log begins.
-        let anchor = anchor.min(group.snapshots.found);
+        if !mutated!(self.core.mutant, AnchorBeforeSnapshot) {
+            anchor = anchor.min(group.snapshots.found);
+        }
         let base = raft.base().index;
         if anchor <= base || raft.is_installing() {
             return;

@@ -15,7 +15,7 @@ use logdrive_shard::{Failure, GroupState, PeerInput, Refused, ReplySink, Snapsho
 use logdrive_sim::dice::{Dice, Site};
 use logdrive_sim::disk::{SimDiskOptions, SimStorage};
 use logdrive_sim::kv::KvModel;
-use logdrive_sim::node::{SimNode, Started};
+use logdrive_sim::node::{Done, SimNode, Started};
 use logdrive_sim::plan::Plan;
 
 pub const GROUP: GroupId = GroupId(1);
@@ -117,9 +117,11 @@ impl Trio {
             for place in 0..3 {
                 let mut sent = Vec::new();
                 while self.slow != Some(place)
-                    && let Some(batch) = self.nodes[place].take_batch(now)
+                    && let Some(done) = self.nodes[place].take_done(now)
                 {
-                    self.nodes[place].apply(batch).unwrap();
+                    if let Done::Batch(batch) = done {
+                        self.nodes[place].apply(batch).unwrap();
+                    }
                 }
                 self.nodes[place].turn(now, &mut sent).unwrap();
                 for message in sent {

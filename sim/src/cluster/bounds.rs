@@ -8,7 +8,7 @@ use crate::model::Model;
 use crate::oracle::{Rule, Violation};
 use crate::plan::NodePlan;
 
-use super::{Checked, Cluster};
+use super::{Checked, Cluster, place};
 
 /// How often logs are measured, entry by entry: once in so many turns of a node.
 const LOG_TURNS: u64 = 32;
@@ -90,6 +90,42 @@ impl<M: Model> Cluster<'_, M> {
             if queued > may {
                 return too_much(id, "wait for the log", queued, may);
             }
+        }
+        Ok(())
+    }
+}
+
+impl<M: Model> Cluster<'_, M> {
+    /// A log keeps what snapshots leave to be kept, and no more once nothing happens (I18): what lies beyond the last
+    /// one, as far as replicas spread theirs, what is kept for the slow, and for whoever has fetched one lately.
+    pub(super) fn check_growth(&self, id: NodeId, group: GroupId) -> Checked {
+        let (plan, node) = (&self.plan.snapshot, &self.nodes[place(id)]);
+        let Some(core) = node.core(group) else {
+            return Ok(());
+        };
+        // Of files that fail, the next snapshot may be a while away.
+        if plan.log_bytes == 0 || node.files().is_harmed() || core.lacks_snapshot() {
+            return Ok(());
+        }
+        let frame = self.plan.disk.slot_bytes / 4;
+        let fetched = match self.coverage.of(Mark::Installed) + self.fetches.len() as u64 {
+            0 => 0,
+            _ => plan.retain_log_bytes,
+        };
+        let may = 2 * plan.log_bytes
+            + plan.log_bytes / 8
+            + plan.keep_log_bytes.max(fetched)
+            + self.plan.node.uncommitted_bytes_max
+            + 2 * frame;
+        let kept = core.bytes_between(core.base().index, core.last().index);
+        if kept > may {
+            let text = format!(
+                "node {id} keeps {kept} bytes of the log of group {group} from {} to {}, at most {may} may be when \
+                 nothing happens",
+                core.base(),
+                core.last()
+            );
+            return Err(Violation::new(Rule::BoundedGrowth, text));
         }
         Ok(())
     }

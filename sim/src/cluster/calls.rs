@@ -11,7 +11,7 @@ use crate::oracle::{Rule, Violation};
 use crate::step::Call;
 
 use super::clients::{Follow, Try};
-use super::{Checked, Cluster, Due, SETTLE_US, place};
+use super::{Checked, Cluster, Due, place, settle_us};
 
 impl<M: Model> Cluster<'_, M> {
     pub(super) fn call(&mut self, call: Call) -> Checked {
@@ -26,7 +26,7 @@ impl<M: Model> Cluster<'_, M> {
         let quiet = plan.faulty_us + plan.healthy_us - plan.quiet_us;
         let rests = plan.client.rests
             && Micros(plan.faulty_us) <= self.now
-            && self.now < Micros(plan.faulty_us + SETTLE_US);
+            && self.now < Micros(plan.faulty_us + settle_us(plan));
         if Micros(quiet) <= self.now || rests {
             return Ok(());
         }

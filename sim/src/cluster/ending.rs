@@ -7,11 +7,12 @@ use logdrive_raft::{GroupId, Index, Micros, NodeId};
 use logdrive_shard::{GroupState, ShardStatus};
 
 use crate::coverage::Mark;
+use crate::files::FilesFault;
 use crate::history::{History, Outcome};
 use crate::model::Model;
 use crate::oracle::{Rule, Violation};
 
-use super::{Checked, Cluster, Due, SETTLE_US, Try, place};
+use super::{Checked, Cluster, Due, Try, place, settle_us};
 
 /// How a node stands, in a line a group.
 pub(super) fn stands(id: NodeId, status: &ShardStatus) -> String {
@@ -32,11 +33,12 @@ pub(super) fn stands(id: NodeId, status: &ShardStatus) -> String {
     }
     for group in &status.groups {
         text += &format!(
-            "\n    group {} {:?} term {} leader {:?} commit {} last {} durable {} handed {}",
+            "\n    group {} {:?} term {} leader {:?} base {} commit {} last {} durable {} handed {}",
             group.group,
             group.state,
             group.term,
             group.leader,
+            group.base,
             group.commit,
             group.last,
             group.durable,
@@ -59,11 +61,18 @@ impl<M: Model> Cluster<'_, M> {
         self.trace
             .note(now, 10, [0; 3], || "everything is healed".to_owned());
         self.healed = true;
+        self.clear_traps();
         self.network.heal(&self.core);
         for node in &mut self.nodes {
             node.heal(now);
         }
         for id in self.core.clone() {
+            // Nobody waits for ever for those who are gone for good.
+            for other in (1..=self.plan.nodes).map(NodeId) {
+                if !self.core.contains(&other) {
+                    self.disconnect(id, other);
+                }
+            }
             if self.down.contains_key(&id) {
                 self.schedule(now, Due::Start(id));
             } else if self.node(id).is_poisoned() {
@@ -90,11 +99,13 @@ impl<M: Model> Cluster<'_, M> {
 
     /// A healed core has had its time: it should have leaders, and each has committed what it found.
     pub(super) fn note_leaders(&mut self) -> Checked {
+        self.check_all_growth()?;
         for group in (1..=self.plan.groups).map(GroupId) {
             let [(leader, term)] = self.leaders(group)[..] else {
                 continue;
             };
             self.settled.insert(group, term);
+            self.check_told(group, leader)?;
             let core = self.nodes[place(leader)].core(group);
             if let Some(core) = core
                 && core.commit() != core.last()
@@ -104,9 +115,47 @@ impl<M: Model> Cluster<'_, M> {
             {
                 let text = format!(
                     "node {leader} leads term {term} of group {group}, nobody has asked for anything for \
-                     {SETTLE_US} us, and of its log up to {} only {} is committed",
+                     {} us, and of its log up to {} only {} is committed",
+                    settle_us(&self.plan),
                     core.last(),
                     core.commit()
+                );
+                return Err(Violation::new(Rule::Liveness, text));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_all_growth(&self) -> Checked {
+        if self.justified || self.plan.beyond_limit {
+            return Ok(());
+        }
+        for id in &self.core {
+            for group in (1..=self.plan.groups).map(GroupId) {
+                self.check_growth(*id, group)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whoever lacks what its leader has cut away has heard of it, also of one that does nothing else.
+    fn check_told(&self, group: GroupId, leader: NodeId) -> Checked {
+        if self.justified || self.plan.beyond_limit || !self.plan.client.rests {
+            return Ok(());
+        }
+        let Some(base) = self.nodes[place(leader)]
+            .core(group)
+            .map(|core| core.base())
+        else {
+            return Ok(());
+        };
+        for id in &self.core {
+            let last = self.nodes[place(*id)].core(group).map(|core| core.last());
+            if let Some(last) = last.filter(|last| last.index < base.index) {
+                let text = format!(
+                    "node {leader} leads group {group}, its log begins at {base}, and after {} us in which nobody \
+                     asked for anything that of node {id} ends at {last}",
+                    settle_us(&self.plan)
                 );
                 return Err(Violation::new(Rule::Liveness, text));
             }
@@ -154,7 +203,8 @@ impl<M: Model> Cluster<'_, M> {
             match self.settled.get(&group) {
                 None => {
                     let text = format!(
-                        "group {group} had no leader {SETTLE_US} us after everything healed"
+                        "group {group} had no leader {} us after everything healed",
+                        settle_us(&self.plan)
                     );
                     return Err(Violation::new(Rule::Liveness, text));
                 }
@@ -170,6 +220,7 @@ impl<M: Model> Cluster<'_, M> {
             self.check_converged(group)?;
         }
         self.check_nobody_waits()?;
+        self.check_all_growth()?;
         let history = self.history();
         self.check_answered(&history)?;
         self.check_log(&history)?;
@@ -240,7 +291,7 @@ impl<M: Model> Cluster<'_, M> {
 
     /// A healed core answers whatever is asked once it has settled.
     fn check_answered(&self, history: &History<M::Output>) -> Checked {
-        let settled = Micros(self.plan.faulty_us).after(SETTLE_US);
+        let settled = Micros(self.plan.faulty_us).after(settle_us(&self.plan));
         for operation in &history.operations {
             if operation.invoked < settled {
                 continue;
@@ -384,8 +435,16 @@ impl<M: Model> Cluster<'_, M> {
             self.coverage.hit(Mark::ClockRate);
         }
         for node in &self.nodes {
+            if self.oracle.is_released(node.id()) {
+                self.coverage.hit(Mark::Released);
+            }
             let counts = node.medium().counts();
+            let files = node.files();
             let marks = [
+                (Mark::FilesNoSpace, files.met(FilesFault::NoSpace)),
+                (Mark::FilesWriteError, files.met(FilesFault::WriteError)),
+                (Mark::FilesFlushError, files.met(FilesFault::FlushError)),
+                (Mark::FilesReadError, files.met(FilesFault::ReadError)),
                 (Mark::ReadError, counts.read_errors),
                 (Mark::WriteError, counts.write_errors),
                 (Mark::ShortWrite, counts.short_writes),

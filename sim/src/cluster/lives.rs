@@ -1,6 +1,6 @@
 //! Processes of a cluster: how they start, end and come back, and the connections between them.
 
-use logdrive_raft::{GroupId, NodeId};
+use logdrive_raft::{GroupId, Index, NodeId};
 use logdrive_shard::PeerInput;
 
 use crate::coverage::Mark;
@@ -33,6 +33,7 @@ impl<M: Model> Cluster<'_, M> {
                     if let Some(core) = self.nodes[place].core(group) {
                         self.oracle.recovered(id, group, core)?;
                     }
+                    self.check_digest(place, group)?;
                 }
                 for other in (1..=self.plan.nodes).map(NodeId) {
                     if other != id {
@@ -124,6 +125,7 @@ impl<M: Model> Cluster<'_, M> {
         });
         self.hit_crash(crash);
         self.node(id).crash(crash);
+        self.fetched(id, None);
         self.oracle.stopped(id);
         self.read_medium(id);
         self.come_back(id, crash, down_us, recovery);
@@ -140,7 +142,15 @@ impl<M: Model> Cluster<'_, M> {
         self.oracle.read_medium(id, self.nodes[place(id)].medium());
     }
 
+    /// What a power cut would leave of a node's log goes with what it would leave of its snapshots.
+    pub(super) fn check_bases(&mut self, id: NodeId) -> Checked {
+        let files = self.nodes[place(id)].files();
+        self.oracle
+            .check_bases(id, |group| files.durable_reach(group).map(Index))
+    }
+
     pub(super) fn disconnect(&mut self, one: NodeId, other: NodeId) {
+        self.note_lost_sources(one, other);
         self.network.disconnect(one, other);
         self.node(one).give(PeerInput::Disconnected(other));
         self.node(other).give(PeerInput::Disconnected(one));

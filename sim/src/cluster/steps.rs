@@ -9,6 +9,7 @@ use crate::model::Model;
 use crate::node::SimNode;
 use crate::step::{DiskFault, Step, Target};
 
+use super::transfers::Trap;
 use super::{Checked, Cluster, Due, place};
 
 impl<M: Model> Cluster<'_, M> {
@@ -75,6 +76,39 @@ impl<M: Model> Cluster<'_, M> {
             Step::Fault { target, fault } => {
                 if let Some(id) = self.find(target) {
                     self.inject(id, fault);
+                }
+            }
+            Step::Trap {
+                moment,
+                crash,
+                after,
+                down_us,
+            } => self.set_trap(Trap {
+                moment,
+                crash,
+                after,
+                down_us,
+            }),
+            Step::Files {
+                target,
+                fault,
+                after,
+            } => {
+                if let Some(id) = self.find(target) {
+                    self.node(id).files().inject(fault, after);
+                }
+            }
+            Step::RotSnapshot { node, finished } => {
+                if self.node(node).files().rot_any(finished) {
+                    self.coverage.hit(match finished {
+                        true => Mark::SnapshotRot,
+                        false => Mark::ReceivingRot,
+                    });
+                }
+            }
+            Step::Snapshot { target, group } => {
+                if let Some(id) = self.find(target) {
+                    self.node(id).want_snapshot(group);
                 }
             }
             Step::Rot { node, rot } => {

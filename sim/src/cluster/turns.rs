@@ -1,6 +1,6 @@
 //! What a cluster does by itself: messages arrive, nodes take their turns and apply, and the oracle looks on.
 
-use logdrive_raft::{EntryKind, GroupId, Message, NodeId};
+use logdrive_raft::{EntryKind, GroupId, Index, LogPosition, Message, NodeId};
 use logdrive_shard::{Notice, PeerInput};
 
 use crate::coverage::Mark;
@@ -8,8 +8,9 @@ use crate::disk::Crash;
 use crate::history::Applied;
 use crate::model::Model;
 use crate::network::Arrival;
-use crate::node::TurnEnded;
+use crate::node::{Done, TurnEnded};
 use crate::oracle::{Rule, Violation};
+use crate::step::Moment;
 use crate::trace::Trace;
 
 use super::{Checked, Cluster, Due, OPERATOR_US, place};
@@ -49,8 +50,11 @@ impl<M: Model> Cluster<'_, M> {
                 continue;
             }
             let id = self.nodes[at].id();
-            while let Some(batch) = self.nodes[at].take_batch(self.now) {
-                self.apply(at, batch)?;
+            while let Some(done) = self.nodes[at].take_done(self.now) {
+                match done {
+                    Done::Batch(batch) => self.apply(at, batch)?,
+                    Done::Installed(group, position) => self.installed(at, group, position)?,
+                }
             }
             if self.nodes[at].turn_is_due(self.now) {
                 self.turn(at, id)?;
@@ -78,6 +82,12 @@ impl<M: Model> Cluster<'_, M> {
                 self.look(at, id)?;
                 return self.crash(id, Crash::Process, 10_000, None);
             }
+            // Nothing of it has begun.
+            Err(TurnEnded::Stopped(moment, _)) => {
+                sent.clear();
+                self.sent = sent;
+                return self.meet(id, moment);
+            }
             Err(TurnEnded::Panicked(text)) => {
                 let text = format!("node {id}: {text}");
                 return Err(Violation::new(Rule::Assertion, text));
@@ -86,8 +96,10 @@ impl<M: Model> Cluster<'_, M> {
         self.look(at, id)?;
         let local = self.nodes[at].local(self.now);
         let mut told = std::mem::take(&mut self.told);
+        let moments = self.moments_of(at, &sent);
         for message in sent.drain(..) {
             self.oracle.sent(id, &message, local)?;
+            self.note_transfer(&message);
             let lost = self
                 .network
                 .send(self.now, message, &mut self.coverage, &mut told);
@@ -102,7 +114,11 @@ impl<M: Model> Cluster<'_, M> {
         self.sent = sent;
         self.take_notices(at, id)?;
         self.check_poisoned(at, id)?;
-        self.check_bounds(at, id)
+        self.check_bounds(at, id)?;
+        for moment in moments {
+            self.meet(id, moment)?;
+        }
+        self.restart_harmed(at, id)
     }
 
     pub(super) fn tell_lost(&mut self, message: &Message, why: &str) {
@@ -131,15 +147,26 @@ impl<M: Model> Cluster<'_, M> {
     /// Lets the oracle look at a node after a turn.
     pub(super) fn look(&mut self, at: usize, id: NodeId) -> Checked {
         self.read_medium(id);
+        self.check_bases(id)?;
         let local = self.nodes[at].local(self.now);
         for group in (1..=self.plan.groups).map(GroupId) {
-            if let Some(core) = self.nodes[at].core(group)
-                && self.oracle.look(id, group, core, local)?
-            {
+            let Some(core) = self.nodes[at].core(group) else {
+                continue;
+            };
+            let cuts = self.oracle.look(id, group, core, local)?;
+            if cuts.end {
                 self.coverage.hit(Mark::LogCut);
                 self.trace.note(self.now, 5, [id.0, group.0, 0], || {
                     format!("node {id} cuts its log of group {group}")
                 });
+            }
+            if cuts.beginning {
+                self.coverage.hit(Mark::Shortened);
+                let base = core.base();
+                self.trace
+                    .note(self.now, 13, [id.0, group.0, base.index.0], || {
+                        format!("node {id} lets its log of group {group} begin at {base}")
+                    });
             }
         }
         Ok(())
@@ -156,6 +183,9 @@ impl<M: Model> Cluster<'_, M> {
                     self.schedule(self.now.after(OPERATOR_US), Due::Replace(id));
                 }
                 Notice::StorageFull { full: true } => self.coverage.hit(Mark::NoSpace),
+                Notice::SnapshotLacking { .. } => self.coverage.hit(Mark::Lacking),
+                Notice::SnapshotUnreadable { .. } => self.coverage.hit(Mark::Unreadable),
+                Notice::SnapshotTaken { .. } => self.coverage.hit(Mark::SnapshotTaken),
                 Notice::Stranger { .. } => self.coverage.hit(Mark::Stranger),
                 Notice::Halted { group, reason } if !self.plan.beyond_limit => {
                     return Err(Violation::new(
@@ -167,6 +197,49 @@ impl<M: Model> Cluster<'_, M> {
             }
         }
         Ok(())
+    }
+
+    /// The machine of a group holds the state of a snapshot.
+    fn installed(&mut self, at: usize, group: GroupId, position: LogPosition) -> Checked {
+        let id = self.nodes[at].id();
+        self.trace
+            .note(self.now, 12, [id.0, group.0, position.index.0], || {
+                format!("node {id} installs a snapshot of group {group} up to {position}")
+            });
+        self.coverage.hit(Mark::Installed);
+        self.fetched(id, Some(group));
+        self.oracle.installed(id, group, position)?;
+        if let Some(fenced) = self.nodes[at].fenced() {
+            if self.nodes[at].files().is_harmed() {
+                return self.crash(id, Crash::Process, OPERATOR_US, None);
+            }
+            return Err(Violation::new(Rule::NeedlessHalt, fenced.to_owned()));
+        }
+        self.check_digest(at, group)?;
+        self.meet(id, Moment::Installed)
+    }
+
+    /// Machines that have applied the same hold the same: compared with the first one that came here.
+    pub(super) fn check_digest(&mut self, at: usize, group: GroupId) -> Checked {
+        let node = &self.nodes[at];
+        let (Some(applied), Some(reader)) = (node.applied(group), node.reader(group)) else {
+            return Ok(());
+        };
+        if applied.index == Index(0) {
+            return Ok(());
+        }
+        let digest = self.model.digest(reader);
+        let id = node.id();
+        let first = self.digests.entry((group, applied.chain.0));
+        let (first, expected) = *first.or_insert((id, digest));
+        if digest == expected {
+            return Ok(());
+        }
+        let text = format!(
+            "the machine of group {group} on node {id} holds {digest:#x} at {applied}; the one on node {first} held \
+             {expected:#x}"
+        );
+        Err(Violation::new(Rule::Convergence, text))
     }
 
     pub(super) fn apply(
@@ -210,6 +283,6 @@ impl<M: Model> Cluster<'_, M> {
         if let Some(fenced) = self.nodes[at].fenced() {
             return Err(Violation::new(Rule::NeedlessHalt, fenced.to_owned()));
         }
-        Ok(())
+        self.check_digest(at, group)
     }
 }

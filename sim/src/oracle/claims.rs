@@ -1,19 +1,27 @@
 //! What a core claims after a turn, and whether it is so.
 
 use logdrive_raft::io::Role;
-use logdrive_raft::{GroupId, Index, Micros, NodeId, Raft, Term};
+use logdrive_raft::{GroupId, Index, LogPosition, Micros, NodeId, Raft, Term};
 
+use super::replica::covers;
 use super::{About, Oracle, Outcome, Rule, Seen, Violation, is_majority, place};
 
+/// What of a log is gone.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Cuts {
+    pub(crate) end: bool,
+    pub(crate) beginning: bool,
+}
+
 impl Oracle {
-    /// Looks at a replica after a turn, in which its clock said `local`. Says whether its log was cut.
+    /// Looks at a replica after a turn, in which its clock said `local`. Says whether its log was cut, at either end.
     pub(crate) fn look(
         &mut self,
         node: NodeId,
         id: GroupId,
         core: &Raft,
         local: Micros,
-    ) -> Result<bool, Violation> {
+    ) -> Result<Cuts, Violation> {
         let group = self.groups.get_mut(&id).expect("made for every group");
         group.said.taken_in(node, local);
         let leads = core.role() == Role::Leader;
@@ -32,7 +40,8 @@ impl Oracle {
             commit: core.commit().index,
             committed: core.commit(),
             durable: core.durable_index(),
-            owed: core.position(core.durable_index()).unwrap_or_default(),
+            base: core.base(),
+            anchor: core.anchor(),
             ..before
         };
         let same = before.alive
@@ -40,7 +49,9 @@ impl Oracle {
             && before.term == now.term
             && before.last == now.last
             && before.commit == now.commit
-            && before.durable == now.durable;
+            && before.durable == now.durable
+            && before.base == now.base
+            && before.anchor == now.anchor;
         if same {
             let follows = now.follows;
             let seen = &mut group.nodes[place(node)];
@@ -56,7 +67,7 @@ impl Oracle {
                 group.check_followed(about, core, local)?;
                 group.check_trailing(about, core, local)?;
             }
-            return Ok(false);
+            return Ok(Cuts::default());
         }
         group.formed = true;
         let medium = &self.media[place(node)];
@@ -94,8 +105,16 @@ impl Oracle {
         let mut now = now;
         let beyond = self.beyond;
         let cut = group.learn(about, core, &before, &mut now, beyond)?;
+        now.owed = core.position(core.durable_index()).unwrap_or_default();
+        // Until its base is durable a log may yet come back as what it was.
+        if now.owed == now.base && medium.view.base(id).index < now.base.index {
+            now.owed = match core.is_installing() {
+                true => LogPosition::default(),
+                false => before.owed,
+            };
+        }
         if cut
-            && before.committed.index > Index(0)
+            && before.committed.index >= core.base().index.next()
             && core.position(before.committed.index) != Some(before.committed)
         {
             return Err(Violation::new(
@@ -154,7 +173,10 @@ impl Oracle {
             };
             self.check_commit(about, core, led)?;
         }
-        Ok(cut)
+        Ok(Cuts {
+            end: cut,
+            beginning: before.alive && before.base.index < core.base().index,
+        })
     }
 
     /// What a core holds to be durable, is.
@@ -215,7 +237,7 @@ impl Oracle {
             .zip(&self.media)
             .zip(&group.nodes)
             .filter_map(|((holder, medium), seen)| {
-                let covered = has(seen) && medium.view.covers(id, commit);
+                let covered = has(seen) && covers(truth, medium, id, commit);
                 (!medium.answers() || covered).then_some(holder)
             })
             .collect();

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use bytes::{Bytes, BytesMut};
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use logdrive_raft::wire::{Decode, Reader};
 use logdrive_raft::{Boot, Chain, Entry, EntryHeader, GroupId, LogPosition, NodeId, Term};
 use logdrive_wal::disk::{Block, SlotId};
@@ -67,8 +67,6 @@ pub(super) struct FlushedView {
     /// Boots of whose verdict a whole flush group tells.
     judged: BTreeSet<Boot>,
     path: Path,
-    /// The oldest segment that is needed, as the newest one on the path says.
-    oldest: u64,
     fresh: Vec<Spot>,
     block: Scratch,
 }
@@ -83,8 +81,6 @@ struct Whole {
     /// It is the first of a segment that a recovery opened.
     begins_recovery: bool,
     verdict: Option<Boot>,
-    /// What the header of its slot says is the oldest segment that is needed.
-    oldest: u64,
     notes: Vec<Note>,
     on_path: bool,
 }
@@ -100,14 +96,19 @@ impl Default for Scratch {
 }
 
 impl FlushedView {
-    /// Reads what has become durable since the last call.
-    pub(super) fn read(&mut self, medium: &SimStorage) {
+    /// Reads what has become durable since the last call. Says whether anything has.
+    pub(super) fn read(&mut self, medium: &SimStorage) -> bool {
         let mut fresh = std::mem::take(&mut self.fresh);
         medium.take_newly_flushed(&mut fresh);
-        if fresh.is_empty() {
-            self.fresh = fresh;
-            return;
+        let any = !fresh.is_empty();
+        if any {
+            self.read_blocks(medium, &mut fresh);
         }
+        self.fresh = fresh;
+        any
+    }
+
+    fn read_blocks(&mut self, medium: &SimStorage, fresh: &mut Vec<Spot>) {
         let mut blocks = BTreeSet::new();
         let mut lost = false;
         for (slot, number) in fresh.drain(..) {
@@ -124,7 +125,6 @@ impl FlushedView {
                 }));
             }
         }
-        self.fresh = fresh;
         let mut touched = BTreeSet::new();
         for (slot, number) in blocks {
             // A group of which a block is another one has to be whole again.
@@ -180,6 +180,21 @@ impl FlushedView {
     /// The highest term that a recovery would find for a group.
     pub(super) fn term(&self, group: GroupId) -> Term {
         self.path.term(group)
+    }
+
+    /// Whether segments were released and taken again.
+    pub(super) fn is_released(&self) -> bool {
+        self.path.is_released()
+    }
+
+    /// Where the log of a group begins.
+    pub(super) fn base(&self, group: GroupId) -> LogPosition {
+        self.path.base(group)
+    }
+
+    /// A group whose log was cut beyond its anchor: where that is, and where it begins.
+    pub(super) fn unanchored(&self) -> Option<(GroupId, LogPosition, LogPosition)> {
+        self.path.unanchored()
     }
 
     /// Whether what a group began with is durable.
@@ -278,65 +293,82 @@ impl FlushedView {
 
     /// Goes on from the end of the path as far as there are groups.
     fn follow(&mut self) {
-        while let Some(spot) = self.next() {
-            let Some(whole) = self.wholes.get_mut(&spot) else {
-                return;
-            };
-            if !self
-                .path
-                .take(&whole.header, whole.chain, whole.epoch, &whole.notes)
-            {
-                return;
-            }
-            whole.on_path = true;
-            if self.oldest < whole.oldest {
-                self.oldest = whole.oldest;
-                self.begin_again();
-            }
+        if self.path.number() == 0 {
+            return self.follow_again();
         }
+        let mut path = std::mem::take(&mut self.path);
+        let taken = self.walk(&mut path);
+        self.path = path;
+        self.mark_taken(&taken);
     }
 
+    /// Of all places where a path may begin, that from which it gets furthest. The header of the segment where it ends
+    /// says which is the oldest that a recovery asks for.
     fn follow_again(&mut self) {
-        self.begin_again();
-        self.follow();
-    }
-
-    /// The path begins with the oldest segment that is needed.
-    fn begin_again(&mut self) {
         for whole in self.wholes.values_mut() {
             whole.on_path = false;
         }
-        // It may have been released, and its slot cleared, before anybody looked at what says so.
-        while self.first_of(self.oldest).is_none() {
-            let firsts = self.wholes.values().filter(|whole| self.is_first(whole));
-            let stated = firsts.map(|whole| whole.oldest);
-            let Some(later) = stated.filter(|stated| self.oldest < *stated).min() else {
-                break;
+        let mut best: Option<(Path, Vec<Spot>)> = None;
+        for first in self.beginnings() {
+            let mut path = Path::at(&self.wholes[&first].header);
+            let taken = self.walk(&mut path);
+            let Some((last, _)) = taken.last() else {
+                continue;
             };
-            self.oldest = later;
+            let segment = |slot: &SlotId| self.headers.get(slot).map(|(header, _)| header);
+            let begins = segment(&first.0).map_or(u64::MAX, |header| header.segment);
+            let oldest = segment(last).map_or(0, |header| header.oldest);
+            let reach = |path: &Path| (path.epoch(), path.number());
+            let further = best
+                .as_ref()
+                .is_none_or(|(before, _)| reach(before) < reach(&path));
+            if begins <= oldest.max(1) && further {
+                best = Some((path, taken));
+            }
         }
-        let first = self.first_of(self.oldest);
-        self.path = first.map_or_else(Path::default, |first| Path::from(&first.header));
+        let (path, taken) = best.unwrap_or_default();
+        self.path = path;
+        self.mark_taken(&taken);
     }
 
-    /// The first group of a segment, if the segment counts.
-    fn first_of(&self, segment: u64) -> Option<&Whole> {
-        let firsts = self.wholes.values().filter(|whole| self.is_first(whole));
-        let of_segment = firsts.filter(|whole| whole.header.place.segment == segment);
-        of_segment.max_by_key(|whole| whole.epoch)
+    /// The first groups of segments before which nothing is there.
+    fn beginnings(&self) -> Vec<Spot> {
+        let chains: HashSet<Chain, Build> = self.wholes.values().map(|whole| whole.chain).collect();
+        let firsts = self.wholes.iter().filter(|(_, whole)| {
+            let header = &whole.header;
+            header.kind == GroupKind::First
+                && (header.number == 1 || !chains.contains(&header.previous))
+        });
+        firsts.map(|(spot, _)| *spot).collect()
     }
 
-    /// Whether it begins a segment, and not one of a recovery that did not get as far as its verdict.
-    fn is_first(&self, whole: &Whole) -> bool {
-        whole.header.kind == GroupKind::First && (!whole.begins_recovery || self.is_judged(whole))
+    /// Takes groups as far as there are any.
+    fn walk(&self, path: &mut Path) -> Vec<Spot> {
+        let mut taken = Vec::new();
+        while let Some(spot) = self.next(path) {
+            let whole = &self.wholes[&spot];
+            if !path.take(&whole.header, whole.chain, whole.epoch, &whole.notes) {
+                break;
+            }
+            taken.push(spot);
+        }
+        taken
+    }
+
+    fn mark_taken(&mut self, taken: &[Spot]) {
+        for spot in taken {
+            if let Some(whole) = self.wholes.get_mut(spot) {
+                whole.on_path = true;
+            }
+        }
     }
 
     /// The group that a recovery would take next: of several the one of the newest opening that counts.
-    fn next(&self) -> Option<Spot> {
-        let followers = self.followers.get(&self.path.chain())?.iter();
+    fn next(&self, path: &Path) -> Option<Spot> {
+        let followers = self.followers.get(&path.chain())?.iter();
         let counts = followers.filter(|spot| {
             let whole = &self.wholes[*spot];
-            whole.header.number == self.path.number() + 1
+            whole.header.number == path.number() + 1
                 && (!whole.begins_recovery || self.is_judged(whole))
         });
         let newest = counts.max_by_key(|spot| {
@@ -409,7 +441,6 @@ impl FlushedView {
             epoch: of_slot.epoch,
             begins_recovery: of_slot.by_recovery && header.kind == GroupKind::First,
             verdict: None,
-            oldest: of_slot.oldest,
             notes: Vec::new(),
             on_path: false,
         };

@@ -22,10 +22,21 @@ pub(super) enum Note {
         chains: Box<[Chain]>,
     },
     Cut(GroupId, LogPosition),
-    /// The log begins at the first one and ends at the second one.
-    Base(GroupId, LogPosition, LogPosition),
-    /// A checkpoint says that it does.
-    Stands(GroupId, LogPosition, LogPosition),
+    /// The log begins here, and ends there.
+    Base {
+        group: GroupId,
+        base: LogPosition,
+        tip: LogPosition,
+    },
+    /// What the log up to here amounts to is known.
+    Anchor(GroupId, LogPosition),
+    /// A checkpoint says where the log begins and ends, and what its anchor is.
+    Stands {
+        group: GroupId,
+        base: LogPosition,
+        tip: LogPosition,
+        anchor: LogPosition,
+    },
 }
 
 impl Note {
@@ -36,13 +47,20 @@ impl Note {
             Record::Truncate { group, to } => vec![Note::Cut(group, to)],
             Record::Base {
                 group, base, tip, ..
-            } => vec![Note::Base(group, base, tip)],
+            } => vec![Note::Base { group, base, tip }],
+            Record::Anchor(anchor) => vec![Note::Anchor(anchor.group, anchor.at)],
             Record::Checkpoint(rows) => {
                 let rows = rows.into_iter().flat_map(|row| {
                     let group = row.genesis.group;
                     [
-                        Note::Stands(group, row.base, row.tip),
+                        Note::Begin(group),
                         Note::HardState(group, row.hard_state),
+                        Note::Stands {
+                            group,
+                            base: row.base,
+                            tip: row.tip,
+                            anchor: row.anchor.unwrap_or_default(),
+                        },
                     ]
                 });
                 rows.collect()
@@ -62,89 +80,104 @@ pub(super) struct Path {
     mark: Place,
     /// A group does not fit the logs before it: a recovery would refuse it.
     stuck: bool,
-    /// The first group has been taken. It alone may speak of what nobody has seen begin.
-    begun: bool,
+    /// It begins in the middle of the log's life: the first checkpoint says how everything stood.
+    midway: bool,
+    /// What came before it is gone.
+    released: bool,
     logs: BTreeMap<GroupId, Log>,
     /// How many flush groups state a vote, and the last one that did.
     votes: HashMap<(GroupId, Term, NodeId), (usize, u64), Build>,
 }
 
+/// The log of a group: it begins above its base. What lies between that and the first entry that is known here was in
+/// segments that are gone, and no recovery finds it.
 #[derive(Debug, Default)]
 struct Log {
-    /// Where it begins; below that there is nothing to be asked for any more.
     base: LogPosition,
-    /// The entries up to here lay in segments that were released.
-    owed: Option<LogPosition>,
-    /// The chains of its entries, from the one after `owed`, or else the base.
+    /// The entry before the first of `chains`.
+    first: LogPosition,
     chains: Vec<Chain>,
     term: Term,
+    anchor: LogPosition,
+    /// It was cut beyond its anchor.
+    unanchored: bool,
 }
 
 impl Log {
-    /// What comes before the entries whose chains are known.
-    fn bottom(&self) -> LogPosition {
-        self.owed.unwrap_or(self.base)
-    }
-
     fn end(&self) -> Index {
-        Index(self.bottom().index.0 + self.chains.len() as u64)
+        Index(self.first.index.0 + self.chains.len() as u64)
     }
 
+    /// Whether it has this entry; what lies below the base counts as if it were there.
     fn has(&self, at: LogPosition) -> bool {
-        let bottom = self.bottom();
-        if at.index == Index(0) || at.index < bottom.index {
-            return true;
+        if at.index <= self.base.index {
+            return at.index < self.base.index
+                || at.index == Index(0)
+                || at.chain == self.base.chain;
         }
-        let Some(place) = at.index.0.checked_sub(bottom.index.0 + 1) else {
-            return at.chain == bottom.chain;
+        let Some(above) = at.index.0.checked_sub(self.first.index.0) else {
+            return false;
         };
-        let place = usize::try_from(place).unwrap_or(usize::MAX);
-        self.chains.get(place) == Some(&at.chain)
+        match above.checked_sub(1) {
+            None => at.chain == self.first.chain,
+            Some(place) => {
+                let place = usize::try_from(place).unwrap_or(usize::MAX);
+                self.chains.get(place) == Some(&at.chain)
+            }
+        }
     }
 
-    /// Says whether it had the entry that it ends with now.
+    /// Whether it lies where nothing is known of it.
+    fn is_unknown(&self, at: LogPosition) -> bool {
+        self.base.index < at.index && at.index < self.first.index
+    }
+
+    /// Says whether it may have had the entry that it ends with now.
     fn cut(&mut self, to: LogPosition) -> bool {
-        let has = self.has(to) && self.base.index <= to.index;
-        let bottom = self.bottom().index;
-        if to.index < bottom {
-            self.owed = Some(to).filter(|to| to.index != self.base.index);
+        let has = self.has(to) || self.is_unknown(to);
+        match to.index.0.checked_sub(self.first.index.0) {
+            Some(above) => self
+                .chains
+                .truncate(usize::try_from(above).unwrap_or(usize::MAX)),
+            None => {
+                self.chains.clear();
+                self.first = to;
+            }
         }
-        let left = to.index.0.saturating_sub(bottom.0);
-        self.chains
-            .truncate(usize::try_from(left).unwrap_or(usize::MAX));
         has
     }
 
-    /// Says whether it ends where the record says.
-    fn begin_at(&mut self, base: LogPosition, tip: LogPosition) -> bool {
+    /// It begins at `base` and ends at `tip` from now on. Says whether that goes with what it was.
+    fn begin(&mut self, base: LogPosition, tip: LogPosition) -> bool {
+        self.unanchored |= self.anchor.index < base.index;
         if base.index < self.base.index {
             return false;
         }
-        let bottom = self.bottom().index;
-        let goes_on = self.has(base) && (bottom <= base.index || self.is_tip(tip));
-        if !goes_on {
-            self.chains.clear();
-            self.owed = None;
-        } else if bottom <= base.index {
-            let covered = usize::try_from(base.index.0 - bottom.0).unwrap_or(usize::MAX);
-            self.chains.drain(..covered.min(self.chains.len()));
-            self.owed = None;
+        let held = self.is_unknown(base) || self.has(base);
+        if base.index <= self.end() && held && self.has(tip) {
+            self.base = base;
+            if let Some(below) = base.index.0.checked_sub(self.first.index.0) {
+                let below = usize::try_from(below).unwrap_or(usize::MAX);
+                self.chains.drain(..below);
+                self.first = base;
+            }
+            return self.cut(tip);
         }
         self.base = base;
-        self.is_tip(tip)
-    }
-
-    fn is_tip(&self, tip: LogPosition) -> bool {
-        self.end() == tip.index && self.has(tip)
+        self.first = base;
+        self.chains.clear();
+        tip == base
     }
 }
 
 impl Path {
-    /// From the flush group with this header on: those before it were released.
-    pub(super) fn from(first: &GroupHeader) -> Self {
+    /// A path that begins with this flush group.
+    pub(super) fn at(first: &GroupHeader) -> Self {
         Self {
             chain: first.previous,
             number: first.number - 1,
+            midway: first.number > 1,
+            released: first.number > 1,
             ..Self::default()
         }
     }
@@ -179,6 +212,24 @@ impl Path {
         self.logs.get(&group).map_or(Term(0), |log| log.term)
     }
 
+    /// Whether segments were released that came before it.
+    pub(super) fn is_released(&self) -> bool {
+        self.released
+    }
+
+    /// Where the log of a group begins.
+    pub(super) fn base(&self, group: GroupId) -> LogPosition {
+        self.logs
+            .get(&group)
+            .map_or_else(Default::default, |log| log.base)
+    }
+
+    /// A group whose log was cut beyond its anchor: where that is, and where it begins.
+    pub(super) fn unanchored(&self) -> Option<(GroupId, LogPosition, LogPosition)> {
+        let mut logs = self.logs.iter();
+        logs.find_map(|(group, log)| log.unanchored.then_some((*group, log.anchor, log.base)))
+    }
+
     pub(super) fn has_begun(&self, group: GroupId) -> bool {
         self.logs.contains_key(&group)
     }
@@ -191,12 +242,13 @@ impl Path {
         epoch: Boot,
         notes: &[Note],
     ) -> bool {
-        self.stuck = self.stuck || !notes.iter().all(|note| self.apply(header.number, note));
+        let fits = notes.iter().all(|note| self.apply(header.number, note));
+        self.stuck = self.stuck || !fits;
         if self.stuck {
             return false;
         }
-        self.begun = true;
         self.chain = chain;
+        self.midway = false;
         self.number = header.number;
         self.epoch = self.epoch.max(epoch);
         self.mark = self.mark.max(header.mark);
@@ -239,21 +291,35 @@ impl Path {
                 fits
             }
             Note::Cut(group, to) => self.logs.get_mut(group).is_some_and(|log| log.cut(*to)),
-            Note::Base(group, base, tip) => {
-                let log = self.logs.get_mut(group);
-                log.is_some_and(|log| log.begin_at(*base, *tip))
-            }
-            Note::Stands(group, base, tip) => {
-                if !self.begun {
-                    let log = Log {
-                        base: *base,
-                        owed: Some(*tip).filter(|tip| tip != base),
-                        ..Log::default()
-                    };
-                    self.logs.insert(*group, log);
+            Note::Base { group, base, tip } => self
+                .logs
+                .get_mut(group)
+                .is_some_and(|log| log.begin(*base, *tip)),
+            Note::Anchor(group, at) => {
+                if let Some(log) = self.logs.get_mut(group)
+                    && log.anchor.index < at.index
+                {
+                    log.anchor = *at;
                 }
-                let log = self.logs.get(group);
-                log.is_some_and(|log| log.base.index == base.index && log.is_tip(*tip))
+                true
+            }
+            Note::Stands {
+                group,
+                base,
+                tip,
+                anchor,
+            } => {
+                let Some(log) = self.logs.get_mut(group) else {
+                    return false;
+                };
+                if self.midway {
+                    log.base = *base;
+                    log.first = *tip;
+                    log.anchor = *anchor;
+                    log.unanchored = anchor.index < base.index;
+                    return true;
+                }
+                log.base.index == base.index && log.end() == tip.index && log.has(*tip)
             }
         }
     }

@@ -1,10 +1,10 @@
 //! What is looked at in one replica of a group: its log, its role, and what it says.
 
 use logdrive_raft::message::{Ack, CommitPoint};
-use logdrive_raft::{Chain, Index, LogPosition, Message, Micros, NodeId, Raft, Term};
+use logdrive_raft::{Chain, GroupId, Index, LogPosition, Message, Micros, NodeId, Raft, Term};
 
 use super::{
-    About, GroupTruth, Medium, Outcome, PAUSED_US, Rule, Seen, TRAILING_SLACK_US, Violation,
+    About, GroupTruth, Medium, Outcome, PAUSED_US, Rule, Seen, TRAILING_SLACK_US, Truth, Violation,
     own_replica, place,
 };
 
@@ -68,7 +68,9 @@ impl GroupTruth {
                 index = Index(index.0 - 1);
                 acked = core.position(index).unwrap_or_default();
             }
-            now.acked = acked;
+            // A log that a snapshot has replaced begins with what it never had.
+            let had = acked.index <= now.acked.index && self.truth.is_on_log(acked, now.acked);
+            now.acked = if had { acked } else { LogPosition::default() };
         }
         Ok(cut)
     }
@@ -89,6 +91,12 @@ impl GroupTruth {
             Some("its log ends below its commit index")
         } else if core.last().index < now.durable {
             Some("its log ends below what is durable")
+        } else if now.commit < now.base.index {
+            Some("its log begins beyond its commit index")
+        } else if before.alive && now.base.index < before.base.index {
+            Some("the beginning of its log went back")
+        } else if before.alive && now.anchor.index < before.anchor.index {
+            Some("its anchor went back")
         } else {
             None
         };
@@ -126,7 +134,12 @@ impl GroupTruth {
         }
         let led = before.leads && before.term == term;
         let before = led.then_some(before.last);
-        self.check_log_of_leader(about, term, before, |index| core.position(index))?;
+        let base = core.base().index;
+        let held = |index| match index < base {
+            true => self.truth.committed_at(index),
+            false => core.position(index),
+        };
+        self.check_log_of_leader(about, term, before, held)?;
         self.truth.leaders.insert(term, (leader, core.last()));
         Ok(())
     }
@@ -270,7 +283,6 @@ impl GroupTruth {
         medium: &Medium,
     ) -> Outcome {
         let About { node, id } = about;
-        let seen = &mut self.nodes[place(node)];
         let root = ack.index == Index(0) || self.truth.is_root(ack.chain);
         if root || !medium.answers() {
             return Ok(());
@@ -285,7 +297,7 @@ impl GroupTruth {
                 ),
             ));
         };
-        if !medium.view.covers(id, at) {
+        if !covers(&self.truth, medium, id, at) {
             return Err(Violation::new(
                 Rule::SendAfterFlush,
                 format!(
@@ -305,6 +317,7 @@ impl GroupTruth {
                 ),
             ));
         }
+        let seen = &mut self.nodes[place(node)];
         // In the turn in which a term passes, what was due before it still leaves.
         if term < seen.term_before || seen.term < term {
             return Err(Violation::new(
@@ -355,10 +368,16 @@ impl GroupTruth {
     }
 }
 
+/// Whether a medium holds an entry, or begins beyond it on the same log.
+pub(super) fn covers(truth: &Truth, medium: &Medium, id: GroupId, at: LogPosition) -> bool {
+    if at.index < medium.view.base(id).index {
+        return truth.committed_at(at.index) == Some(at);
+    }
+    medium.view.covers(id, at)
+}
+
 #[cfg(test)]
 mod tests {
-    use logdrive_raft::GroupId;
-
     use super::*;
 
     const ABOUT: About = About {

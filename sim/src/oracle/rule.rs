@@ -39,10 +39,14 @@ pub enum Rule {
     ReadFreshness,
     /// The history has a sequential explanation.
     Linearizability,
+    /// A log is cut where it may be, and begins where a snapshot ends: never beyond.
+    CutOrder,
     /// A recovered log holds what the replica has promised, and nothing that never was.
     RecoveryTruth,
     /// Every queue keeps its bound.
     BoundedMemory,
+    /// A log keeps no more than its snapshots leave to be kept.
+    BoundedGrowth,
     /// A healed core elects, answers and commits.
     Liveness,
     /// A healthy cluster keeps its leader.
@@ -59,7 +63,7 @@ pub enum Rule {
     Assertion,
 }
 
-const RULES: [(Rule, &str); 26] = [
+const RULES: [(Rule, &str); 28] = [
     (Rule::ElectionSafety, "election safety"),
     (Rule::VoteDurability, "vote durability"),
     (Rule::VoteChoice, "vote choice"),
@@ -77,8 +81,10 @@ const RULES: [(Rule, &str); 26] = [
     (Rule::Phantom, "phantom"),
     (Rule::ReadFreshness, "read freshness"),
     (Rule::Linearizability, "linearizability"),
+    (Rule::CutOrder, "cut order"),
     (Rule::RecoveryTruth, "recovery truth"),
     (Rule::BoundedMemory, "bounded memory"),
+    (Rule::BoundedGrowth, "bounded growth"),
     (Rule::Liveness, "liveness"),
     (Rule::NeedlessElection, "needless election"),
     (Rule::Convergence, "convergence"),

@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 use logdrive_raft::wire::Decode;
-use logdrive_raft::{GroupId, SnapshotId};
+use logdrive_raft::{GroupId, SnapshotId, mutated};
 
 use super::error::SnapshotError;
 use super::files::{Files, check_name};
@@ -155,6 +155,9 @@ impl<F: Files> Receiving<F> {
             return Err(SnapshotError::Incomplete { missing });
         }
         let shared = self.claim.shared().clone();
+        if mutated!(shared.lock().mutant, InstallHalf) {
+            return self.publish_half(&shared);
+        }
         for file in &self.manifest.files {
             shared.lock().files.flush(&self.directory, &file.name)?;
         }
@@ -173,6 +176,19 @@ impl<F: Files> Receiving<F> {
             self.mark(file, chunk, false);
         }
         found?;
+        let finished = shared.publish(
+            &self.directory,
+            &self.manifest,
+            &self.manifest_bytes,
+            &mut *self.pace,
+        )?;
+        self.ended = true;
+        Ok(finished)
+    }
+
+    /// What a mutant does: the name comes first.
+    fn publish_half(&mut self, shared: &Shared<F>) -> Result<SnapshotSummary, SnapshotError> {
+        shared.write_manifest(&self.directory, &self.manifest_bytes)?;
         let finished = shared.publish(
             &self.directory,
             &self.manifest,

@@ -10,6 +10,7 @@ use super::files::Files;
 use super::manifest::{MANIFEST_FILE, Manifest, SnapshotSummary};
 use super::names::{Named, Place};
 use bytes::Bytes;
+use logdrive_raft::mutant::Mutant;
 use logdrive_raft::{GroupId, SnapshotId};
 
 /// After so many chunks of a file it is flushed. A little at a time: nobody else's flush should have to wait behind all
@@ -36,6 +37,7 @@ pub(super) struct State<F> {
     claimed: BTreeSet<(GroupId, Work)>,
     /// The manifest that was read last. Chunks are sent one at a time, and it may be large.
     held: Option<Arc<Held>>,
+    pub(super) mutant: Option<Mutant>,
 }
 
 /// A finished snapshot whose manifest was read.
@@ -74,6 +76,7 @@ impl<F: Files> Shared<F> {
             files,
             claimed: BTreeSet::new(),
             held: None,
+            mutant: None,
         };
         let state = Arc::new(Mutex::new(state));
         Self { state }

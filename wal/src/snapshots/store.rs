@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use logdrive_raft::mutant::Mutant;
 use logdrive_raft::{Anchor, ClusterId, GroupId, Replica, SnapshotId};
 
 use super::error::SnapshotError;
@@ -90,6 +91,13 @@ impl<F: Files> SnapshotStore<F> {
         let foreign = others.iter().map(|name| shared.path(name, None));
         let foreign = foreign.collect();
         Ok(Self { shared, foreign })
+    }
+
+    /// Has this bug, in builds that hold any.
+    #[must_use]
+    pub fn with_mutant(self, mutant: Option<Mutant>) -> Self {
+        self.shared.lock().mutant = mutant;
+        self
     }
 
     /// The directories that lay beside the snapshots and are none of ours. They are left alone.

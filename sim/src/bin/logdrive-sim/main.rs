@@ -14,6 +14,7 @@ use clap::{Args, Parser, Subcommand};
 use logdrive_raft::Micros;
 use logdrive_shard::units;
 
+mod alone;
 mod images;
 mod mutants;
 mod replay;

@@ -22,6 +22,7 @@ use logdrive_sim::kv::KvModel;
 use logdrive_sim::oracle::Rule;
 use logdrive_sim::script::Script;
 
+use crate::alone;
 use crate::say::say;
 use crate::{EXIT_ASSERTION, EXIT_INTERNAL, EXIT_USAGE, MutantsArgs, jobs};
 
@@ -33,6 +34,10 @@ const VERDICT_SEEDS: u64 = 200;
 
 /// The bugs of the log that the images of its histories show.
 const BY_IMAGES: [&str; 2] = ["block-anywhere", "debris-kept"];
+
+/// The bugs of the core that no run shows while memberships never change and no two snapshots contradict each other:
+/// one replica alone is given what no peer of this cluster would send.
+const ALONE: [&str; 2] = ["snapshot-other-term", "membership-survives-install"];
 
 /// So many histories are looked into for each of them. 300 000 images come of about 300.
 const HISTORIES: u64 = 300;
@@ -48,6 +53,8 @@ enum Run {
     Images {
         history: u64,
     },
+    /// One replica, and a snapshot that it is given.
+    Alone,
 }
 
 impl fmt::Display for Run {
@@ -58,6 +65,7 @@ impl fmt::Display for Run {
                 write!(f, "{seed}{beyond}")
             }
             Run::Images { history } => write!(f, "images {history}"),
+            Run::Alone => f.write_str("alone"),
         }
     }
 }
@@ -165,7 +173,7 @@ fn line(mutant: Mutant, found: Option<&Found>) -> String {
     let text = text.replace('\n', " ");
     let kind = match run {
         Run::Cluster { .. } => "seed ",
-        Run::Images { .. } => "",
+        Run::Images { .. } | Run::Alone => "",
     };
     format!("{:<28} {kind}{run} after {tried}: {text}", mutant.name())
 }
@@ -173,8 +181,16 @@ fn line(mutant: Mutant, found: Option<&Found>) -> String {
 /// The first run that catches a bug by an oracle, or else by an assertion.
 fn search(mutant: Mutant, first: impl Iterator<Item = Run>, seeds: u64) -> Option<Found> {
     let by_images = BY_IMAGES.contains(&mutant.name());
-    let runs = if by_images { HISTORIES } else { seeds };
+    let alone = ALONE.contains(&mutant.name());
+    let runs = match (by_images, alone) {
+        (true, _) => HISTORIES,
+        (_, true) => 1,
+        _ => seeds,
+    };
     let all = (1..=runs).map(|number| {
+        if alone {
+            return Run::Alone;
+        }
         if by_images {
             return Run::Images { history: number };
         }
@@ -214,6 +230,13 @@ fn try_one(mutant: Option<Mutant>, run: Run) -> Option<Caught> {
             Some(Caught {
                 asserted: failed.violation.rule == Rule::Assertion,
                 text: failed.violation.to_string(),
+            })
+        }
+        Run::Alone => {
+            let text = alone::broken(mutant)?;
+            Some(Caught {
+                asserted: false,
+                text,
             })
         }
         Run::Images { history } => {
@@ -274,13 +297,16 @@ fn known_path() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("mutants.txt")
 }
 
-/// The runs that are known to catch a bug: a line each, `NAME SEED`, `NAME SEED beyond` or `NAME images HISTORY`.
+/// The runs that are known to catch a bug: a line each, `NAME SEED`, `NAME SEED beyond`,
+/// `NAME images HISTORY` or `NAME alone`.
 fn read_known() -> Vec<(String, Run)> {
     let text = std::fs::read_to_string(known_path()).unwrap_or_default();
     let parse = |line: &str| {
         let mut words = line.split_whitespace();
         let (name, number) = (words.next()?, words.next()?);
-        let run = if number == "images" {
+        let run = if number == "alone" {
+            Run::Alone
+        } else if number == "images" {
             Run::Images {
                 history: words.next()?.parse().ok()?,
             }

@@ -1,15 +1,13 @@
 //! Media with a log written block by block, and what the view makes of them.
 
-use logdrive_raft::io::{HardState, Write};
+use logdrive_raft::io::HardState;
 use logdrive_raft::wire::Encode;
-use logdrive_raft::{ClusterId, Genesis, Incarnation, Micros, Replica};
-use logdrive_wal::Wal;
+use logdrive_raft::{ClusterId, Genesis, Incarnation, Replica};
 use logdrive_wal::disk::BLOCK_BYTES;
 use logdrive_wal::format::{GroupCheckpoint, Place, Verdict, VerdictKind};
 
 use super::*;
 use crate::dice::{Dice, Site};
-use crate::disk::{Crash, SimDisk, SimDiskOptions, Tear};
 
 const GROUP: GroupId = GroupId(1);
 const BLOCKS: u32 = 64;
@@ -287,75 +285,4 @@ fn an_opening_counts_from_its_verdict_on() {
     log.open();
     log.view.read(&log.medium);
     assert!(!log.view.covers(GROUP, one));
-}
-
-/// The real log, cut again and again: segments are released, and their slots taken again.
-#[test]
-fn a_log_whose_beginning_was_released_is_followed_from_its_oldest_segment() {
-    let medium = SimStorage::new(Dice::drawn(Site::Disk(NodeId(1)), 1));
-    let identity = logdrive_wal::Identity {
-        cluster: genesis().cluster,
-        node: NodeId(1),
-    };
-    let fresh = logdrive_wal::FreshIds {
-        incarnation: Incarnation(0x1ca),
-        log_uuid: 0x10c,
-    };
-    let mut view = FlushedView::default();
-    let mut tip = genesis().origin();
-    let mut released = 0;
-    for boot in 0..4 {
-        let options = logdrive_wal::Options::new(identity, fresh).with_slots(64 << 10, 16);
-        let disk = SimDisk::new(medium.clone(), SimDiskOptions::default());
-        let (mut wal, _) = Wal::open(disk, options).expect("nothing fails");
-        let mut now = 0;
-        let mut settle = |wal: &mut Wal<SimDisk>| {
-            wal.submit(Micros(now));
-            while !wal.is_drained() {
-                now = wal.disk().next_due().expect("something is under way");
-                wal.disk_mut().advance(now);
-                wal.poll(Micros(now));
-                wal.submit(Micros(now));
-            }
-        };
-        if boot == 0 {
-            wal.create_group(&genesis()).expect("a new log");
-            settle(&mut wal);
-        }
-        for _ in 0..60 {
-            let payload = [7; 5000];
-            let mut builder = logdrive_raft::EntryBuilder::with_room(1, payload.len());
-            builder.push(&payload);
-            let entry = builder.finish();
-            let entry = entry.seal(GROUP, Term(1), tip.index.next(), tip.chain);
-            let before = tip;
-            tip = entry.position();
-            let anchor = logdrive_raft::Anchor {
-                at: before,
-                ..Default::default()
-            };
-            let writes = [Write::Entries(vec![entry]), Write::Anchor(anchor)];
-            wal.append(GROUP, &writes).expect("there is room");
-            settle(&mut wal);
-            let base = logdrive_raft::Base {
-                at: before,
-                tip,
-                ..Default::default()
-            };
-            wal.append(GROUP, &[Write::Base(base)])
-                .expect("there is room");
-            settle(&mut wal);
-            view.read(&medium);
-            assert!(view.covers(GROUP, tip) && view.has_begun(GROUP));
-        }
-        released += wal.status().counters.segments_released;
-        let beyond = LogPosition {
-            index: tip.index.next(),
-            ..tip
-        };
-        assert!(!view.covers(GROUP, beyond));
-        drop(wal);
-        medium.crash(Crash::Power, Tear::Never);
-    }
-    assert!(released > 10, "{released}");
 }

@@ -127,7 +127,11 @@ fn draw_snapshot(random: &mut Rng, slot_bytes: u64) -> SnapshotPlan {
             0
         },
         log_entries: one(random, &[40, 200, 1_000, 100_000]),
-        keep_log_bytes: one(random, &[0, 0, 4 << 10, 64 << 10]),
+        // Where nobody takes one but an operator, logs are kept, and followers get from them whatever they lack.
+        keep_log_bytes: match one(random, &[0, 0, 4 << 10, 64 << 10]) {
+            keep if by_itself => keep,
+            _ => 64 << 20,
+        },
         retain_log_bytes: one(random, &[0, 16 << 10, 256 << 10, frame << 4]),
         fetch_bytes_per_s: if padded {
             one(random, &[1 << 20, 4 << 20, 64 << 20])

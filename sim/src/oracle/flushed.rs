@@ -308,16 +308,30 @@ impl FlushedView {
         for whole in self.wholes.values_mut() {
             whole.on_path = false;
         }
+        let before = (self.path.epoch(), self.path.number());
+        let mut best = self.furthest(self.beginnings(true));
+        let reached = best.as_ref().map(|(path, _)| (path.epoch(), path.number()));
+        if reached < Some(before) {
+            // A segment that nobody needs any more may end in the middle, and the next one does not begin anew.
+            best = self.furthest(self.beginnings(false));
+        }
+        let (path, taken) = best.unwrap_or_default();
+        self.path = path;
+        self.mark_taken(&taken);
+    }
+
+    /// The path that gets furthest of those that begin here.
+    fn furthest(&self, beginnings: Vec<Spot>) -> Option<(Path, Vec<Spot>)> {
         let mut best: Option<(Path, Vec<Spot>)> = None;
-        for first in self.beginnings() {
+        for first in beginnings {
             let mut path = Path::at(&self.wholes[&first].header);
             let taken = self.walk(&mut path);
             let Some((last, _)) = taken.last() else {
                 continue;
             };
-            let segment = |slot: &SlotId| self.headers.get(slot).map(|(header, _)| header);
-            let begins = segment(&first.0).map_or(u64::MAX, |header| header.segment);
-            let oldest = segment(last).map_or(0, |header| header.oldest);
+            let header = |slot: &SlotId| self.headers.get(slot).map(|(header, _)| header);
+            let begins = header(&first.0).map_or(u64::MAX, |header| header.segment);
+            let oldest = header(last).map_or(0, |header| header.oldest);
             let reach = |path: &Path| (path.epoch(), path.number());
             let further = best
                 .as_ref()
@@ -326,18 +340,16 @@ impl FlushedView {
                 best = Some((path, taken));
             }
         }
-        let (path, taken) = best.unwrap_or_default();
-        self.path = path;
-        self.mark_taken(&taken);
+        best
     }
 
-    /// The first groups of segments before which nothing is there.
-    fn beginnings(&self) -> Vec<Spot> {
+    /// The first groups of segments: those alone before which nothing is there, or all.
+    fn beginnings(&self, alone: bool) -> Vec<Spot> {
         let chains: HashSet<Chain, Build> = self.wholes.values().map(|whole| whole.chain).collect();
         let firsts = self.wholes.iter().filter(|(_, whole)| {
             let header = &whole.header;
             header.kind == GroupKind::First
-                && (header.number == 1 || !chains.contains(&header.previous))
+                && (!alone || header.number == 1 || !chains.contains(&header.previous))
         });
         firsts.map(|(spot, _)| *spot).collect()
     }

@@ -297,8 +297,8 @@ impl Oracle {
             group.truth.add_root(core.base().chain);
         }
         let base = core.base();
-        if base.index > Index(0) && group.truth.committed_at(base.index) != Some(base) && !untrusted
-        {
+        let committed = group.truth.committed_at(base.index) == Some(base);
+        if base.index > Index(0) && !committed && !untrusted && !self.beyond {
             return Err(Violation::new(
                 Rule::RecoveryTruth,
                 format!(

@@ -18,6 +18,9 @@ use crate::step::{Call, DiskFault, Moment, Shape, Step, Target, Timed};
 /// How long everything is quiet at the end, so that the last commit reaches everybody, in microseconds.
 const QUIET_US: u64 = 600_000;
 
+/// How long that is where somebody without whom nothing is committed may just then fetch many parts, slowly.
+const QUIET_FETCHING_US: u64 = 2_500_000;
+
 /// How long a healed core is asked things after it has settled.
 const ASKED_US: u64 = 400_000;
 
@@ -110,7 +113,10 @@ fn draw_plan(random: &mut Rng, beyond_limit: bool) -> Plan {
         },
         snapshot,
     };
-    plan.healthy_us = settle_us(&plan) + ASKED_US + QUIET_US;
+    if plan.snapshot.padding_bytes > 0 {
+        plan.quiet_us = QUIET_FETCHING_US;
+    }
+    plan.healthy_us = settle_us(&plan) + ASKED_US + plan.quiet_us;
     plan
 }
 

@@ -23,14 +23,19 @@ impl<M: Model> Cluster<'_, M> {
 
     fn begin(&mut self, call: Call) -> Checked {
         let plan = &self.plan;
-        let quiet = plan.faulty_us + plan.healthy_us - plan.quiet_us;
-        let rests = plan.client.rests
-            && Micros(plan.faulty_us) <= self.now
-            && self.now < Micros(plan.faulty_us + settle_us(plan));
-        if Micros(quiet) <= self.now || rests {
+        let end = Micros(plan.faulty_us + plan.healthy_us);
+        let quiet = Micros(end.0 - plan.quiet_us);
+        let settled = Micros(plan.faulty_us + settle_us(plan));
+        let rests = plan.client.rests && Micros(plan.faulty_us) <= self.now && self.now < settled;
+        if quiet <= self.now || rests {
             return Ok(());
         }
-        let timeout_us = self.plan.client.timeout_us;
+        // A healed core may be just a quorum, and the last of it have to fetch before anything is committed.
+        let timeout_us = if settled <= self.now {
+            end.0 - self.now.0 - 1
+        } else {
+            plan.client.timeout_us
+        };
         let (attempt, number, deadline) =
             self.clients.begin(self.now, call, timeout_us, self.model);
         self.schedule(deadline, Due::Deadline(number));

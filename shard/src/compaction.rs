@@ -196,8 +196,13 @@ impl Snapshots {
         fetch.into_iter().chain(retry).min()
     }
 
-    /// Time has passed. Says whether a transfer is over that was said to be outrun.
-    pub(crate) fn on_tick(&mut self, now: Micros) -> bool {
+    /// Time has passed, and so far the logs of followers match. Says whether a transfer is over that was said to be
+    /// outrun.
+    pub(crate) fn on_tick(
+        &mut self,
+        now: Micros,
+        matched: impl Fn(NodeId) -> Option<Index>,
+    ) -> bool {
         // The time for another attempt has come; it need not wake anybody again.
         if self.retry_at.is_some_and(|at| at <= now) {
             self.retry_at = None;
@@ -205,10 +210,17 @@ impl Snapshots {
         let outrun =
             |fences: &BTreeMap<NodeId, Fence>| fences.values().any(|fence| fence.outrun_said);
         let before = outrun(&self.fences);
+        // Whoever has what the snapshot holds goes on with the log.
+        let fetches = |peer: NodeId, fence: &Fence| matched(peer) < Some(fence.progress.at.index);
         self.fences
-            .retain(|_, fence| now.since(fence.heard) < FENCE_US);
+            .retain(|peer, fence| fetches(*peer, fence) && now.since(fence.heard) < FENCE_US);
         self.sending.retain(|_, until| now < *until);
         before && !outrun(&self.fences)
+    }
+
+    /// Whether any follower fetches a snapshot.
+    pub(crate) fn is_sending(&self) -> bool {
+        !self.fences.is_empty()
     }
 
     /// Followers that fetch a snapshot, as they tell it.
@@ -405,22 +417,40 @@ mod tests {
         let mut snapshots = Snapshots::default();
         snapshots.on_asked(SnapshotId(7), Micros(0));
         snapshots.on_progress(NodeId(3), progress(1, 1), Micros(0));
-        snapshots.on_tick(Micros(FENCE_US - 1));
+        snapshots.on_tick(Micros(FENCE_US - 1), |_| None);
         assert_eq!(snapshots.keep(), [SnapshotId(7)]);
         assert_eq!(snapshots.fences.len(), 1);
-        snapshots.on_tick(Micros(FENCE_US));
+        snapshots.on_tick(Micros(FENCE_US), |_| None);
         assert!(snapshots.keep().is_empty() && snapshots.fences.is_empty());
+    }
+
+    #[test]
+    fn whoever_has_what_was_fetched_holds_no_log_back() {
+        let mut snapshots = Snapshots::default();
+        let at = LogPosition {
+            index: Index(5),
+            ..LogPosition::default()
+        };
+        let progress = Progress {
+            at,
+            ..progress(1, 1)
+        };
+        snapshots.on_progress(NodeId(3), progress, Micros(0));
+        snapshots.on_tick(Micros(0), |_| Some(Index(4)));
+        assert_eq!(snapshots.transfers().len(), 1);
+        snapshots.on_tick(Micros(0), |_| Some(Index(5)));
+        assert!(snapshots.transfers().is_empty());
     }
 
     #[test]
     fn what_was_offered_is_there_when_it_is_asked_for() {
         let mut snapshots = Snapshots::default();
         snapshots.on_offered(SnapshotId(7), Micros(0));
-        snapshots.on_tick(Micros(OFFERED_US - 1));
+        snapshots.on_tick(Micros(OFFERED_US - 1), |_| None);
         assert_eq!(snapshots.keep(), [SnapshotId(7)]);
         snapshots.on_asked(SnapshotId(7), Micros(OFFERED_US - 1));
         snapshots.on_offered(SnapshotId(7), Micros(OFFERED_US));
-        snapshots.on_tick(Micros(FENCE_US));
+        snapshots.on_tick(Micros(FENCE_US), |_| None);
         assert_eq!(snapshots.keep(), [SnapshotId(7)]);
     }
 

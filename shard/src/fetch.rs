@@ -35,7 +35,7 @@ const ASK_US: u64 = 300_000;
 /// How long a part is waited for before it is asked for again.
 const PART_US: u64 = 2_000_000;
 
-/// How long after the last part somebody who restarts is waited for, if the others have other snapshots.
+/// How long after the last part somebody who restarts is waited for at most, if the others have other snapshots.
 const BEGUN_US: u64 = 5_000_000;
 
 /// After so many parts in a row that did not come somebody else is asked.
@@ -48,7 +48,7 @@ const DAMAGED_MAX: u32 = 8;
 const PAUSE_US_MIN: u64 = 200_000;
 
 /// The longest such pause.
-const PAUSE_US_MAX: u64 = 10_000_000;
+const PAUSE_US_MAX: u64 = 2_000_000;
 
 /// How many that did not deliver are remembered.
 const FAILED_MAX: usize = 16;
@@ -366,7 +366,7 @@ impl Fetch {
             return;
         }
         self.begun = Some(source);
-        self.begun_until = now.after(BEGUN_US);
+        self.begun_until = now.after(self.worth_waiting_us(bytes_have));
         self.go_on(source, missing.into(), bytes_have, now);
     }
 
@@ -404,8 +404,9 @@ impl Fetch {
             }
         }
         if stored.is_some() {
+            let have = *bytes_have;
             self.pause_us = PAUSE_US_MIN;
-            self.begun_until = now.after(BEGUN_US);
+            self.begun_until = now.after(self.worth_waiting_us(have));
         }
         self.ask_for_chunks(now);
     }
@@ -447,6 +448,12 @@ impl Fetch {
         if !matches!(self.step, Step::Handed) {
             self.pause(now);
         }
+    }
+
+    /// How long it pays to wait for who had what was begun: twice what fetching so much again would take.
+    fn worth_waiting_us(&self, bytes_have: u64) -> u64 {
+        let again_us = u128::from(bytes_have) * 1_000_000 / u128::from(self.bytes_per_s_max);
+        u64::try_from(2 * again_us).map_or(BEGUN_US, |us| us.min(BEGUN_US))
     }
 
     fn source(&self) -> Option<Source> {

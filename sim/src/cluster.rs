@@ -124,6 +124,8 @@ pub struct Cluster<'a, M: Model> {
     traps: Vec<Trap>,
     /// Who fetches what.
     fetches: BTreeMap<(NodeId, GroupId), Fetching>,
+    /// Whether anybody ever fetched anything.
+    has_fetched: bool,
     /// What the first machine that came to an entry held, by the chain there.
     digests: BTreeMap<(GroupId, u128), (NodeId, u64)>,
     /// Which groups had a leader when everything was healed and settled, and in which term.
@@ -233,6 +235,7 @@ impl<'a, M: Model> Cluster<'a, M> {
             applied: BTreeMap::new(),
             traps: Vec::new(),
             fetches: BTreeMap::new(),
+            has_fetched: false,
             digests: BTreeMap::new(),
             settled: BTreeMap::new(),
             healed: false,

@@ -6,6 +6,9 @@ use super::*;
 
 const PEERS: [NodeId; 2] = [NodeId(1), NodeId(2)];
 
+/// Bytes a second, and how many bytes there are: what they would take again is one second.
+const RATE: u64 = 1 << 20;
+
 fn offered(index: u64) -> (Offered, Bytes) {
     let manifest = Bytes::from(format!("manifest {index}"));
     let at = LogPosition {
@@ -34,7 +37,7 @@ fn asks(fetch: &mut Fetch) -> Option<(NodeId, SnapshotId)> {
 
 /// Fetches a snapshot up to 10 from node 1, has a part of it, and has just lost node 1.
 fn begun(now: Micros) -> Fetch {
-    let mut fetch = Fetch::begin(Index(5), None, 1 << 30, &PEERS, now);
+    let mut fetch = Fetch::begin(Index(5), None, RATE, &PEERS, now);
     let (ten, manifest) = offered(10);
     fetch.on_transfer(PEERS[0], Transfer::Offer(Some(ten)), now);
     fetch.on_transfer(PEERS[1], Transfer::Offer(Some(offered(9).0)), now);
@@ -50,7 +53,7 @@ fn begun(now: Micros) -> Fetch {
         first: 0,
         count: 4,
     }];
-    fetch.on_receiving(ten.snapshot, missing, 0, now);
+    fetch.on_receiving(ten.snapshot, missing, RATE, now);
     fetch.on_disconnected(PEERS[0], now);
     fetch.take_orders();
     fetch
@@ -69,7 +72,7 @@ fn who_had_what_was_begun_is_waited_for_a_little() {
     let other = Transfer::Offer(Some(offered(9).0));
     asks_again(&mut fetch, now);
     fetch.on_transfer(PEERS[1], other.clone(), now);
-    fetch.on_tick(&PEERS, now.after(ASK_US));
+    fetch.on_tick(&PEERS, now.after(2_000_000 - 1));
     assert_eq!(asks(&mut fetch), None);
     // It comes back, and has it still.
     asks_again(&mut fetch, now);
@@ -78,7 +81,7 @@ fn who_had_what_was_begun_is_waited_for_a_little() {
     assert_eq!(asks(&mut fetch), Some((PEERS[0], offered(10).0.snapshot)));
 
     let mut fetch = begun(now);
-    let late = now.after(BEGUN_US);
+    let late = now.after(2_000_000);
     asks_again(&mut fetch, late);
     fetch.on_transfer(PEERS[1], other, late);
     fetch.on_tick(&PEERS, late.after(ASK_US));

@@ -254,7 +254,15 @@ impl<D: Disk, P: Ports> Shard<D, P> {
     fn turn_fetch(&mut self, now: Micros, id: GroupId) {
         let rate = self.snapshot_settings.fetch_bytes_per_s;
         let group = self.groups.get_mut(&id).expect("listed by the caller");
-        if group.snapshots.on_tick(now) {
+        let peers = match &group.phase {
+            Phase::Running(raft) if group.snapshots.is_sending() => raft.peers(),
+            _ => Vec::new(),
+        };
+        let matched = |id: NodeId| {
+            let peer = peers.iter().find(|peer| peer.replica.id == id);
+            peer.and_then(|peer| peer.match_index)
+        };
+        if group.snapshots.on_tick(now, matched) {
             self.ports.notice(Notice::TransferOver { group: id });
         }
         let Phase::Running(raft) = &group.phase else {

@@ -108,9 +108,10 @@ impl<M: Model> Cluster<'_, M> {
             return Ok(());
         }
         let frame = self.plan.disk.slot_bytes / 4;
-        let fetched = match self.coverage.of(Mark::Installed) + self.fetches.len() as u64 {
-            0 => 0,
-            _ => plan.retain_log_bytes,
+        let fetched = if self.has_fetched {
+            plan.retain_log_bytes
+        } else {
+            0
         };
         let may = 2 * plan.log_bytes
             + plan.log_bytes / 8

@@ -107,6 +107,7 @@ impl<M: Model> Cluster<'_, M> {
         match transfer {
             Transfer::Progress(progress) => {
                 let at = progress.at.index;
+                self.has_fetched = true;
                 let others = self.fetches.keys();
                 let mut others = others.filter(|(node, group)| *group == key.1 && *node != key.0);
                 if !self.fetches.contains_key(&key) && others.next().is_some() {

@@ -433,8 +433,10 @@ pub struct PeerStatus {
     pub match_index: Option<Index>,
     /// The next entry to send.
     pub next_index: Index,
-    /// Bytes on their way.
+    /// Bytes on their way, but for what a probe carries.
     pub inflight_bytes: usize,
+    /// Entries on their way, likewise.
+    pub inflight_entries: u64,
     /// The append stream in use.
     pub session: ReplicationSession,
     /// What it needs next is no longer in the leader's log: it has to fetch a snapshot.

@@ -159,11 +159,17 @@ impl Progress {
     }
 
     pub(crate) fn status(&self, log: &Log) -> PeerStatus {
+        // A probe carries an append at most, wherever it asks.
+        let (bytes, entries) = match self.mode {
+            Mode::Probe { .. } => (0, 0),
+            Mode::Replicate => self.inflight(log),
+        };
         PeerStatus {
             replica: self.replica,
             match_index: self.match_index,
             next_index: self.next_index,
-            inflight_bytes: usize::try_from(self.inflight(log).0).unwrap_or(usize::MAX),
+            inflight_bytes: usize::try_from(bytes).unwrap_or(usize::MAX),
+            inflight_entries: entries,
             session: self.session,
             behind: self.behind,
             heard: self.heard,

@@ -19,7 +19,7 @@ use crate::step::{Call, DiskFault, Moment, Shape, Step, Target, Timed};
 const QUIET_US: u64 = 600_000;
 
 /// How long that is where somebody without whom nothing is committed may just then fetch many parts, slowly.
-const QUIET_FETCHING_US: u64 = 2_500_000;
+const QUIET_FETCHING_US: u64 = 3_000_000;
 
 /// How long a healed core is asked things after it has settled.
 const ASKED_US: u64 = 400_000;
@@ -140,7 +140,7 @@ fn draw_snapshot(random: &mut Rng, slot_bytes: u64) -> SnapshotPlan {
         },
         retain_log_bytes: one(random, &[0, 16 << 10, 256 << 10, frame << 4]),
         fetch_bytes_per_s: if padded {
-            one(random, &[1 << 20, 4 << 20, 64 << 20])
+            one(random, &[2 << 20, 4 << 20, 64 << 20])
         } else {
             64 << 20
         },

@@ -143,10 +143,7 @@ fn check_windows(id: NodeId, core: &Raft, bounds: &Bounds) -> Checked {
                 bounds.window,
             );
         }
-        let Some(matched) = peer.match_index else {
-            continue;
-        };
-        let entries = peer.next_index.0 - 1 - matched.0;
+        let entries = peer.inflight_entries;
         if entries > bounds.entries {
             let text = format!(
                 "node {id}: {entries} entries are on their way to node {}, at most {} may",

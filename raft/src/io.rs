@@ -143,6 +143,9 @@ pub struct Restored {
     pub never_votes: bool,
     /// Where the log begins: the origin, or what a snapshot covers.
     pub base: LogPosition,
+    /// How far the log is known to be committed: to the base, or as far as an anchor or a state machine shows, for only
+    /// what is committed is applied.
+    pub commit: LogPosition,
     /// The entries above the base, without gaps, all of them durable.
     pub entries: Vec<EntryMeta>,
     /// The membership at the base.
@@ -166,6 +169,7 @@ impl Restored {
             hard_state: HardState::default(),
             never_votes: false,
             base,
+            commit: base,
             entries: Vec::new(),
             membership,
             configurations: Vec::new(),

@@ -90,8 +90,8 @@ impl Sessions {
 }
 
 impl Raft {
-    /// A replica with what its log held. Everything in `restored` is durable; how much of it is committed
-    /// is for a leader to say.
+    /// A replica with what its log held. Everything in `restored` is durable; how much more of it is committed than
+    /// it says is for a leader to say.
     ///
     /// # Panics
     ///
@@ -151,6 +151,9 @@ impl Raft {
             log,
             config,
         };
+        if raft.commit != restored.commit {
+            raft.set_commit(restored.commit);
+        }
         if term_was_lost {
             raft.outbox.write_hard_state(hard_state, None);
         }

@@ -113,7 +113,7 @@ fn draw_plan(random: &mut Rng, beyond_limit: bool) -> Plan {
         },
         snapshot,
     };
-    if plan.snapshot.padding_bytes > 0 {
+    if plan.snapshot.log_bytes > 0 {
         plan.quiet_us = QUIET_FETCHING_US;
     }
     plan.healthy_us = settle_us(&plan) + ASKED_US + plan.quiet_us;

@@ -211,6 +211,9 @@ impl<D: Disk> Opened<D> {
                         let group = setup.group;
                         ports.notice(Notice::SnapshotLacking { group, base });
                     }
+                    let machine = setup.applied.index;
+                    let machine = if ahead.is_none() { machine } else { base.index };
+                    found.restored.commit = committed(&found.restored, machine);
                     let raft = Raft::new(config, found.restored, now);
                     (Phase::Running(Box::new(raft)), Some(found.genesis), ahead)
                 }
@@ -298,6 +301,19 @@ fn check_machine(
     Ok((!same).then_some(machine))
 }
 
+/// How far a log is committed at least: only what is was ever covered by an anchor, or applied by a machine.
+fn committed(log: &Restored, machine: Index) -> LogPosition {
+    let known = machine.max(log.anchor.index);
+    let above = known.0.checked_sub(log.base.index.0 + 1);
+    let place = above.and_then(|above| usize::try_from(above).ok());
+    let entry = place.and_then(|place| log.entries.get(place));
+    entry.map_or(log.base, |entry| LogPosition {
+        index: known,
+        term: entry.term,
+        chain: entry.chain,
+    })
+}
+
 /// Whether a log goes on from where a snapshot ends: it has the same entry there, or ends before, for commit may have
 /// run ahead of this disk; then they are compared when the log gets there.
 fn connects(at: &LogPosition, log: &Restored) -> bool {
@@ -337,6 +353,24 @@ mod tests {
             let checked = check_machine(GroupId(1), machine, &log());
             assert!(matches!(checked, Ok(None)), "{checked:?}");
         }
+    }
+
+    #[test]
+    fn a_log_is_committed_as_far_as_its_machine_and_its_anchor_show() {
+        let mut log = log();
+        let meta = |chain| logdrive_raft::io::EntryMeta {
+            term: Term(2),
+            chain: Chain(chain),
+            frame_bytes: 80,
+        };
+        log.entries = vec![meta(60), meta(70)];
+        for below in [0, 4, 5] {
+            assert_eq!(committed(&log, Index(below)), at(5, 50));
+        }
+        assert_eq!(committed(&log, Index(7)), at(7, 70));
+        log.anchor = at(6, 60);
+        assert_eq!(committed(&log, Index(0)), at(6, 60));
+        assert_eq!(committed(&log, Index(7)), at(7, 70));
     }
 
     #[test]

@@ -155,6 +155,13 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         self.groups.get(&group)?.raft()
     }
 
+    /// Whether a group does nothing any more. Its core stays what it was.
+    #[must_use]
+    pub fn is_halted(&self, group: GroupId) -> bool {
+        let phase = self.groups.get(&group).map(|group| &group.phase);
+        matches!(phase, Some(Phase::Halted { .. }))
+    }
+
     /// Stops a group whose machine has failed.
     pub fn fence(&mut self, group: GroupId, why: String) {
         if let Some(group) = self.groups.get_mut(&group) {

@@ -664,6 +664,12 @@ impl<M: Model> SimNode<M> {
         self.running.as_ref()?.shard.core(group)
     }
 
+    /// Whether a group of it does nothing any more.
+    pub fn is_halted(&self, group: GroupId) -> bool {
+        let running = self.running.as_ref();
+        running.is_some_and(|running| running.shard.is_halted(group))
+    }
+
     /// How it stands, while it runs.
     pub fn status(&self) -> Option<ShardStatus> {
         Some(self.running.as_ref()?.shard.status())

@@ -1,6 +1,5 @@
 //! What a core claims after a turn, and whether it is so.
 
-use logdrive_raft::io::Role;
 use logdrive_raft::{GroupId, Index, LogPosition, Micros, NodeId, Raft, Term};
 
 use super::replica::covers;
@@ -14,17 +13,17 @@ pub(crate) struct Cuts {
 }
 
 impl Oracle {
-    /// Looks at a replica after a turn, in which its clock said `local`. Says whether its log was cut, at either end.
+    /// Looks at a replica after a turn, in which its clock said `local` and it led or did not. Says whether its log was cut, at either end.
     pub(crate) fn look(
         &mut self,
         node: NodeId,
         id: GroupId,
         core: &Raft,
+        leads: bool,
         local: Micros,
     ) -> Result<Cuts, Violation> {
         let group = self.groups.get_mut(&id).expect("made for every group");
         group.said.taken_in(node, local);
-        let leads = core.role() == Role::Leader;
         let before = group.nodes[place(node)];
         let now = Seen {
             alive: true,

@@ -466,7 +466,7 @@ mod tests {
             let next = snapshots.next_deadline().unwrap();
             waits.push(next.since(now) / 1_000_000);
             now = next;
-            snapshots.on_tick(now);
+            snapshots.on_tick(now, |_| None);
             assert!(snapshots.may_take(now));
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);

@@ -74,15 +74,25 @@ fn a_machine_that_is_ahead_of_its_log_waits_for_the_log() {
     assert_eq!(line.role, "follower", "{:?}", line.why);
 }
 
-/// What such a machine holds was committed, but its log cannot know that before it hears of a leader.
+/// What such a machine holds was committed, but an anchor is for what the log holds as well.
 #[test]
-fn a_snapshot_of_a_machine_that_is_ahead_of_the_commit_index_waits_for_it() {
+fn a_snapshot_of_a_machine_that_is_ahead_of_its_log_waits_for_the_log() {
     let cluster = Cluster::new(SnapshotSettings::manual());
-    let nodes = three(&cluster);
+    let mut nodes = three(&cluster);
     let through = put(&nodes, 20, 100);
     converge(&nodes, through);
+    let id = stop_follower(&mut nodes);
+    let through = put(&nodes, 20, 100);
+    converge(&nodes, through);
+    let other = nodes[0].replica().id.0;
+    wait(nodes[0].groups().next().unwrap().snapshot_now()).unwrap();
+    image(&cluster.database(other), &cluster.database(id));
+    let others = nodes
+        .iter()
+        .map(|node| node.replica().id.0)
+        .collect::<Vec<_>>();
     stop_all(nodes);
-    let mut nodes = vec![cluster.start(1)];
+    let mut nodes = vec![cluster.start(id)];
     // It is asked for when somebody waits for it.
     let taken = nodes[0].groups().next().unwrap().snapshot_now();
     let taken = std::thread::spawn(move || wait(taken));
@@ -92,8 +102,24 @@ fn a_snapshot_of_a_machine_that_is_ahead_of_the_commit_index_waits_for_it() {
         assert_eq!(nodes[0].metrics().snapshot_handle_us.len(), 0);
         std::thread::yield_now();
     }
-    nodes.extend([cluster.start(2), cluster.start(3)]);
+    nodes.extend(others.into_iter().map(|id| cluster.start(id)));
     assert!(through <= taken.join().unwrap().unwrap());
+    let through = put(&nodes, 5, 100);
+    converge(&nodes, through);
+}
+
+/// Only what is committed is applied, so a node knows without a leader how far its log is committed.
+#[test]
+fn a_node_that_is_alone_takes_a_snapshot_of_what_its_machine_has_applied() {
+    let cluster = Cluster::new(SnapshotSettings::manual());
+    let nodes = three(&cluster);
+    let through = put(&nodes, 20, 100);
+    converge(&nodes, through);
+    stop_all(nodes);
+    let mut nodes = vec![cluster.start(1)];
+    let taken = wait(nodes[0].groups().next().unwrap().snapshot_now()).unwrap();
+    assert!(through <= taken);
+    nodes.extend([cluster.start(2), cluster.start(3)]);
     let through = put(&nodes, 5, 100);
     converge(&nodes, through);
 }

@@ -500,6 +500,31 @@ fn a_snapshot_that_contradicts_what_is_committed_halts_with_the_evidence() {
     }
 }
 
+/// What a machine has applied may have been answered, whatever the log has heard of it in this life.
+#[test]
+fn a_leader_that_lacks_what_a_machine_has_applied_is_refused() {
+    let log = entries(&[1, 1, 2, 2]);
+    let mut server = Server::new(Restored {
+        hard_state: HardState {
+            term: Term(4),
+            vote: None,
+        },
+        entries: log.iter().map(meta).collect(),
+        commit: log[2].position(),
+        ..Restored::at(genesis().origin(), membership(&[1, 2, 3]))
+    });
+    assert_eq!(server.raft.commit(), log[2].position());
+    assert_eq!(server.ready.commit, Some(log[2].position()));
+    let other = entries(&[1, 1, 5]);
+    server.append(1, log[1].position(), other[2..].to_vec(), log[1].position());
+    let halted = server.ready.halted.take();
+    assert!(
+        matches!(halted, Some(HaltReason::CommittedConflict { .. })),
+        "{halted:?}"
+    );
+    assert_eq!(server.position(3), log[2].position());
+}
+
 #[test]
 fn a_snapshot_of_a_later_term_makes_that_term_known_first() {
     let at = LogPosition {
@@ -605,9 +630,9 @@ fn the_membership_of_a_snapshot_is_in_effect() {
     );
 }
 
-/// Attack 4: a manifest whose anchor has an absurd place takes the shard down, or locks the replica out for ever.
+/// Such a place would leave no room for what comes after it, or a term that nobody else ever reaches.
 #[test]
-fn attack_a_snapshot_with_an_absurd_place_is_refused() {
+fn a_snapshot_with_an_absurd_place_is_refused() {
     let absurd = [
         (u64::MAX, 3),
         (u64::MAX / 2, 3),

@@ -248,9 +248,9 @@ fn an_idle_group_whose_snapshot_has_rotted_takes_another_one() {
     trio.assert_running();
 }
 
-/// Attack 1: a restart finds less than the anchor says, and the log is cut up to the anchor all the same.
+/// A restart may find less than the anchor says.
 #[test]
-fn attack_a_log_is_not_cut_beyond_what_a_restart_has_found() {
+fn a_log_is_not_cut_beyond_what_a_restart_has_found() {
     let mut settings = SnapshotSettings::manual();
     settings.keep_log_bytes = 64 << 10;
     let mut trio = trio(&settings);
@@ -288,9 +288,9 @@ fn attack_a_log_is_not_cut_beyond_what_a_restart_has_found() {
     );
 }
 
-/// Attack 1b: the same, and the cut overtakes the machine that is still being fed from the log: it is never fed again.
+/// The same while the machine is still fed from the log, which a cut would end for good.
 #[test]
-fn attack_a_log_is_not_cut_beyond_what_the_machine_was_given() {
+fn a_log_is_not_cut_beyond_what_the_machine_was_given() {
     let mut settings = SnapshotSettings::manual();
     settings.keep_log_bytes = 16 << 20;
     let slots = [(SLOT_BYTES, 256); 3];
@@ -328,10 +328,10 @@ fn attack_a_log_is_not_cut_beyond_what_the_machine_was_given() {
     assert_eq!(applied, commit, "for ever: the log begins at {base}");
 }
 
-/// Attack 2: a snapshot of somebody else that was received and never became where the log begins (a crash before the
-/// base record, or the commit index overtook it) makes `Retire` remove the one that the log is cut for.
+/// What was received may never become where the log begins: a crash came before the base record, or the commit index
+/// overtook it. Then the log still needs what it was cut for.
 #[test]
-fn attack_a_received_snapshot_that_was_not_installed_does_not_retire_our_own() {
+fn a_received_snapshot_that_was_not_installed_does_not_retire_our_own() {
     let mut settings = SnapshotSettings::manual();
     settings.keep_log_bytes = 16 << 20;
     let slots = [(SLOT_BYTES, 64); 3];
@@ -381,9 +381,9 @@ fn attack_a_received_snapshot_that_was_not_installed_does_not_retire_our_own() {
     );
 }
 
-/// Attack 5: the newest snapshot turns out to be unreadable where the log begins at it: none is taken in its place.
+/// The log begins there and nothing older is left, so only another one helps.
 #[test]
-fn attack_an_unreadable_snapshot_that_the_log_begins_at_is_replaced() {
+fn an_unreadable_snapshot_that_the_log_begins_at_is_replaced() {
     let mut settings = SnapshotSettings::manual();
     settings.keep_log_bytes = 0;
     let mut trio = trio(&settings);

@@ -385,9 +385,9 @@ fn what_an_earlier_leader_had_is_not_insisted_on() {
     );
 }
 
-/// Attack 3: whoever offers the newest one and cannot deliver it is asked for ever, whoever else has one.
+/// Although it offers the newest one.
 #[test]
-fn attack_a_source_that_does_not_deliver_is_left_for_another() {
+fn a_source_that_does_not_deliver_is_left_for_another() {
     let mut rig = Rig::new();
     let (newer, older) = (
         Bytes::from_static(b"newer, and its disk says EIO"),

@@ -199,7 +199,8 @@ pub enum ApplyOn {
     #[default]
     Thread,
     /// On the shard's thread, without a hop: for machines that are quick and never block, such as a map in
-    /// memory. Saves two wake-ups a commit when little is in flight.
+    /// memory. Saves two wake-ups a commit when little is in flight. While a received snapshot is installed the thread
+    /// does nothing else, for any group: a machine of gigabytes wants a thread of its own.
     ShardThread,
 }
 

@@ -165,6 +165,10 @@ impl Future for SnapshotNow {
         let begun = this.shared.snapshots.begin(this.group, this.least, waker);
         this.number = Some(begun);
         this.shared.want_snapshot(this.group);
-        Poll::Pending
+        if this.shared.has_ended() {
+            // In between, perhaps after everybody who waited was told.
+            this.shared.snapshots.end_all();
+        }
+        this.shared.snapshots.poll(begun, context.waker().clone())
     }
 }

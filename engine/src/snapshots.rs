@@ -215,6 +215,7 @@ pub(crate) fn spawn<H: SnapshotSource>(
         Ok(carry) => Ok(vec![write, carry]),
         Err(error) => {
             queue.close();
+            drop(write.join());
             Err(error)
         }
     }

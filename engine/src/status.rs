@@ -253,6 +253,7 @@ pub const ALARM_CODES: &[&str] = &[
     "snapshot_lacking",
     "snapshot_unreadable",
     "snapshot_outrun",
+    "log_pinned",
     "panicked",
 ];
 

@@ -240,12 +240,15 @@ impl<S: StateMachine> Driver<S> {
         );
         let apply = Arc::clone(machines.queue());
         let rate = setup.snapshots.write_bytes_per_s;
-        let mut threads = snapshots::spawn(&store, setup.cluster, replica, rate, &snapshots)?;
-        let ending = Ending(Some(Arc::clone(&snapshots)));
+        let mut ending = Ending::<S> {
+            apply: Arc::clone(&apply),
+            snapshots: Arc::clone(&snapshots),
+            threads: snapshots::spawn(&store, setup.cluster, replica, rate, &snapshots)?,
+        };
         let inline = match setup.apply_on {
             ApplyOn::Thread => {
                 let name = format!("logdrive-{}-apply", replica.id);
-                threads.push(machines.on_thread(&name)?);
+                ending.threads.push(machines.on_thread(&name)?);
                 None
             }
             ApplyOn::ShardThread => Some(machines.inline()),
@@ -260,13 +263,7 @@ impl<S: StateMachine> Driver<S> {
             clock: setup.clock,
         };
         let now = setup.clock.now();
-        let shard = match opened.start(setups, setup.core, setup.snapshots, ports, now) {
-            Ok(shard) => shard,
-            Err(error) => {
-                apply.close();
-                return Err(error.into());
-            }
-        };
+        let shard = opened.start(setups, setup.core, setup.snapshots, ports, now)?;
         setup
             .shared
             .publish(shard.status(), links.status(), links.memory());
@@ -287,13 +284,12 @@ impl<S: StateMachine> Driver<S> {
             groups,
             apply,
             snapshots: Arc::clone(&driver.snapshots),
-            threads,
+            threads: ending.pass_on(),
             replica,
             boot,
             peer_address: driver.links.peer_address(),
             client_address: driver.links.client_address(),
         };
-        ending.pass_on();
         Ok((driver, running))
     }
 
@@ -470,20 +466,30 @@ fn earlier(one: Option<Instant>, other: Instant) -> Option<Instant> {
     Some(one.map_or(other, |one| one.min(other)))
 }
 
-/// Ends the snapshot threads if the node does not get as far as running.
-struct Ending<H>(Option<Arc<SnapshotQueue<H>>>);
+/// The threads beside this one until the node runs: whatever fails before ends them, and waits for them.
+struct Ending<S: StateMachine> {
+    apply: Arc<ApplyQueue<S::Output>>,
+    snapshots: Arc<SnapshotQueue<S::Snapshot>>,
+    threads: Vec<JoinHandle<()>>,
+}
 
-impl<H> Ending<H> {
-    /// From now on the doors see to it.
-    fn pass_on(mut self) {
-        self.0 = None;
+impl<S: StateMachine> Ending<S> {
+    /// From now on the doors end them, and the node waits for them.
+    fn pass_on(&mut self) -> Vec<JoinHandle<()>> {
+        std::mem::take(&mut self.threads)
     }
 }
 
-impl<H> Drop for Ending<H> {
+impl<S: StateMachine> Drop for Ending<S> {
     fn drop(&mut self) {
-        if let Some(queue) = &self.0 {
-            queue.close();
+        if self.threads.is_empty() {
+            return;
+        }
+        self.apply.close();
+        self.snapshots.close();
+        for thread in self.threads.drain(..) {
+            // It has told what it panicked with, if it has.
+            drop(thread.join());
         }
     }
 }

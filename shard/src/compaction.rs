@@ -64,6 +64,15 @@ const FENCE_US: u64 = 10_000_000;
 /// How long a snapshot is kept for whoever was offered it: others are waited for before one is asked for.
 const OFFERED_US: u64 = 1_000_000;
 
+/// How many snapshots are kept for peers that were offered them, or ask for them.
+const SENDING_MAX: usize = 16;
+
+/// How long after a snapshot that a peer asked for another peer gets one, at least: so many times as long as it took.
+const FOR_PEERS_TIMES: u64 = 4;
+
+/// And no less than this.
+const FOR_PEERS_US_MIN: u64 = 1_000_000;
+
 /// How long after a snapshot that could not be taken the next one is.
 const RETRY_US_MIN: u64 = 1_000_000;
 
@@ -134,6 +143,10 @@ pub(crate) struct Snapshots {
     pub(crate) wanted: bool,
     retry_at: Option<Micros>,
     retry_us: u64,
+    /// Until when none is taken because a peer asks for one.
+    peers_wait_until: Micros,
+    /// That a log which may not be cut keeps all the others from being released was said.
+    pub(crate) pins_said: bool,
     /// The last attempt failed, and that was said.
     pub(crate) failing: bool,
     pub(crate) fences: BTreeMap<NodeId, Fence>,
@@ -175,6 +188,17 @@ impl Snapshots {
     pub(crate) fn on_request(&mut self) {
         self.wanted = true;
         self.retry_at = None;
+    }
+
+    /// A peer asks for one that reaches further than any here. Not each of its questions is worth a snapshot.
+    pub(crate) fn on_peer_request(&mut self, now: Micros) {
+        if self.wanted || now < self.peers_wait_until {
+            return;
+        }
+        self.wanted = true;
+        let took = self.newest.as_ref().and_then(|kept| kept.taken);
+        let took_us = took.map_or(0, |(_, us)| us);
+        self.peers_wait_until = now.after(FOR_PEERS_US_MIN.max(FOR_PEERS_TIMES * took_us));
     }
 
     pub(crate) fn on_taken(&mut self, summary: &SnapshotSummary, now: Micros) {
@@ -257,6 +281,11 @@ impl Snapshots {
     fn keep_until(&mut self, snapshot: SnapshotId, until: Micros) {
         let kept = self.sending.entry(snapshot).or_default();
         *kept = until.max(*kept);
+        if self.sending.len() > SENDING_MAX {
+            let soonest = self.sending.iter().min_by_key(|(_, until)| **until);
+            let soonest = soonest.map(|(snapshot, _)| *snapshot);
+            soonest.map(|snapshot| self.sending.remove(&snapshot));
+        }
     }
 
     /// What must not be removed although it is not the newest.
@@ -422,6 +451,22 @@ mod tests {
         assert_eq!(snapshots.fences.len(), 1);
         snapshots.on_tick(Micros(FENCE_US), |_| None);
         assert!(snapshots.keep().is_empty() && snapshots.fences.is_empty());
+    }
+
+    #[test]
+    fn peers_that_ask_all_the_time_get_a_snapshot_now_and_then() {
+        let mut snapshots = Snapshots::default();
+        let mut begun = 0;
+        for tenth in 0..100 {
+            snapshots.on_peer_request(Micros(tenth * 100_000));
+            begun += u64::from(std::mem::take(&mut snapshots.wanted));
+        }
+        assert_eq!(begun, 10);
+        for id in 0..1000 {
+            snapshots.on_asked(SnapshotId(id), Micros(u64::try_from(id).unwrap()));
+        }
+        assert_eq!(snapshots.keep().len(), SENDING_MAX);
+        assert!(snapshots.keep().contains(&SnapshotId(999)));
     }
 
     #[test]

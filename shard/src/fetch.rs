@@ -227,6 +227,11 @@ impl Fetch {
         !taken && reaches.unwrap_or(self.least) <= commit
     }
 
+    /// How fast it may be from now on, in bytes a second: those that fetch at the same time share what is allowed.
+    pub(crate) fn set_rate(&mut self, bytes_per_s_max: u64) {
+        self.bytes_per_s_max = bytes_per_s_max.max(1);
+    }
+
     /// What there is to do.
     pub(crate) fn take_orders(&mut self) -> Vec<Order> {
         std::mem::take(&mut self.orders)

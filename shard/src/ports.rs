@@ -209,6 +209,13 @@ pub enum Notice {
         /// The figures.
         text: String,
     },
+    /// The log is nearly full, and what could be released of it is kept by a group that has halted, or no longer.
+    LogPinned {
+        /// The group.
+        group: GroupId,
+        /// Whether it is so now.
+        stuck: bool,
+    },
     /// No follower fetches one any more that would come too late.
     TransferOver {
         /// The group.

@@ -5,8 +5,8 @@
 #[path = "trio/mod.rs"]
 mod trio;
 
-use logdrive_raft::Index;
 use logdrive_raft::io::Role;
+use logdrive_raft::{GroupId, Index};
 use logdrive_shard::SnapshotSettings;
 use logdrive_sim::disk::{Crash, SimDiskOptions};
 use logdrive_wal::snapshots::SnapshotStore;
@@ -429,4 +429,24 @@ fn an_unreadable_snapshot_that_the_log_begins_at_is_replaced() {
     let said = |what: &str| notices.iter().any(|text| text.contains(what));
     assert!(said("SnapshotUnreadable"), "{notices:?}");
     assert!(said("SnapshotTaken"), "{notices:?}");
+}
+
+/// Segments are released in order, and hold the logs of all groups.
+#[test]
+fn a_group_that_has_halted_and_keeps_the_log_of_all_is_named() {
+    let slots = [(SLOT_BYTES, 16); 3];
+    let mut trio = Trio::of_groups(2, slots, SimDiskOptions::default(), &often());
+    let place = 1 - trio.leader().unwrap().min(1);
+    trio.nodes[place].halt(GroupId(2));
+    // Nearly all that it has room for.
+    put_many(&mut trio, 900);
+    let said = trio.said(place, "LogPinned");
+    assert_eq!(said, ["LogPinned { group: GroupId(2), stuck: true }"]);
+    // A machine that was mended applies the rest, and is taken a snapshot of.
+    trio.nodes[place].crash(Crash::Process);
+    trio.start(place);
+    put_many(&mut trio, 100);
+    let segments = trio.nodes[place].status().unwrap().wal.segments;
+    assert!(segments <= 5, "{segments}");
+    trio.assert_running();
 }

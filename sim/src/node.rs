@@ -664,6 +664,13 @@ impl<M: Model> SimNode<M> {
         self.running.as_ref()?.shard.core(group)
     }
 
+    /// Stops a group as a machine that fails does.
+    pub fn halt(&mut self, group: GroupId) {
+        if let Some(running) = &mut self.running {
+            running.shard.fence(group, "stopped by hand".to_owned());
+        }
+    }
+
     /// Whether a group of it does nothing any more.
     pub fn is_halted(&self, group: GroupId) -> bool {
         let running = self.running.as_ref();

@@ -110,6 +110,26 @@ pub(super) fn carry(shared: &Shared, notice: Notice) -> Option<Notice> {
                  here, or offer less load until it has caught up",
             );
         }
+        Notice::LogPinned { group, stuck: true } => {
+            let text = format!(
+                "the log is nearly full, and group {group}, which has halted here, keeps the oldest part of it, also                  that of the other groups; when it is full this node refuses proposals of every group, and nothing is                  lost by that"
+            );
+            tracing::error!(
+                event = "log_pinned",
+                node = shared.node,
+                group = group.0,
+                code = "log_pinned",
+                "{text}"
+            );
+            raise(
+                shared,
+                "log_pinned",
+                Some(group.0),
+                text,
+                "see why the group has halted, mend that and start the node again; until then raise wal.bytes_max",
+            );
+        }
+        Notice::LogPinned { group, .. } => shared.clear("log_pinned", Some(group.0)),
         Notice::TransferOver { group } => shared.clear("snapshot_outrun", Some(group.0)),
         other => return Some(other),
     }

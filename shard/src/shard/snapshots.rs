@@ -156,9 +156,10 @@ impl<D: Disk, P: Ports> Shard<D, P> {
                 });
                 // Asked again by then, it has one.
                 let able = !raft.lacks_snapshot() && least <= held.handed;
-                held.snapshots.wanted |= offered.is_none() && able;
-                if let Some(offered) = &offered {
-                    held.snapshots.on_offered(offered.snapshot, now);
+                match &offered {
+                    Some(offered) => held.snapshots.on_offered(offered.snapshot, now),
+                    None if able => held.snapshots.on_peer_request(now),
+                    None => {}
                 }
                 self.say(group, from, Transfer::Offer(offered));
             }
@@ -238,21 +239,32 @@ impl<D: Disk, P: Ports> Shard<D, P> {
     pub(super) fn turn_snapshots(&mut self, now: Micros) {
         let ids: Vec<GroupId> = self.groups.keys().copied().collect();
         let short = self.wal.is_short();
-        let by_itself = short && !self.snapshot_settings.is_manual();
-        let pinned_by = if by_itself {
-            self.wal.pinned_by()
-        } else {
-            None
-        };
+        let manual = self.snapshot_settings.is_manual();
+        let pinned_by = if short { self.wal.pinned_by() } else { None };
+        let fetching = self.groups.values();
+        let fetching = fetching.filter(|group| group.snapshots.fetch.is_some());
+        let rate = self.snapshot_settings.fetch_bytes_per_s / (fetching.count() as u64).max(1);
         for id in ids {
-            self.turn_fetch(now, id);
-            self.take_if_due(now, id, pinned_by == Some(id));
+            let pins = pinned_by == Some(id);
+            self.turn_fetch(now, id, rate);
+            self.take_if_due(now, id, pins && !manual);
             self.cut_if_possible(now, id, short);
+            self.say_if_stuck(id, pins);
         }
     }
 
-    fn turn_fetch(&mut self, now: Micros, id: GroupId) {
-        let rate = self.snapshot_settings.fetch_bytes_per_s;
+    /// The segments of a log are released in order, so a group that has halted, whose log is cut no more, keeps those of
+    /// all groups.
+    fn say_if_stuck(&mut self, id: GroupId, pins: bool) {
+        let group = self.groups.get_mut(&id).expect("listed by the caller");
+        let stuck = pins && matches!(group.phase, Phase::Halted { .. });
+        if group.snapshots.pins_said != stuck {
+            group.snapshots.pins_said = stuck;
+            self.ports.notice(Notice::LogPinned { group: id, stuck });
+        }
+    }
+
+    fn turn_fetch(&mut self, now: Micros, id: GroupId, rate: u64) {
         let group = self.groups.get_mut(&id).expect("listed by the caller");
         let peers = match &group.phase {
             Phase::Running(raft) if group.snapshots.is_sending() => raft.peers(),
@@ -286,6 +298,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             snapshots.fetch = None;
             return;
         }
+        fetch.set_rate(rate);
         fetch.on_tick(&peers, now);
         for order in fetch.take_orders() {
             self.carry_out_order(now, id, order);

@@ -62,9 +62,18 @@ impl Trio {
         disk: SimDiskOptions,
         snapshots: &SnapshotSettings,
     ) -> Self {
+        Self::of_groups(1, slots, disk, snapshots)
+    }
+
+    pub fn of_groups(
+        groups: u64,
+        slots: [(u64, u64); 3],
+        disk: SimDiskOptions,
+        snapshots: &SnapshotSettings,
+    ) -> Self {
         let nodes = (1..=3).map(NodeId).zip(slots);
         let nodes = nodes.map(|(id, (slot_bytes, count))| {
-            let mut plan = Plan::calm(3, 1);
+            let mut plan = Plan::calm(3, groups);
             plan.disk.slot_bytes = slot_bytes;
             plan.disk.bytes_max = slot_bytes * count;
             let medium = SimStorage::new(Dice::drawn(Site::Disk(id), id.0));

@@ -89,6 +89,11 @@ pub enum StoreJob {
         /// Which one.
         snapshot: SnapshotId,
     },
+    /// Whatever has come of a snapshot of this group is of no use any more.
+    Discard {
+        /// Of which group.
+        group: GroupId,
+    },
     /// Snapshots older than the newest are not wanted any more, but for those that are being sent.
     Retire {
         /// Of which group.
@@ -372,6 +377,12 @@ impl<F: Files + 'static> Storekeeper<F> {
                     snapshot,
                     reader,
                 })
+            }
+            StoreJob::Discard { group } => {
+                self.receiving.remove(&group);
+                // What could not be removed is in nobody's way, and goes with the next one.
+                let _ = self.store.discard(group);
+                None
             }
             StoreJob::Retire {
                 group,

@@ -296,6 +296,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         if !raft.lacks_snapshot() && fetch.is_overtaken(raft.commit().index) {
             // Another leader had the entries.
             snapshots.fetch = None;
+            self.ports.store(StoreJob::Discard { group: id });
             return;
         }
         fetch.set_rate(rate);
@@ -483,6 +484,9 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         {
             let sessions = Default::default();
             group.step(now, Input::Anchor { at, sessions });
+        }
+        if group.snapshots.fetch.is_none() {
+            self.ports.store(StoreJob::Discard { group: id });
         }
         let keep = group.snapshots.keep();
         let took_us = group.snapshots.newest.as_ref().and_then(|kept| kept.taken);

@@ -145,6 +145,20 @@ impl<F: Files> SnapshotStore<F> {
         Ok(groups.collect())
     }
 
+    /// Removes what was received of a snapshot of a group that nobody goes on with, and says whether there was any.
+    /// While it is being received it cannot be.
+    pub fn discard(&self, group: GroupId) -> Result<bool, SnapshotError> {
+        let _claim = self.shared.claim(group, Work::Receiving)?;
+        let directory = Named::Receiving(group).name();
+        let mut state = self.shared.lock();
+        if !state.files.directories()?.contains(&directory) {
+            return Ok(false);
+        }
+        state.files.remove_directory(&directory)?;
+        state.files.sync_root()?;
+        Ok(true)
+    }
+
     /// The groups of which there are finished snapshots, in the order of their numbers.
     pub fn groups(&self) -> Result<Vec<GroupId>, SnapshotError> {
         let finished = self.shared.finished()?;

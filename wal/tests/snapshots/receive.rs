@@ -40,6 +40,29 @@ fn chunks_that_read_back_wrong_are_fetched_again() {
 }
 
 #[test]
+fn what_nobody_goes_on_with_is_removed() {
+    let sender = SimFilesStorage::new(5);
+    let sender = open(&sender);
+    let sent = write(&sender, 200, &contents(2)).unwrap();
+    let storage = SimFilesStorage::new(6);
+    let store = open(&storage);
+    assert!(!store.discard(GROUP).unwrap());
+    let manifest = sender.manifest_bytes(sent.id).unwrap();
+    let mut receiving = store.receive(GROUP, manifest, Box::new(unpaced)).unwrap();
+    fetch(&sender, sent.id, &mut receiving).unwrap();
+    assert!(matches!(
+        store.discard(GROUP),
+        Err(SnapshotError::Busy { .. })
+    ));
+    drop(receiving);
+    assert_eq!(store.receiving().unwrap(), [GROUP]);
+    assert!(store.discard(GROUP).unwrap());
+    assert_eq!(store.receiving().unwrap(), []);
+    storage.crash(Crash::Power);
+    assert_eq!(open(&storage).receiving().unwrap(), []);
+}
+
+#[test]
 fn wrong_chunks_are_not_written() {
     let sender = SimFilesStorage::new(5);
     let sender = open(&sender);

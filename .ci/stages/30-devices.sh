@@ -61,7 +61,8 @@ end() { # SIGNAL
 }
 kv() { logdrive kv "$@" --addr "$(field client)" --tls client --timeout 5s; }
 status() { logdrive status "$(field client)" --tls client "$@"; }
-of_group() { { status --json || [ $? -eq 10 ]; } | sed "s/.*\"$1\":\([0-9]*\|null\)[,}].*/\1/"; } # KEY
+# KEY: of the group, whose own come before those of its snapshot.
+of_group() { { status --json || [ $? -eq 10 ]; } | sed "s/.*\"groups\":\[//" | grep -o "\"$1\":[^,}]*" | sed "s/.*://;q"; }
 leads() { [ "$(of_group leader)" = 1 ]; }
 # Without a shell that prints the whole value if it fails.
 put_much() { kv put "$1" "$value" >"$place/last.txt" 2>&1; }

@@ -207,6 +207,23 @@ fn a_snapshot_is_taken_when_somebody_asks() {
     assert_eq!(trio.said(1, "SnapshotTaken").len(), 0);
 }
 
+/// Whatever the attempt was made for may be over; that it failed is not.
+#[test]
+fn an_attempt_that_failed_is_repeated_when_there_is_room() {
+    let mut trio = trio(&SnapshotSettings::manual());
+    put_many(&mut trio, 10);
+    trio.run_for(100_000);
+    trio.nodes[0].files().set_capacity(Some(2 << 10));
+    trio.nodes[0].want_snapshot(GROUP);
+    trio.run_for(100_000);
+    assert_eq!(trio.said(0, "SnapshotFailed").len(), 1);
+    trio.nodes[0].files().set_capacity(None);
+    trio.run_for(2_000_000);
+    let taken = trio.said(0, "SnapshotTaken");
+    assert_eq!(taken.len(), 1);
+    assert!(taken[0].contains("after_failure: true"), "{taken:?}");
+}
+
 /// The log is cut right up to the machine, nothing new comes, and what was taken has rotted on both who had it.
 #[test]
 fn an_idle_group_whose_snapshot_has_rotted_takes_another_one() {

@@ -222,6 +222,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         group.snapshots.found = group.snapshots.found.max(at.index);
         if let Some(received) = group.received.take_if(|kept| kept.snapshot == snapshot) {
             group.snapshots.newest = Some(received);
+            group.snapshots.failing = false;
         }
         let installing = Installing { snapshot, at };
         if at.index <= group.handed {
@@ -389,7 +390,9 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             let rank = rank_of(self.replica, &raft.membership().replicas());
             group.snapshots.is_due(settings, rank, bytes, entries)
         };
-        if !due && !lost && !group.snapshots.wanted && !pins {
+        // An attempt that failed is repeated, whatever it was made for: until one succeeds its failure stands.
+        let again = group.snapshots.failing;
+        if !due && !lost && !group.snapshots.wanted && !pins && !again {
             return;
         }
         // Everything handed over is applied before the machine comes to this.

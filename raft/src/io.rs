@@ -46,7 +46,8 @@ pub struct Config {
     pub cache_bytes_max: usize,
     /// How long a leader's own disk may trail a follower's before the leader gives up.
     pub disk_lag_us_max: u64,
-    /// How many bytes of log a leader's own disk may trail a follower's before the leader gives up.
+    /// How many bytes of log a leader's own disk may trail a follower's before the leader gives up, if they are more
+    /// than one entry.
     pub disk_lag_bytes_max: usize,
     /// Where randomised timeouts come from.
     pub seed: u64,

@@ -84,6 +84,7 @@ struct GroupTruth {
 #[derive(Clone, Copy, Debug, Default)]
 struct Seen {
     alive: bool,
+    halted: bool,
     leads: bool,
     term: Term,
     /// The term it was in before its last turn.

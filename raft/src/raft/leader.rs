@@ -321,15 +321,16 @@ impl Raft {
             leader.disk_behind = None;
             return false;
         };
-        let bytes = self.log.bytes_between(durable, ahead);
+        // One entry is no backlog, however large it is: its write is under way.
+        let full = durable.next() < ahead
+            && self.log.bytes_between(durable, ahead) >= self.config.disk_lag_bytes_max as u64;
         match leader.disk_behind {
             Some((index, since)) if durable < index => {
-                self.now.since(since) > self.config.disk_lag_us_max
-                    || bytes >= self.config.disk_lag_bytes_max as u64
+                self.now.since(since) > self.config.disk_lag_us_max || full
             }
             _ => {
                 leader.disk_behind = Some((ahead, self.now));
-                bytes >= self.config.disk_lag_bytes_max as u64
+                full
             }
         }
     }

@@ -1,6 +1,5 @@
 //! What a cluster does by itself: messages arrive, nodes take their turns and apply, and the oracle looks on.
 
-use logdrive_raft::io::Role;
 use logdrive_raft::{EntryKind, GroupId, Index, LogPosition, Message, NodeId};
 use logdrive_shard::{Notice, PeerInput};
 
@@ -154,8 +153,8 @@ impl<M: Model> Cluster<'_, M> {
             let Some(core) = self.nodes[at].core(group) else {
                 continue;
             };
-            let leads = core.role() == Role::Leader && !self.nodes[at].is_halted(group);
-            let cuts = self.oracle.look(id, group, core, leads, local)?;
+            let halted = self.nodes[at].is_halted(group);
+            let cuts = self.oracle.look(id, group, core, halted, local)?;
             if cuts.end {
                 self.coverage.hit(Mark::LogCut);
                 self.trace.note(self.now, 5, [id.0, group.0, 0], || {

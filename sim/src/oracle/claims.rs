@@ -1,5 +1,6 @@
 //! What a core claims after a turn, and whether it is so.
 
+use logdrive_raft::io::Role;
 use logdrive_raft::{GroupId, Index, LogPosition, Micros, NodeId, Raft, Term};
 
 use super::replica::covers;
@@ -13,20 +14,24 @@ pub(crate) struct Cuts {
 }
 
 impl Oracle {
-    /// Looks at a replica after a turn, in which its clock said `local` and it led or did not. Says whether its log was cut, at either end.
+    /// Looks at a replica after a turn, in which its clock said `local`; it may have halted. Says whether its log was
+    /// cut, at either end.
     pub(crate) fn look(
         &mut self,
         node: NodeId,
         id: GroupId,
         core: &Raft,
-        leads: bool,
+        halted: bool,
         local: Micros,
     ) -> Result<Cuts, Violation> {
         let group = self.groups.get_mut(&id).expect("made for every group");
         group.said.taken_in(node, local);
         let before = group.nodes[place(node)];
+        // What it said in the turn in which it halted it said as a leader.
+        let leads = core.role() == Role::Leader && !(halted && before.halted);
         let now = Seen {
             alive: true,
+            halted,
             leads,
             term: core.term(),
             term_before: before.term,
@@ -44,6 +49,7 @@ impl Oracle {
             ..before
         };
         let same = before.alive
+            && before.halted == halted
             && before.leads == leads
             && before.term == now.term
             && before.last == now.last

@@ -328,7 +328,9 @@ impl GroupTruth {
                 ),
             ));
         }
-        if seen.acked.index < at.index {
+        // What a new leader made it cut in this turn is not owed, though the old one still hears of it.
+        let is_cut = term < seen.term && !self.truth.is_on_log(at, seen.last);
+        if seen.acked.index < at.index && !is_cut {
             seen.acked = at;
         }
         Ok(())

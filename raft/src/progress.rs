@@ -153,9 +153,14 @@ impl Progress {
             self.match_index = Some(index);
             self.asked = now;
         }
+        self.behind = false;
+        if self.mode != Mode::Replicate && index.next() < self.next_index {
+            // It answers what was sent before, and the log was asked for further on: what lies between is not on its
+            // way.
+            return;
+        }
         self.next_index = self.next_index.max(index.next());
         self.mode = Mode::Replicate;
-        self.behind = false;
     }
 
     pub(crate) fn status(&self, log: &Log) -> PeerStatus {

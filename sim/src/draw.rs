@@ -462,7 +462,9 @@ impl Drawing<'_> {
     /// Snapshots that cannot be written or read, and such that go bad: of one node, without which a majority can still
     /// lead, for whoever lacks the snapshot that its log begins at does not.
     fn draw_harm(&mut self) {
-        let spare = self.plan.core.len() as u64 > self.plan.nodes / 2 + 1;
+        // Where sectors tear, the one more than a majority may be lost already.
+        let spare =
+            self.plan.core.len() as u64 > self.plan.nodes / 2 + 1 && !self.plan.disk.tear_sectors;
         let outside: Vec<u64> = (1..=self.plan.nodes)
             .filter(|node| spare || !self.plan.core.contains(node))
             .collect();

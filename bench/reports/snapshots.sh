@@ -2,28 +2,30 @@
 # What clients notice of snapshots: three nodes as processes of their own that hold a gibibyte, under half of the
 # load that they can take.
 #
-#   bench/reports/snapshots.sh OUT_DIR [--pairs 5] [--window 60] [--minutes 10] [--keys 900k] [--dir DIR]
+#   bench/reports/snapshots.sh OUT_DIR [--pairs 5] [--window 60] [--minutes 10] [--keys 1150k] [--dir DIR]
 #                              [--only taken,fetched,steady,restart] [--quick]
 #
 #   taken    windows in which all nodes take snapshots, one after the other, beside windows without
 #   fetched  windows in which a follower that was killed is brought up over the snapshot stream, beside windows without
-#   steady   minutes of closed load with a snapshot after every 256 MiB of log: the last beside the second
+#   steady   minutes of closed load with a snapshot after every 256 MiB of log: the last beside the second; then
+#            as many of three writers that only write to the device
 #   restart  a node that was killed, from its snapshot and 64 MiB of log to ready, beside reading the same files
 #
-# It leaves tables in OUT_DIR/*.md with the raw histograms beside them. About 45 minutes, with nothing else on the
+# It leaves tables in OUT_DIR/*.md with the raw histograms beside them. About an hour, with nothing else on the
 # machine. --quick takes some three minutes with 64 MiB, shows that all of this works, and nothing else.
 # Exit: 0 done, 1 something did not work, 2 usage.
-set -euo pipefail
+set -Eeuo pipefail
+trap 'echo "snapshots: line $LINENO: $BASH_COMMAND: exit $?" >&2' ERR
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 command="bench/reports/snapshots.sh $*"
 
-out= pairs=5 window=60 minutes=10 keys=900k only= quick= dir=${TMPDIR:-/var/tmp}/logdrive-snapshots
+out= pairs=5 window=60 minutes=10 keys=1150k only= quick= dir=${TMPDIR:-/var/tmp}/logdrive-snapshots
 fail() {
   echo "snapshots: $2" >&2
   exit "$1"
 }
 usage() {
-  sed -n '2,16s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+  sed -n '2,17s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
   exit 2
 }
 while [ $# -gt 0 ]; do
@@ -90,7 +92,10 @@ peer() { echo "127.0.0.1:$((27100 + $1))"; }
 client() { echo "127.0.0.1:$((27200 + $1))"; }
 http_port() { echo $((27300 + $1)); }
 
-configure() {
+# begin [SNAPSHOTS]: a new cluster; what stands in the section about snapshots.
+begin() {
+  stop_all
+  rm -rf "$dir/data"
   mkdir -p "$dir/data/tls"
   "$logdrive" tls init --dir "$dir/data/tls" --cluster bench >/dev/null
   for node in 1 2 3; do
@@ -112,12 +117,13 @@ dir = "$dir/data/tls"
 [wal]
 bytes_max = "12GiB"
 [snapshots]
-log_bytes = "12GiB"
-log_entries = 1000000000
+$1
 EOF
   done
   "$logdrive" tls issue --dir "$dir/data/tls" --role client >/dev/null
   "$logdrive" tls issue --dir "$dir/data/tls" --role admin >/dev/null
+  for node in 1 2 3; do start "$node"; done
+  for node in 1 2 3; do until_true 60 is_ready "$node"; done
 }
 
 start() {
@@ -159,6 +165,21 @@ follower() {
   done
   fail 1 "nobody follows"
 }
+# Three writers of 64 KiB blocks that the device has to keep before the next, for some seconds: MiB a second in all.
+raw_loop() {
+  local until=$(($(date +%s) + $1)) begin file
+  begin=$(now)
+  : >"$dir/data/passes"
+  for file in raw-1 raw-2 raw-3; do
+    while [ "$(date +%s)" -lt "$until" ]; do
+      dd if=/dev/zero of="$dir/data/$file" bs=64k count=1024 conv=notrunc oflag=direct,dsync status=none
+      echo 64 >>"$dir/data/passes"
+    done &
+    pids[$file]=$!
+  done
+  for file in raw-1 raw-2 raw-3; do wait "${pids[$file]}" && unset "pids[$file]"; done
+  awk "BEGIN { printf \"%.1f\\n\", $(wc -l <"$dir/data/passes") * 64 / ($(now) - $begin) }"
+}
 # Until its deadline, of each node in turn; how many.
 snapshots_until() {
   local taken=0
@@ -171,22 +192,23 @@ snapshots_until() {
   done
   echo "$taken"
 }
-load() { # case, seconds, arguments of loadgen
-  local case=$1 seconds=$2
+load() { # case, seconds, arguments of loadgen; what makes the run invalid stands in invalid.txt
+  local case=$1 seconds=$2 status=0
   shift 2
   mkdir -p "$out/$case"
-  "$loadgen" run --target cluster "$(client 1)" "$(client 2)" "$(client 3)" --tls "$dir/data/tls" --size 1KiB \
+  "$loadgen" run --target cluster "$(client 1),$(client 2),$(client 3)" --tls "$dir/data/tls" --size 1KiB \
     --keys "$keys" --mtu loopback --warmup 1s --duration "${seconds}s" --out "$out/$case" "$@" \
-    >"$out/$case/loadgen.log" 2>&1
+    >"$out/$case/loadgen.log" 2>&1 || status=$?
+  [ "$status" -ne 12 ] || { echo "$case: $(grep '^ invalid' "$out/$case/loadgen.log")" >>"$out/invalid.txt"; return 0; }
+  return "$status"
 }
 field() { grep -o "\"$2\": *[0-9.]*" "$out/$1/run.json" | sed -n '1s/.*: *//p'; }
 
-if wanted taken || wanted fetched || wanted restart; then
-  configure
-  for node in 1 2 3; do start "$node"; done
-  for node in 1 2 3; do until_true 60 is_ready "$node"; done
+if wanted taken || wanted fetched; then
+  # Snapshots are taken where a window asks for them, and nowhere else.
+  begin $'log_bytes = "12GiB"\nlog_entries = 1000000000'
   say "filling $keys keys of 1 KiB"
-  fill_s=$([ -n "$quick" ] && echo 5 || echo 90)
+  fill_s=$([ -n "$quick" ] && echo 5 || echo 120)
   load fill "$fill_s" --closed --in-flight 2048
   "$logdrive" snapshot --tls "$dir/data/tls" "$(client 1)" | tee -a "$out/snapshots.log"
   load most 10 --closed --in-flight 1024
@@ -255,7 +277,7 @@ if wanted fetched; then
     there=$(now)
     until_true 60 is_ready "$node"
     ready=$(now)
-    left=$(awk "BEGIN { left = $begin + $window - $ready; print left > 0 ? left : 0 }")
+    left=$(awk "BEGIN { left = $begin + $window - $ready; print (left > 0 ? left : 0) }")
     sleep "$left"
     echo "$pair with $begin $(now)" >>"$out/fetched/windows"
     sent=0
@@ -267,39 +289,46 @@ started: $sent bytes; resident $(sed -n 's/^VmHWM: *//p' "/proc/${pids[$node]}/s
 $there - $begin, $ready - $begin }" | tee -a "$out/fetched.txt"
     sleep 2
   done
-  # It may have been allowed more time than the pairs took.
-  kill -INT "$load_pid" 2>/dev/null || true
+  # It was allowed more time than the pairs took.
+  pkill -TERM -P "$load_pid" -x loadgen || true
   wait "$load_pid" || true
   load_pid=
   "$windows" "$out/fetched/run.hlog" "$out/fetched/windows" | tee "$out/fetched.md"
 fi
 
 if wanted restart; then
-  say "restart"
+  # As a node comes to be by itself: its snapshots and its log are those of the defaults.
+  begin ''
+  say "restart: filling $keys keys at 25 000 a second"
+  load refill "$([ -n "$quick" ] && echo 5 || echo 100)" --rate 25k
   node=$(follower)
   "$logdrive" snapshot --tls "$dir/data/tls" "$(client "$node")" | tee -a "$out/snapshots.log"
   # 64 MiB of log, with what frames add to a value.
   load beyond 5 --rate 12k
-  sync
+  # Read as the device gives it, past the page cache.
+  raw_read() { find "$dir/data/$node/$1" -type f -name "$2" -exec dd if={} of=/dev/null bs=1M iflag=direct status=none \;; }
   {
-    echo "| round | ready ms | files ms | beyond ms |"
-    echo "|--:|--:|--:|--:|"
+    echo "Snapshot $(du -sm "$dir/data/$node/snapshots" | cut -f1) MiB, log $(du -sm "$dir/data/$node/wal-0" | cut -f1)" \
+      "MiB with segment files that are free."
+    echo
+    echo "| round | ready ms | device reads the snapshot ms | and all of the log ms | beyond the snapshot ms |"
+    echo "|--:|--:|--:|--:|--:|"
     for round in 1 2 3; do
       kill_node "$node"
       forget=$(echo 3 >/proc/sys/vm/drop_caches 2>/dev/null && echo cold || echo warm)
-      begin=$(now)
+      begun=$(now)
       start "$node"
       until_true 60 is_ready "$node"
       ready=$(now)
-      [ "$forget" = warm ] || echo 3 >/proc/sys/vm/drop_caches
-      began=$(now)
-      find "$dir/data/$node/snapshots" -type f -exec cat {} + >/dev/null
-      find "$dir/data/$node/wal-0" -name '*.slot' -exec cat {} + | head -c $((64 << 20)) >/dev/null || true
-      read=$(now)
-      awk "BEGIN { r = ($ready - $begin) * 1000; f = ($read - $began) * 1000; \
-printf \"| $round, $forget | %d | %d | %d |\\n\", r, f, r - f }"
+      raw_read snapshots '*'
+      snapshot_read=$(now)
+      raw_read wal-0 '*.slot'
+      all_read=$(now)
+      awk "BEGIN { r = ($ready - $begun) * 1000; s = ($snapshot_read - $ready) * 1000; l = ($all_read - $snapshot_read) * 1000; \
+printf \"| $round, $forget | %d | %d | %d | %d |\\n\", r, s, l, r - s }"
     done
-  } | tee "$out/restart.md"
+  } >"$out/restart.md"
+  cat "$out/restart.md"
 fi
 stop_all
 rm -rf "$dir/data"
@@ -331,11 +360,14 @@ if wanted steady; then
     echo "Disk of three replicas, MiB: at most $(sort -n "$out/steady/disk-mib" | tail -1), at the end" \
       "$(tail -1 "$out/steady/disk-mib")."
   } | tee "$out/steady.md"
-  # The device before and after, as loadgen measures it before a run.
-  "$loadgen" run --target spawn:3 --duration 1s --warmup 300ms --dir "$dir/data" --out "$out/after" \
-    >"$out/steady/after.log" 2>&1 || true
+  say "steady: as long of the device alone"
+  mkdir -p "$dir/data"
+  for minute in $(seq $((minutes > 1 ? minutes : 3))); do
+    raw_loop "$((minutes > 1 ? 60 : 10))" >>"$out/steady/raw-mib-per-s"
+  done
   rm -rf "$dir/data"
-  echo "raw device, three writers: $(field steady raw3_bytes_per_s) B/s before, $(field after raw3_bytes_per_s) B/s after" |
-    tee -a "$out/steady.md"
+  raw_second=$(sed -n 2p "$out/steady/raw-mib-per-s") raw_last=$(tail -1 "$out/steady/raw-mib-per-s")
+  awk "BEGIN { printf \"Three writers of 64 KiB to the device: %.1f MiB/s in the second minute, %.1f in the last, ratio \
+%.3f.\\n\", $raw_second, $raw_last, $raw_last / $raw_second }" | tee -a "$out/steady.md"
 fi
 say "wrote $out"

@@ -24,7 +24,10 @@ const OFTEN: &str = "[wal]\nslot_bytes = '256KiB'\nbytes_max = '4MiB'\n\
 
 /// Snapshots only for who asks, as far as these tests write, and transfers that take a few seconds.
 const ASKED: &str = "mtu = 'loopback'\n[wal]\nslot_bytes = '4MiB'\nbytes_max = '256MiB'\n\
-                     [snapshots]\nlog_bytes = '1GiB'\nkeep_log_bytes = '64KiB'\nfetch_bytes_per_s = '8MiB/s'\n";
+                     [snapshots]\nlog_bytes = '1GiB'\nkeep_log_bytes = '64KiB'\nfetch_bytes_per_s = '16MiB/s'\n";
+
+/// With values of a quarter of a mebibyte, more than 64 MiB.
+const KEYS: usize = 260;
 
 /// Writes so many keys with values of so many bytes, which no two keys share.
 fn fill(place: &Place, nodes: &[&Serving], keys: usize, value_bytes: usize) {
@@ -253,7 +256,7 @@ fn a_transfer_goes_on_where_a_killed_receiver_or_sender_left_it() {
     cluster.kill(receiver);
     let others: Vec<u64> = cluster.nodes.keys().copied().collect();
     let up: Vec<&Serving> = cluster.nodes.values().collect();
-    fill(&place, &up, 80, 256 << 10);
+    fill(&place, &up, KEYS, 256 << 10);
     // Both take theirs at the same entry, so that either can go on with what the other began.
     let caught_up = |id: &u64, applied: u64| {
         let status = status_when(&place, &cluster.nodes[id], |status| {
@@ -262,7 +265,7 @@ fn a_transfer_goes_on_where_a_killed_receiver_or_sender_left_it() {
         });
         number(group(&status), "applied")
     };
-    let written = others.iter().map(|id| caught_up(id, 80)).max();
+    let written = others.iter().map(|id| caught_up(id, KEYS as u64)).max();
     let mut bytes = 0;
     for id in &others {
         caught_up(id, written.unwrap());
@@ -271,7 +274,7 @@ fn a_transfer_goes_on_where_a_killed_receiver_or_sender_left_it() {
             number(group(status), "first") > 20
         });
     }
-    assert!(bytes > 20 << 20, "{bytes}");
+    assert!(bytes > 64 << 20, "{bytes}");
 
     cluster.start(receiver);
     let fetch = |status: &Value| {

@@ -175,6 +175,11 @@ enum Due {
     Deadline(usize),
     /// A node whose log is poisoned is started again.
     Replace(NodeId),
+    /// Something of a snapshot that a node has, or receives, goes bad as soon as there is one.
+    RotSnapshot {
+        node: NodeId,
+        finished: bool,
+    },
     Settled,
 }
 
@@ -422,6 +427,7 @@ impl<'a, M: Model> Cluster<'a, M> {
                         self.crash(id, Crash::Process, OPERATOR_US, None)?;
                     }
                 }
+                Due::RotSnapshot { node, finished } => self.rot_snapshot(node, finished),
                 Due::Settled => self.note_leaders()?,
             }
         }

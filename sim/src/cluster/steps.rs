@@ -98,14 +98,7 @@ impl<M: Model> Cluster<'_, M> {
                     self.node(id).files().inject(fault, after);
                 }
             }
-            Step::RotSnapshot { node, finished } => {
-                if self.node(node).files().rot_any(finished) {
-                    self.coverage.hit(match finished {
-                        true => Mark::SnapshotRot,
-                        false => Mark::ReceivingRot,
-                    });
-                }
-            }
+            Step::RotSnapshot { node, finished } => self.rot_snapshot(node, finished),
             Step::Snapshot { target, group } => {
                 if let Some(id) = self.find(target) {
                     self.node(id).want_snapshot(group);
@@ -144,6 +137,23 @@ impl<M: Model> Cluster<'_, M> {
             }
         }
         Ok(())
+    }
+
+    /// A snapshot is received within some milliseconds, so that is waited for.
+    pub(super) fn rot_snapshot(&mut self, node: NodeId, finished: bool) {
+        const AGAIN_US: u64 = 1_000;
+        if self.healed {
+            return;
+        }
+        if self.node(node).files().rot_any(finished) {
+            self.coverage.hit(match finished {
+                true => Mark::SnapshotRot,
+                false => Mark::ReceivingRot,
+            });
+        } else {
+            let again = self.now.after(AGAIN_US);
+            self.schedule(again, Due::RotSnapshot { node, finished });
+        }
     }
 
     fn inject(&mut self, id: NodeId, fault: DiskFault) {

@@ -369,7 +369,7 @@ mod tests {
             (|_, _, w| w.slot_bytes = 65_537, "not whole blocks"),
             (
                 |_, _, w| w.bytes_max = 64 << 10,
-                "65536 bytes hold fewer than 4 slots of 67108864",
+                "65536 bytes hold fewer than 6 slots of 67108864",
             ),
             (|_, _, w| w.slot_bytes = 0, "slots of 0 bytes"),
         ];

@@ -12,8 +12,9 @@ pub const SLOT_BYTES_MIN: u64 = 64 << 10;
 /// The largest slot: an entry's place in it is a `u32`.
 pub const SLOT_BYTES_MAX: u64 = 1 << 31;
 
-/// The fewest slots a log makes do with: the active one, one to roll to, and two in reserve.
-pub const SLOTS_MIN: u64 = 4;
+/// The fewest slots a log makes do with: the active one and the two before it, which are kept, one to roll to, and two
+/// in reserve.
+pub const SLOTS_MIN: u64 = 6;
 
 /// Whose log this is. A directory of somebody else is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -161,7 +161,7 @@ fn a_full_log_in_which_no_mark_fits_does_not_ask_to_be_woken_for_one() {
     let mut without_a_mark = 0;
     for first_pause in 1..3 {
         let medium = storage();
-        let mut rig = Rig::with_group(&medium, options(4));
+        let mut rig = Rig::with_group(&medium, options(6));
         while rig.wal.has_room(4096) {
             rig.append_entries(1, 1, 4000);
             rig.settle();

@@ -163,7 +163,7 @@ fn wal_order_decides_and_never_the_term() {
 #[test]
 fn a_full_pool_refuses_proposals_and_still_takes_votes() {
     let medium = storage();
-    let mut rig = Rig::with_group(&medium, options(4));
+    let mut rig = Rig::with_group(&medium, options(6));
     let mut written = 0;
     while rig.wal.has_room(4096) {
         rig.append_entries(1, 1, 4000);
@@ -188,12 +188,12 @@ fn a_full_pool_refuses_proposals_and_still_takes_votes() {
     drop(rig);
     // And the next opening goes, again and again.
     for _ in 0..10 {
-        let rig = Rig::open(&medium, options(4)).unwrap();
+        let rig = Rig::open(&medium, options(6)).unwrap();
         assert_eq!(rig.recovery.groups[&GROUP].restored.hard_state, vote(9, 1));
     }
     // In turns in two slots beyond those there may be: one opening never overwrites the one before.
     let slots = medium.slot_files().len();
-    assert!(slots <= 6, "{slots} slots for a pool of 4");
+    assert!(slots <= 8, "{slots} slots for a pool of 6");
 }
 
 #[test]

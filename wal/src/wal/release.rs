@@ -124,7 +124,14 @@ impl<D: Disk> Wal<D> {
     pub fn pinned_by(&self) -> Option<GroupId> {
         let floors = self.groups.iter();
         let floors = floors.filter_map(|(group, log)| Some((log.written.floor?, *group)));
-        floors.min().map(|(_, group)| group)
+        // The segment that is written to and the one before are kept whoever needs them, and what is about to be
+        // released has been let go of already.
+        let last = self.active.header.segment;
+        let before = self.segments.range(..last).next_back();
+        let kept = before.map_or(last, |(segment, _)| *segment);
+        let oldest = self.segments.keys().next().copied().unwrap_or(last);
+        let pins = |(floor, _): &(u64, GroupId)| *floor < kept && *floor <= oldest;
+        floors.min().filter(pins).map(|(_, group)| group)
     }
 
     /// How many segments are released as soon as a header is durable.

@@ -156,7 +156,9 @@ impl Bootstrap {
             | Input::Read { .. }
             | Input::Anchor { .. }
             | Input::Cut(_)
-            | Input::Install { .. } => {}
+            | Input::Install { .. }
+            | Input::MachineFollows
+            | Input::SnapshotLost => {}
         }
         self.check_invariants();
     }

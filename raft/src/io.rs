@@ -233,6 +233,10 @@ pub enum Input {
         /// Which one.
         snapshot: SnapshotId,
     },
+    /// The state machine has what the snapshot of [`Ready::installed`] holds.
+    MachineFollows,
+    /// The snapshot of [`Ready::installed`] cannot be read after all: another one is wanted.
+    SnapshotLost,
 }
 
 /// Numbers the writes of a group, in the order in which they must become durable.

@@ -189,6 +189,8 @@ impl Raft {
             Input::LaneRoom(peer) => self.on_lane_room(peer),
             Input::Anchor { at, sessions } => self.on_anchor(at, sessions),
             Input::Cut(through) => self.on_cut(through),
+            Input::MachineFollows => self.on_machine_follows(),
+            Input::SnapshotLost => self.on_snapshot_lost(),
             Input::Install { anchor, snapshot } => self.on_install(anchor, snapshot),
         }
         self.announce();

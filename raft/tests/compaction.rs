@@ -585,9 +585,32 @@ fn without_a_snapshot_a_replica_votes_and_does_not_campaign() {
     assert!(server.raft.lacks_snapshot());
     server.flush();
     assert!(!server.raft.lacks_snapshot());
+    // Its machine is not there yet, and then the snapshot turns out to be lost as well.
+    server.now = server.raft.next_deadline();
+    server.step(Input::Tick);
+    assert_eq!(server.raft.role(), Role::Follower);
+    server.step(Input::SnapshotLost);
+    assert!(server.raft.lacks_snapshot());
+    server.step(install(base));
+    server.flush();
+    server.step(Input::MachineFollows);
+    assert!(!server.raft.lacks_snapshot());
     server.now = server.raft.next_deadline();
     server.step(Input::Tick);
     assert_eq!(server.raft.role(), Role::PreCandidate);
+}
+
+/// A chain stands for its terms: a position with our chain and another term is a lie, and changes nothing.
+#[test]
+fn a_snapshot_that_lies_about_a_term_is_not_installed() {
+    let log = entries(&[1, 1, 2, 2]);
+    let mut server = Server::with_log(&[1, 1, 2, 2], 7);
+    server.step(install(LogPosition {
+        term: Term(3),
+        ..log[2].position()
+    }));
+    assert!(!server.raft.is_installing());
+    assert_eq!(server.raft.last(), log[3].position());
 }
 
 #[test]

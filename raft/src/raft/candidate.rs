@@ -32,7 +32,7 @@ impl Raft {
         let may_campaign =
             self.configurations.quorum().counts(self.config.replica) && !self.never_votes;
         // Whoever has no state to serve from cannot lead.
-        let may_campaign = may_campaign && !self.compaction.lacks_snapshot();
+        let may_campaign = may_campaign && self.compaction.has_state();
         if may_campaign && !sits_out {
             self.become_pre_candidate();
         } else {

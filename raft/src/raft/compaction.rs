@@ -28,6 +28,8 @@ pub(super) struct Compaction {
     installing: Option<(PersistId, Installed)>,
     /// Nothing that can be read stands for what lies up to the base.
     lacks_snapshot: bool,
+    /// A snapshot became where the log begins, and the state machine is not there yet.
+    machine_waits: bool,
 }
 
 impl Compaction {
@@ -42,11 +44,13 @@ impl Compaction {
             term_starts,
             installing: None,
             lacks_snapshot,
+            machine_waits: false,
         }
     }
 
-    pub(super) fn lacks_snapshot(&self) -> bool {
-        self.lacks_snapshot
+    /// Whether the state machine has what lies up to the base.
+    pub(super) fn has_state(&self) -> bool {
+        !self.lacks_snapshot && !self.machine_waits
     }
 }
 
@@ -185,7 +189,9 @@ impl Raft {
                 ours,
             });
         }
-        if is_old && conflict.is_none() {
+        // A chain stands for its terms too: who says another one lies.
+        let lies = ours.is_some_and(|ours| ours.chain == at.chain && ours != at);
+        if (is_old || lies) && conflict.is_none() {
             return;
         }
         let term = self.hard_state.term.max(at.term);
@@ -232,6 +238,15 @@ impl Raft {
             tip: self.log.last(),
         });
         self.compaction.installing = Some((id, Installed { at, snapshot }));
+        self.compaction.machine_waits = true;
+    }
+
+    pub(super) fn on_machine_follows(&mut self) {
+        self.compaction.machine_waits = self.compaction.installing.is_some();
+    }
+
+    pub(super) fn on_snapshot_lost(&mut self) {
+        self.compaction.lacks_snapshot |= self.compaction.machine_waits;
     }
 
     /// Anchors permit cuts, and a base lets the state machine follow, once they are durable.

@@ -263,7 +263,7 @@ impl Snapshots {
             progress,
             heard: now,
             outrun_since: same.and_then(|fence| fence.outrun_since),
-            outrun_said: same.is_some_and(|fence| fence.outrun_said),
+            outrun_said: before.is_some_and(|fence| fence.outrun_said),
         };
         self.fences.insert(peer, fence);
     }
@@ -370,6 +370,8 @@ pub(crate) fn rank_of(own: Replica, members: &[Replica]) -> (usize, usize) {
 pub(crate) struct Turns {
     /// A machine's handle is being written out.
     pub(crate) taking: Option<GroupId>,
+    /// Which was the last: those after it come first.
+    pub(crate) taken: GroupId,
     /// How many parts are being read for peers.
     pub(crate) reads: usize,
 }
@@ -515,5 +517,35 @@ mod tests {
             assert!(snapshots.may_take(now));
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
+    }
+
+    /// A follower that was outrun begins again with another snapshot, and gets there.
+    #[test]
+    fn what_was_said_of_a_transfer_is_over_when_another_one_takes_its_place() {
+        let mut snapshots = Snapshots::default();
+        let mut said = 0;
+        let mut over = 0;
+        for tenth in 0..300 {
+            let now = Micros(tenth * 100_000);
+            snapshots.on_growth(10 * tenth, now);
+            snapshots.on_progress(NodeId(3), progress(tenth, 10), now);
+            said += u32::from(snapshots.outrun(5000, |_| 10 * tenth, now).is_some());
+            over += u32::from(snapshots.on_tick(now, |_| None));
+        }
+        assert_eq!((said, over), (1, 0));
+        for tenth in 300..310 {
+            let now = Micros(tenth * 100_000);
+            let newer = Progress {
+                snapshot: SnapshotId(2),
+                ..progress(1000, 1000)
+            };
+            snapshots.on_progress(NodeId(3), newer, now);
+            said += u32::from(snapshots.outrun(5000, |_| 0, now).is_some());
+            over += u32::from(snapshots.on_tick(now, |_| None));
+        }
+        // It has all of it, and goes on with the log.
+        over += u32::from(snapshots.on_tick(Micros(31_000_000), |_| Some(Index(9))));
+        assert!(snapshots.fences.is_empty());
+        assert_eq!((said, over), (1, 1));
     }
 }

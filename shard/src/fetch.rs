@@ -449,10 +449,16 @@ impl Fetch {
     }
 
     /// The store could not do what it was asked.
-    pub(crate) fn on_failed(&mut self, now: Micros) {
-        if !matches!(self.step, Step::Handed) {
-            self.pause(now);
+    pub(crate) fn on_failed(&mut self, refused: bool, now: Micros) {
+        if matches!(self.step, Step::Handed) {
+            return;
         }
+        if refused {
+            // It is what came that will not do: others are asked before it.
+            self.begun = None;
+            return self.give_up(now);
+        }
+        self.pause(now);
     }
 
     /// How long it pays to wait for who had what was begun: twice what fetching so much again would take.
@@ -738,6 +744,11 @@ impl Fetch {
         };
         self.orders
             .push(Order::Say(leader, Transfer::Progress(progress)));
+        if source.from != leader {
+            // It keeps it for as long as it hears of it, also while the store looks at what is there.
+            self.orders
+                .push(Order::Say(source.from, Transfer::Progress(progress)));
+        }
     }
 }
 

@@ -216,6 +216,11 @@ pub enum Notice {
         /// Whether it is so now.
         stuck: bool,
     },
+    /// What was to be fetched came from the log of another leader.
+    SnapshotNotNeeded {
+        /// The group.
+        group: GroupId,
+    },
     /// No follower fetches one any more that would come too late.
     TransferOver {
         /// The group.

@@ -425,7 +425,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             self.on_snapshot_wanted(now, id, wanted);
         }
         if let Some(Installed { at, snapshot }) = installed {
-            self.on_base_durable(id, at, snapshot);
+            self.on_base_durable(now, id, at, snapshot);
         }
     }
 

@@ -131,6 +131,7 @@ pub(super) fn carry(shared: &Shared, notice: Notice) -> Option<Notice> {
         }
         Notice::LogPinned { group, .. } => shared.clear("log_pinned", Some(group.0)),
         Notice::TransferOver { group } => shared.clear("snapshot_outrun", Some(group.0)),
+        Notice::SnapshotNotNeeded { group } => shared.clear("snapshot_failed", Some(group.0)),
         other => return Some(other),
     }
     None

@@ -107,3 +107,37 @@ fn what_was_begun_is_asked_for_once_although_something_newer_is_offered() {
     let asked = asks(&mut fetch).map(|(_, snapshot)| snapshot);
     assert_eq!(asked, Some(offered(20).0.snapshot));
 }
+
+/// One that this store refuses, for its version or its hash, is not fetched for ever while another one is offered.
+#[test]
+fn what_the_store_refuses_is_not_asked_for_again_and_again() {
+    let mut now = Micros(1_000_000);
+    let mut fetch = Fetch::begin(Index(5), None, RATE, &PEERS, now);
+    fetch.take_orders();
+    let (bad, manifest) = offered(20);
+    let (good, _) = offered(10);
+    let mut asked = Vec::new();
+    for _ in 0..50 {
+        fetch.on_transfer(PEERS[0], Transfer::Offer(Some(bad)), now);
+        fetch.on_transfer(PEERS[1], Transfer::Offer(Some(good)), now);
+        let (peer, snapshot) = asks(&mut fetch).unwrap();
+        asked.push(peer);
+        if snapshot == good.snapshot {
+            return;
+        }
+        let part = Transfer::Part {
+            snapshot,
+            part: Part::Manifest { offset: 0 },
+            bytes: manifest.clone(),
+        };
+        fetch.on_transfer(peer, part, now);
+        let orders = fetch.take_orders();
+        assert!(matches!(orders[..], [Order::Receive { .. }]), "{orders:?}");
+        // As `StoreEvent::NotReceived`: its format version is another one, or it is of another cluster.
+        fetch.on_failed(true, now);
+        now = now.after(5_000_000);
+        fetch.on_tick(&PEERS, now);
+        fetch.take_orders();
+    }
+    panic!("node 1 was asked {} times, and node 2 never", asked.len());
+}

@@ -160,6 +160,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             };
             // Nor does one whose machine waits for a snapshot.
             if group.handed < raft.base().index || group.snapshots.installing.is_some() {
+                group.look_later(now);
                 continue;
             }
             let commit = if mutated!(self.core.mutant, ApplyBeyondCommit) {

@@ -303,15 +303,19 @@ fn check_machine(
 
 /// How far a log is committed at least: only what is was ever covered by an anchor, or applied by a machine.
 fn committed(log: &Restored, machine: Index) -> LogPosition {
-    let known = machine.max(log.anchor.index);
-    let above = known.0.checked_sub(log.base.index.0 + 1);
-    let place = above.and_then(|above| usize::try_from(above).ok());
-    let entry = place.and_then(|place| log.entries.get(place));
-    entry.map_or(log.base, |entry| LogPosition {
-        index: known,
-        term: entry.term,
-        chain: entry.chain,
-    })
+    let held = |index: Index| {
+        let above = index.0.checked_sub(log.base.index.0 + 1)?;
+        let entry = log.entries.get(usize::try_from(above).ok()?)?;
+        Some(LogPosition {
+            index,
+            term: entry.term,
+            chain: entry.chain,
+        })
+    };
+    // The anchor of a snapshot whose base was lost in a crash: the log may hold something else there.
+    let anchored = held(log.anchor.index).filter(|at| *at == log.anchor);
+    let known = anchored.into_iter().chain(held(machine));
+    known.max_by_key(|at| at.index).unwrap_or(log.base)
 }
 
 /// Whether a log goes on from where a snapshot ends: it has the same entry there, or ends before, for commit may have

@@ -1,7 +1,9 @@
 //! Snapshots of a shard's groups: when they are taken, what may be cut for them, who gets them, and how one from
 //! elsewhere becomes the machine's state.
 
-use logdrive_raft::io::{Input, SnapshotWanted};
+use std::collections::BTreeSet;
+
+use logdrive_raft::io::{Input, Role, SnapshotWanted};
 use logdrive_raft::message::{Body, Offered, Transfer};
 use logdrive_raft::{
     Anchor, GroupId, Index, LogPosition, Message, Micros, NodeId, Raft, SnapshotId, mutated,
@@ -12,7 +14,7 @@ use logdrive_wal::snapshots::SnapshotSummary;
 use super::Shard;
 use crate::compaction::{CUT_US, Installing, Kept, READS_MAX, rank_of};
 use crate::fetch::{Fetch, Order};
-use crate::group::{Group, Halt, Phase};
+use crate::group::{Group, Phase};
 use crate::ports::{Notice, Ports};
 use crate::store::{StoreEvent, StoreFailure, StoreJob};
 use crate::ticket::Failure;
@@ -79,7 +81,8 @@ impl<D: Disk, P: Ports> Shard<D, P> {
                 self.with_fetch(group, |fetch| fetch.on_received(id, anchor, now));
             }
             StoreEvent::NotReceived { group, why } => {
-                self.with_fetch(group, |fetch| fetch.on_failed(now));
+                let refused = matches!(why, StoreFailure::Other(_) | StoreFailure::Damaged(_));
+                self.with_fetch(group, |fetch| fetch.on_failed(refused, now));
                 if why != StoreFailure::Ending {
                     let no_space = matches!(why, StoreFailure::NoSpace(_));
                     self.ports.notice(Notice::SnapshotFailed {
@@ -116,7 +119,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
                 group,
                 snapshot,
                 reader,
-            } => self.on_opened(group, snapshot, reader),
+            } => self.on_opened(now, group, snapshot, reader),
         }
     }
 
@@ -177,7 +180,12 @@ impl<D: Disk, P: Ports> Shard<D, P> {
                     });
                 }
             }
-            Transfer::Progress(progress) => held.snapshots.on_progress(from, progress, now),
+            Transfer::Progress(progress) => {
+                held.snapshots.on_asked(progress.snapshot, now);
+                if raft.role() == Role::Leader {
+                    held.snapshots.on_progress(from, progress, now);
+                }
+            }
             Transfer::Offer(_) | Transfer::Part { .. } | Transfer::Gone { .. } => {
                 self.with_fetch(group, |fetch| fetch.on_transfer(from, transfer, now));
             }
@@ -214,7 +222,13 @@ impl<D: Disk, P: Ports> Shard<D, P> {
     }
 
     /// The log begins at a received snapshot, durably: the machine follows.
-    pub(super) fn on_base_durable(&mut self, id: GroupId, at: LogPosition, snapshot: SnapshotId) {
+    pub(super) fn on_base_durable(
+        &mut self,
+        now: Micros,
+        id: GroupId,
+        at: LogPosition,
+        snapshot: SnapshotId,
+    ) {
         let Some(group) = self.groups.get_mut(&id) else {
             return;
         };
@@ -227,7 +241,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         let installing = Installing { snapshot, at };
         if at.index <= group.handed {
             // A machine with storage of its own that has applied more than that: it goes on from where it is.
-            return self.installed(id, installing);
+            return self.installed(now, id, installing);
         }
         group.snapshots.installing = Some(installing);
         self.ports.store(StoreJob::Open {
@@ -238,7 +252,9 @@ impl<D: Disk, P: Ports> Shard<D, P> {
 
     /// Everything about snapshots that time and the log's growth bring.
     pub(super) fn turn_snapshots(&mut self, now: Micros) {
-        let ids: Vec<GroupId> = self.groups.keys().copied().collect();
+        let last = self.snapshot_turns.taken;
+        let mut ids: Vec<GroupId> = self.groups.keys().copied().collect();
+        ids.sort_by_key(|id| *id <= last);
         let short = self.wal.is_short();
         let manual = self.snapshot_settings.is_manual();
         let pinned_by = if short { self.wal.pinned_by() } else { None };
@@ -249,7 +265,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             let pins = pinned_by == Some(id);
             self.turn_fetch(now, id, rate);
             self.take_if_due(now, id, pins && !manual);
-            self.cut_if_possible(now, id, short);
+            self.cut_if_possible(now, id, short, pins);
             self.say_if_stuck(id, pins);
         }
     }
@@ -297,7 +313,11 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         if !raft.lacks_snapshot() && fetch.is_overtaken(raft.commit().index) {
             // Another leader had the entries.
             snapshots.fetch = None;
+            let failing = snapshots.failing;
             self.ports.store(StoreJob::Discard { group: id });
+            if !failing {
+                self.ports.notice(Notice::SnapshotNotNeeded { group: id });
+            }
             return;
         }
         fetch.set_rate(rate);
@@ -339,7 +359,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         group.step(now, Input::Install { anchor, snapshot });
         let installs = group.raft().is_some_and(Raft::is_installing);
         if installs && mutated!(self.core.mutant, InstalledWithoutBase) {
-            return self.on_base_durable(id, at, snapshot);
+            return self.on_base_durable(now, id, at, snapshot);
         }
         if !installs {
             // It has become old, or this replica leads.
@@ -406,11 +426,12 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             group.step(now, Input::Anchor { at, sessions });
         }
         self.snapshot_turns.taking = Some(id);
+        self.snapshot_turns.taken = id;
         self.ports.take_snapshot(id, anchor);
     }
 
     /// Cuts what no follower, no transfer and no restart needs any more.
-    fn cut_if_possible(&mut self, now: Micros, id: GroupId, short: bool) {
+    fn cut_if_possible(&mut self, now: Micros, id: GroupId, short: bool, pins: bool) {
         let settings = self.snapshot_settings.clone();
         let group = self.groups.get_mut(&id).expect("listed by the caller");
         if now < group.snapshots.cut_at && !short {
@@ -430,6 +451,35 @@ impl<D: Disk, P: Ports> Shard<D, P> {
                 text,
             });
         }
+        // A crash may have taken the anchor of a snapshot that is there. And while a group keeps the log of all, what
+        // its machine has not made durable itself, which may be no-ops that it never hears of, a restart has from
+        // the snapshot.
+        if let Some(newest) = &group.snapshots.newest {
+            let newest = newest.at;
+            let found = group.snapshots.found;
+            let reach = if pins {
+                newest.index
+            } else {
+                newest.index.min(found)
+            };
+            let (base, known) = (raft.base().index, raft.anchor().index);
+            let ours = raft.position(newest.index) == Some(newest);
+            if base < reach && known < reach && reach <= raft.commit().index && ours {
+                group.snapshots.found = found.max(reach);
+                let sessions = Default::default();
+                group.step(
+                    now,
+                    Input::Anchor {
+                        at: reach,
+                        sessions,
+                    },
+                );
+            }
+        }
+        let Phase::Running(raft) = &group.phase else {
+            return;
+        };
+        let kept = |from: Index| raft.bytes_between(from, last);
         let mut anchor = raft.anchor().index.min(raft.commit().index);
         // An anchor may be from a snapshot that cannot be read any more, or that never became where the log begins.
         if !mutated!(self.core.mutant, AnchorBeforeSnapshot) {
@@ -452,6 +502,11 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         let worth = to > base && (raft.bytes_between(base, to) >= least || to == anchor);
         if worth {
             group.step(now, Input::Cut(to));
+            // Nobody will read what was cut away.
+            let gone = group.feed_trouble.take_if(|at| *at <= to).is_some();
+            if gone && group.read_trouble.is_none() {
+                self.ports.notice(Notice::ReadWorks { group: id });
+            }
         }
     }
 
@@ -554,6 +609,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
 
     fn on_opened(
         &mut self,
+        now: Micros,
         id: GroupId,
         snapshot: SnapshotId,
         reader: Result<Box<dyn crate::snapshot::SnapshotReader + Send>, StoreFailure>,
@@ -569,10 +625,19 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         }
         match reader {
             Ok(reader) => self.ports.install(id, installing.at, reader),
-            // It was read back a moment ago. A restart finds that it is gone and fetches another one.
-            Err(why) => group.halt(Halt::Machine(format!(
-                "the snapshot that was received cannot be read: {why}"
-            ))),
+            // It was read back a moment ago. Another one is fetched, as after a restart that finds this.
+            Err(why) => {
+                let snapshots = &mut group.snapshots;
+                snapshots.installing = None;
+                snapshots.newest.take_if(|kept| kept.snapshot == snapshot);
+                snapshots.found = snapshots.own;
+                group.step(now, Input::SnapshotLost);
+                self.ports.notice(Notice::SnapshotUnreadable {
+                    group: id,
+                    snapshot,
+                    why: why.to_string(),
+                });
+            }
         }
     }
 
@@ -597,16 +662,17 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             }
         }
         group.snapshots.cut_at = now;
-        self.installed(id, installing);
+        self.installed(now, id, installing);
     }
 
     /// Log and machine go on from a received snapshot: older ones have done their work.
-    fn installed(&mut self, id: GroupId, installing: Installing) {
+    fn installed(&mut self, now: Micros, id: GroupId, installing: Installing) {
         let Installing { snapshot, at } = installing;
-        let group = self.groups.get(&id);
-        let keep = group
-            .map(|group| group.snapshots.keep())
-            .unwrap_or_default();
+        let Some(group) = self.groups.get_mut(&id) else {
+            return;
+        };
+        group.step(now, Input::MachineFollows);
+        let keep = group.snapshots.keep();
         self.ports.store(StoreJob::Retire {
             group: id,
             newest: snapshot,
@@ -644,11 +710,14 @@ impl<D: Disk, P: Ports> Shard<D, P> {
     }
 }
 
+/// Who may have snapshots: the members, and the leader, for all members that a log knows which is far behind may be
+/// gone.
 fn peers_of<O>(group: &Group<O>, own: NodeId) -> Vec<NodeId> {
-    let members = group.raft().map(|raft| raft.membership().replicas());
-    let members = members.unwrap_or_default().into_iter();
-    members
-        .map(|replica| replica.id)
-        .filter(|id| *id != own)
-        .collect()
+    let Some(raft) = group.raft() else {
+        return Vec::new();
+    };
+    let members = raft.membership().replicas().into_iter();
+    let members = members.map(|replica| replica.id);
+    let peers: BTreeSet<NodeId> = members.chain(raft.leader()).collect();
+    peers.into_iter().filter(|id| *id != own).collect()
 }

@@ -10,11 +10,12 @@ use std::vec::Drain;
 use logdrive_raft::io::Role;
 use logdrive_raft::wire::Encode;
 use logdrive_raft::{GroupId, LogPosition, Message, Micros, NodeId};
-use logdrive_shard::kv::{Command, KvOutput, Op};
+use logdrive_shard::kv::{Command, Op};
 use logdrive_shard::{Failure, GroupState, PeerInput, Refused, ReplySink, SnapshotSettings};
 use logdrive_sim::dice::{Dice, Site};
 use logdrive_sim::disk::{SimDiskOptions, SimStorage};
 use logdrive_sim::kv::KvModel;
+use logdrive_sim::model::Model;
 use logdrive_sim::node::{Done, SimNode, Started};
 use logdrive_sim::plan::Plan;
 
@@ -24,8 +25,8 @@ pub const GROUP: GroupId = GroupId(1);
 #[derive(Default)]
 pub struct Answers(pub Mutex<BTreeMap<u64, Result<LogPosition, Failure>>>);
 
-impl ReplySink<KvOutput> for Answers {
-    fn applied(&self, token: u64, _: u32, at: LogPosition, _: u32, _: Drain<'_, KvOutput>) {
+impl<O> ReplySink<O> for Answers {
+    fn applied(&self, token: u64, _: u32, at: LogPosition, _: u32, _: Drain<'_, O>) {
         self.0.lock().unwrap().insert(token, Ok(at));
     }
 
@@ -34,8 +35,9 @@ impl ReplySink<KvOutput> for Answers {
     }
 }
 
-pub struct Trio {
-    pub nodes: Vec<SimNode<KvModel>>,
+pub struct Trio<M: Model = KvModel> {
+    pub nodes: Vec<SimNode<M>>,
+    model: M,
     pub now: Micros,
     /// Everything that was sent, with the place of its sender.
     pub sent: Vec<(usize, Message)>,
@@ -71,9 +73,34 @@ impl Trio {
         disk: SimDiskOptions,
         snapshots: &SnapshotSettings,
     ) -> Self {
+        Self::planned(groups, slots, disk, snapshots, |_, _| {})
+    }
+
+    pub fn planned(
+        groups: u64,
+        slots: [(u64, u64); 3],
+        disk: SimDiskOptions,
+        snapshots: &SnapshotSettings,
+        edit: impl Fn(NodeId, &mut Plan),
+    ) -> Self {
+        Self::with_model(KvModel::default(), groups, slots, disk, snapshots, edit)
+    }
+}
+
+impl<M: Model> Trio<M> {
+    /// Nodes with machines of a model.
+    pub fn with_model(
+        model: M,
+        groups: u64,
+        slots: [(u64, u64); 3],
+        disk: SimDiskOptions,
+        snapshots: &SnapshotSettings,
+        edit: impl Fn(NodeId, &mut Plan),
+    ) -> Self {
         let nodes = (1..=3).map(NodeId).zip(slots);
         let nodes = nodes.map(|(id, (slot_bytes, count))| {
             let mut plan = Plan::calm(3, groups);
+            edit(id, &mut plan);
             plan.disk.slot_bytes = slot_bytes;
             plan.disk.bytes_max = slot_bytes * count;
             let medium = SimStorage::new(Dice::drawn(Site::Disk(id), id.0));
@@ -84,6 +111,7 @@ impl Trio {
         });
         let mut trio = Self {
             nodes: nodes.collect(),
+            model,
             now: Micros(0),
             sent: Vec::new(),
             cut: None,
@@ -100,7 +128,7 @@ impl Trio {
 
     pub fn start(&mut self, place: usize) {
         let now = self.now;
-        let started = self.nodes[place].start(now, &mut KvModel::default(), None);
+        let started = self.nodes[place].start(now, &mut self.model, None);
         assert!(matches!(started, Started::Running), "{started:?}");
         self.reconnect(place);
     }
@@ -145,8 +173,12 @@ impl Trio {
     }
 
     pub fn leader(&self) -> Option<usize> {
-        let leads = |node: &SimNode<KvModel>| {
-            node.core(GROUP)
+        self.leader_of(GROUP)
+    }
+
+    pub fn leader_of(&self, group: GroupId) -> Option<usize> {
+        let leads = |node: &SimNode<M>| {
+            node.core(group)
                 .is_some_and(|core| core.role() == Role::Leader)
         };
         self.nodes.iter().position(leads)
@@ -161,14 +193,19 @@ impl Trio {
 
     /// Puts a proposal at a door. Its token is the number of those before.
     pub fn submit(&mut self, place: usize, bytes: usize) -> Result<(), Refused> {
+        self.submit_to(place, GROUP, bytes)
+    }
+
+    /// The same of any group.
+    pub fn submit_to(&mut self, place: usize, group: GroupId, bytes: usize) -> Result<(), Refused> {
         let value = vec![b'v'; bytes];
         let command = Command {
             origin: None,
             key: b"k",
             op: Op::Put(&value),
         };
-        let sink: Arc<dyn ReplySink<KvOutput>> = self.answers.clone();
-        let door = self.nodes[place].door(GROUP).unwrap();
+        let sink: Arc<dyn ReplySink<M::Output>> = self.answers.clone();
+        let door = self.nodes[place].door(group).unwrap();
         let refused = door.submit(&[command.to_bytes()], &sink, self.tokens);
         self.tokens += 1;
         self.nodes[place].poke();

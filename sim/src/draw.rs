@@ -226,7 +226,7 @@ fn draw_pool(random: &mut Rng, slot_bytes: u64, groups: u64, snapshot: &Snapshot
     }
     let kept = groups * (2 * snapshot.log_bytes + snapshot.keep_log_bytes);
     // What is not committed stays whatever snapshots cover, and of small entries each may take a block.
-    one(random, &[10, 16, 24]) * slot_bytes + (groups << 20) + 2 * kept
+    one(random, &[10, 16, 24]) * slot_bytes + (groups << 21) + 2 * kept
 }
 
 fn draw_network(random: &mut Rng, slot_bytes: u64) -> NetworkPlan {

@@ -172,7 +172,7 @@ fn a_full_disk() {
     let place = Place::new();
     // A snapshot takes so long that the log is full before it could be cut.
     let slow = "[snapshots]\nwrite_bytes_per_s = '1KiB'\n";
-    let config = format!("[wal]\nslot_bytes = '4MiB'\nbytes_max = '20MiB'\n{slow}");
+    let config = format!("[wal]\nslot_bytes = '4MiB'\nbytes_max = '24MiB'\n{slow}");
     let config = place.node(1, &config);
     let node = place.serve(&config);
     assert_eq!(place.kv(&node, &["put", "first", "of all"]).code, 0);
@@ -277,7 +277,7 @@ fn settings_that_cannot_be_used() {
         ("[raft]\ndisk_lag_max = '0s'\n", "disk_lag_max"),
         ("[limits]\nappend_bytes_max = '1GiB'\n", "append_bytes_max"),
         ("[wal]\nslot_bytes = 65537\n", "whole blocks"),
-        ("[wal]\nbytes_max = '64KiB'\n", "fewer than 4 slots"),
+        ("[wal]\nbytes_max = '64KiB'\n", "fewer than 6 slots"),
     ] {
         let config = place.node(1, settings);
         let ended = place.run(&["serve", "--config", &config, "--check"]);

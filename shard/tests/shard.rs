@@ -250,7 +250,7 @@ fn what_a_turn_admits_together_has_slots_when_the_file_system_has_no_space() {
 #[test]
 fn a_group_whose_first_record_the_log_does_not_take_halts_and_says_so() {
     // A checkpoint of so many groups is larger than a slot.
-    let mut rig = Rig::open(&new_medium(), 400, 4, LogPosition::default());
+    let mut rig = Rig::open(&new_medium(), 400, 6, LogPosition::default());
     let halted: Vec<GroupState> = rig
         .states()
         .into_iter()

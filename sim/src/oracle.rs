@@ -246,6 +246,12 @@ impl Oracle {
         medium.untrusted |= zeros && needed == OnPath::Unmarked;
     }
 
+    /// Whether a node has begun every group, durably, as far as its medium was read.
+    pub(crate) fn has_begun(&self, node: NodeId) -> bool {
+        let view = &self.media[place(node)].view;
+        self.groups.keys().all(|group| view.has_begun(*group))
+    }
+
     /// A node's medium is empty.
     pub(crate) fn emptied(&mut self, node: NodeId) {
         self.forget_medium(node);

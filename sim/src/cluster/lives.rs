@@ -84,6 +84,11 @@ impl<M: Model> Cluster<'_, M> {
         self.core.retain(|core| *core != id);
         let core = self.core.len() as u64;
         self.justified |= 2 * core <= self.plan.nodes;
+        // A founder that is lost before all others have begun a group may take the group with it.
+        for other in self.core.clone() {
+            self.read_medium(other);
+            self.justified |= !self.oracle.has_begun(other);
+        }
     }
 
     pub(super) fn come_back(

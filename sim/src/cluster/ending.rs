@@ -66,6 +66,9 @@ impl<M: Model> Cluster<'_, M> {
         for node in &mut self.nodes {
             node.heal(now);
         }
+        if (self.core.len() as u64) < self.plan.nodes {
+            self.excuse_the_unfounded();
+        }
         for id in self.core.clone() {
             // Nobody waits for ever for those who are gone for good.
             for other in (1..=self.plan.nodes).map(NodeId) {

@@ -84,10 +84,15 @@ impl<M: Model> Cluster<'_, M> {
         self.core.retain(|core| *core != id);
         let core = self.core.len() as u64;
         self.justified |= 2 * core <= self.plan.nodes;
-        // A founder that is lost before all others have begun a group may take the group with it.
-        for other in self.core.clone() {
-            self.read_medium(other);
-            self.justified |= !self.oracle.has_begun(other);
+        self.excuse_the_unfounded();
+    }
+
+    /// All founders have to be there for a group to begin: whoever is lost, or stays away, before the others have begun it
+    /// may take it with it.
+    pub(super) fn excuse_the_unfounded(&mut self) {
+        for id in self.core.clone() {
+            self.read_medium(id);
+            self.justified |= !self.oracle.has_begun(id);
         }
     }
 

@@ -10,6 +10,7 @@ mod output;
 mod parts;
 mod snapshot;
 mod table;
+mod value;
 
 use arrayvec::ArrayVec;
 use logdrive_raft::Index;

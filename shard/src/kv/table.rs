@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 
 use super::hash;
 use super::parts::{Parts, SharedParts};
+use super::value::Value;
 
 /// A map from keys to values, with a digest of all of them. The caller hashes the keys: it does so once.
 #[derive(Debug, Default)]
@@ -25,7 +26,7 @@ pub(super) struct Table {
 #[repr(align(64))]
 struct Pair {
     key: SmallVec<[u8; KEY_BYTES_INLINE]>,
-    value: SmallVec<[u8; VALUE_BYTES_INLINE]>,
+    value: Value,
     /// A hash of key and value: this pair's share of the machine's digest.
     digest: u64,
 }
@@ -52,11 +53,11 @@ pub(super) struct Near(usize);
 
 /// With these a pair is one cache line.
 const KEY_BYTES_INLINE: usize = 16;
-const VALUE_BYTES_INLINE: usize = 24;
 const _: () = assert!(size_of::<Pair>() == 64);
 
-/// With a million keys a part holds a thousand, and copying it takes tens of microseconds.
-const PARTS: usize = 1024;
+/// With a million keys a part holds a few hundred. After a snapshot almost every write is the first to its part, so it
+/// is not only the longest copy that counts but how soon they all come.
+const PARTS: usize = 4096;
 
 const LINE_BYTES: usize = 64;
 
@@ -75,7 +76,7 @@ impl Table {
     pub(super) fn get(&self, place: Place<'_>) -> Option<&[u8]> {
         let is = |pair: &Pair| &pair.key[..] == place.key;
         let found = self.parts.get(place.key_hash).find(place.key_hash, is);
-        found.map(|pair| &pair.value[..])
+        found.map(|pair| pair.value.as_slice())
     }
 
     /// Reads a pair that probably is the one of a key, so that its memory is near, and says where it lies.
@@ -83,7 +84,7 @@ impl Table {
     pub(super) fn reach(&self, key_hash: u64) -> Option<Near> {
         let pairs = self.parts.get(key_hash);
         let bucket = pairs.find_bucket_index(key_hash, |pair| pair.digest != 0)?;
-        let value = &pairs.get_bucket(bucket)?.value;
+        let value = pairs.get_bucket(bucket)?.value.as_slice();
         let mut sum = 0;
         for line in 0..LINES_REACHED_MAX {
             let Some(byte) = value.get(line * LINE_BYTES) else {
@@ -99,19 +100,14 @@ impl Table {
         let digest = hash::fold(place.key_hash, value_hash);
         let pair = self.pair(place);
         let old = std::mem::replace(&mut pair.digest, digest);
-        if pair.value.len() == value.len() {
-            pair.value.copy_from_slice(value);
-        } else {
-            pair.value.clear();
-            pair.value.extend_from_slice(value);
-        }
+        pair.value.set(value);
         self.digest = self.digest.wrapping_sub(old).wrapping_add(digest);
     }
 
     pub(super) fn append(&mut self, place: Place<'_>, tail: &[u8]) {
         let pair = self.pair(place);
-        pair.value.extend_from_slice(tail);
-        let digest = hash::fold(place.key_hash, hash::bytes(&pair.value));
+        pair.value.extend(tail);
+        let digest = hash::fold(place.key_hash, hash::bytes(pair.value.as_slice()));
         let old = std::mem::replace(&mut pair.digest, digest);
         self.digest = self.digest.wrapping_sub(old).wrapping_add(digest);
     }
@@ -154,7 +150,7 @@ fn find_or_make(pairs: &mut HashTable<Pair>, place: Place<'_>) -> usize {
     let entry = pairs.entry(place.key_hash, is, |pair| hash::bytes(&pair.key));
     let new = || Pair {
         key: SmallVec::from_slice(place.key),
-        value: SmallVec::new(),
+        value: Value::default(),
         digest: 0,
     };
     entry.or_insert_with(new).bucket_index()
@@ -174,7 +170,7 @@ impl TableSnapshot {
             let mut pairs: Vec<&Pair> = part.iter().collect();
             pairs.sort_unstable_by(|one, other| one.key.cmp(&other.key));
             for pair in pairs {
-                write(&pair.key, &pair.value)?;
+                write(&pair.key, pair.value.as_slice())?;
             }
         }
         Ok(())
@@ -183,10 +179,10 @@ impl TableSnapshot {
 
 impl Clone for Pair {
     fn clone(&self) -> Self {
-        // The derived one goes byte by byte.
         Self {
+            // The derived one goes byte by byte.
             key: SmallVec::from_slice(&self.key),
-            value: SmallVec::from_slice(&self.value),
+            value: self.value.clone(),
             digest: self.digest,
         }
     }

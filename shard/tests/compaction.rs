@@ -13,19 +13,10 @@ use logdrive_sim::MachineModel;
 use logdrive_sim::disk::{Crash, SimDisk, SimDiskOptions, SimImage};
 use logdrive_wal::disk::{BLOCK_BYTES, SlotId};
 use logdrive_wal::{FreshIds, Identity, Options, Wal};
-use trio::{GROUP, Trio};
+use trio::{GROUP, Trio, often};
 
 const TWO: GroupId = GroupId(2);
 const SLOT_BYTES: u64 = 256 << 10;
-
-/// A snapshot every 64 KiB of log, and little log kept.
-fn often() -> SnapshotSettings {
-    let mut settings = SnapshotSettings::default();
-    settings.log_bytes = 64 << 10;
-    settings.keep_log_bytes = 16 << 10;
-    settings.retain_log_bytes = 1 << 20;
-    settings
-}
 
 /// Only when somebody asks, and nothing is kept below.
 fn asked() -> SnapshotSettings {

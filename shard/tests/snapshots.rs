@@ -10,18 +10,9 @@ use logdrive_raft::{GroupId, Index};
 use logdrive_shard::SnapshotSettings;
 use logdrive_sim::disk::{Crash, SimDiskOptions};
 use logdrive_wal::snapshots::SnapshotStore;
-use trio::{GROUP, Trio};
+use trio::{GROUP, Trio, often};
 
 const SLOT_BYTES: u64 = 256 << 10;
-
-/// A snapshot every 64 KiB of log, and little log kept.
-fn often() -> SnapshotSettings {
-    let mut settings = SnapshotSettings::default();
-    settings.log_bytes = 64 << 10;
-    settings.keep_log_bytes = 16 << 10;
-    settings.retain_log_bytes = 1 << 20;
-    settings
-}
 
 fn trio(settings: &SnapshotSettings) -> Trio {
     Trio::with_snapshots([(SLOT_BYTES, 16); 3], SimDiskOptions::default(), settings)

@@ -112,7 +112,9 @@ pub(super) fn carry(shared: &Shared, notice: Notice) -> Option<Notice> {
         }
         Notice::LogPinned { group, stuck: true } => {
             let text = format!(
-                "the log is nearly full, and group {group}, which has halted here, keeps the oldest part of it, also                  that of the other groups; when it is full this node refuses proposals of every group, and nothing is                  lost by that"
+                "the log is nearly full, and group {group}, which has halted here, keeps the oldest part of it, also \
+                 that of the other groups; when it is full this node refuses proposals of every group, and nothing is \
+                 lost by that"
             );
             tracing::error!(
                 event = "log_pinned",

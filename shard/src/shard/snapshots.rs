@@ -625,6 +625,8 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         }
         match reader {
             Ok(reader) => self.ports.install(id, installing.at, reader),
+            // The next start finds the base and installs it.
+            Err(StoreFailure::Ending) => {}
             // It was read back a moment ago. Another one is fetched, as after a restart that finds this.
             Err(why) => {
                 let snapshots = &mut group.snapshots;

@@ -21,6 +21,15 @@ use logdrive_sim::plan::Plan;
 
 pub const GROUP: GroupId = GroupId(1);
 
+/// A snapshot every 64 KiB of log, and little log kept.
+pub fn often() -> SnapshotSettings {
+    let mut settings = SnapshotSettings::default();
+    settings.log_bytes = 64 << 10;
+    settings.keep_log_bytes = 16 << 10;
+    settings.retain_log_bytes = 1 << 20;
+    settings
+}
+
 /// What was answered, by token.
 #[derive(Default)]
 pub struct Answers(pub Mutex<BTreeMap<u64, Result<LogPosition, Failure>>>);

@@ -52,7 +52,7 @@ struct Medium {
     /// Something that a recovery would need went bad: whoever runs on it cannot know that it is gone. The next
     /// recovery has to see it.
     rotted: bool,
-    /// It was emptied after the groups had formed.
+    /// It was emptied, and another node remembers the groups.
     emptied: bool,
 }
 
@@ -75,8 +75,6 @@ struct GroupTruth {
     votes: BTreeMap<(Replica, Term), NodeId>,
     /// Where the log of each candidate ended at best when it asked, for a pre-vote or a vote of a term.
     asked: BTreeMap<(NodeId, Term, bool), LogPosition>,
-    /// Some replica has a log: directories without one belong to nobody any more.
-    formed: bool,
     nodes: Vec<Seen>,
 }
 
@@ -255,11 +253,17 @@ impl Oracle {
     /// A node's medium is empty.
     pub(crate) fn emptied(&mut self, node: NodeId) {
         self.forget_medium(node);
-        if self.groups.values().all(|group| group.formed) {
+        // Its own medium has been forgotten. Who was emptied before knows as little.
+        let remembers = |group: &GroupId| {
+            let mut media = self.media.iter().filter(|medium| !medium.emptied);
+            media.any(|medium| medium.view.has_begun(*group))
+        };
+        let remembered = self.groups.keys().filter(|group| remembers(group)).count();
+        if remembered == self.groups.len() {
             self.media[place(node)].emptied = true;
         }
-        // Once nobody remembers the groups they may form anew.
-        if self.media.iter().all(|medium| medium.emptied) {
+        // Once nobody remembers the groups they may form anew: whoever alone had begun one has taken it along.
+        if remembered == 0 {
             for medium in &mut self.media {
                 medium.emptied = false;
             }
@@ -495,7 +499,7 @@ impl Oracle {
         Ok(())
     }
 
-    /// Whether a node's medium was emptied after the groups had formed.
+    /// Whether a node's medium was emptied, and another one remembers the groups.
     pub(crate) fn is_emptied(&self, node: NodeId) -> bool {
         self.media[place(node)].emptied
     }

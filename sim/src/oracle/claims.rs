@@ -74,7 +74,6 @@ impl Oracle {
             }
             return Ok(Cuts::default());
         }
-        group.formed = true;
         let medium = &self.media[place(node)];
         if medium.emptied && core.last().index > Index(0) {
             return Err(Violation::new(

@@ -231,10 +231,11 @@ impl Raft {
             Mode::Probe { .. } => reject.prev_index != waiting_for,
             Mode::Replicate => waiting_for < reject.prev_index,
         };
-        // A rejection answers one append. It is late if something at or beyond that has been proved.
+        // A rejection answers one append. It is late if something at or beyond that has been proved, unless the follower
+        // has gone further: its log begins beyond what it acknowledged once it has a snapshot from elsewhere.
         let answered = peer
             .match_index
-            .is_some_and(|matched| reject.prev_index <= matched);
+            .is_some_and(|matched| reject.prev_index <= matched && reject.hint.index <= matched);
         if peer.session != reject.session || stale || answered {
             return;
         }

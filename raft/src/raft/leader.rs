@@ -105,15 +105,15 @@ impl Raft {
         if self.halted.is_some() {
             return Some(RejectReason::Halted);
         }
-        let RoleState::Leader(leader) = &self.role else {
+        let RoleState::Leader(_) = self.role else {
             let leader = self.leader();
             return Some(RejectReason::NotLeader { leader });
         };
-        // What earlier leaders left is not this one's to wait for: it commits with the no-op.
-        let last = self.log.last().index;
-        let settled = self.commit.index.max(Index(leader.first_index.0 - 1));
-        let waiting = last.0.saturating_sub(settled.0);
-        let bytes = self.log.bytes_between(settled, last) + frame_bytes as u64;
+        // What earlier leaders left counts too: it lies on the disk of whoever has it until it commits, and leader
+        // after leader could add as much again.
+        let (committed, last) = (self.commit.index, self.log.last().index);
+        let waiting = last.0.saturating_sub(committed.0);
+        let bytes = self.log.bytes_between(committed, last) + frame_bytes as u64;
         let window_full = waiting > 0
             && (waiting >= self.config.uncommitted_entries_max as u64
                 || bytes > self.config.uncommitted_bytes_max as u64);

@@ -1,7 +1,7 @@
 //! Queues keep their bounds: measured after turns of a node.
 
 use logdrive_raft::io::Role;
-use logdrive_raft::{GroupId, Index, NodeId, Raft};
+use logdrive_raft::{EntryKind, GroupId, Index, NodeId, Raft};
 
 use crate::coverage::Mark;
 use crate::model::Model;
@@ -163,11 +163,14 @@ fn check_log(id: NodeId, core: &Raft, bounds: &Bounds) -> Checked {
     if kept as u64 > bounds.cached {
         return too_much(id, "of frames are kept", kept as u64, bounds.cached);
     }
-    let own = (core.commit().index.0 + 1..=core.last().index.0).map(Index);
-    let own = own.filter_map(|index| core.meta(index));
-    let own = own.filter(|meta| meta.term == core.term());
-    let uncommitted: u64 = own.map(|meta| u64::from(meta.frame_bytes)).sum();
-    if core.role() == Role::Leader && uncommitted > bounds.uncommitted {
+    // What a term begins with may be appended whatever waits; what clients ask for only while all of it is little.
+    let newest = core
+        .entry(core.last().index)
+        .map(|entry| entry.header().kind);
+    let takes = core.role() == Role::Leader && newest == Some(EntryKind::Proposals);
+    let takes = takes && core.last().term == core.term();
+    let uncommitted = core.bytes_between(core.commit().index, core.last().index);
+    if takes && uncommitted > bounds.uncommitted {
         return too_much(
             id,
             "are appended and not committed",

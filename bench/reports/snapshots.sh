@@ -192,6 +192,15 @@ snapshots_until() {
   done
   echo "$taken"
 }
+# Snapshots of all nodes at once, so that no log is long.
+cut_all() {
+  local jobs=()
+  for node in 1 2 3; do
+    "$logdrive" snapshot --tls "$dir/data/tls" "$(client "$node")" >>"$out/snapshots.log" &
+    jobs+=($!)
+  done
+  for job in "${jobs[@]}"; do wait "$job"; done
+}
 load() { # case, seconds, arguments of loadgen; what makes the run invalid stands in invalid.txt
   local case=$1 seconds=$2 status=0
   shift 2
@@ -202,16 +211,23 @@ load() { # case, seconds, arguments of loadgen; what makes the run invalid stand
   [ "$status" -ne 12 ] || { echo "$case: $(grep '^ invalid' "$out/$case/loadgen.log")" >>"$out/invalid.txt"; return 0; }
   return "$status"
 }
+# It was allowed more time than the windows took.
+end_load() {
+  pkill -TERM -P "$load_pid" -x loadgen || true
+  wait "$load_pid" || true
+  load_pid=
+}
 field() { grep -o "\"$2\": *[0-9.]*" "$out/$1/run.json" | sed -n '1s/.*: *//p'; }
 
 if wanted taken || wanted fetched; then
   # Snapshots are taken where a window asks for them, and not in the minutes between: at most a quarter of the log
   # counts, and no minute writes so much.
-  begin $'log_bytes = "6GiB"\nlog_entries = 1000000000'
+  begin $'log_bytes = "6GiB"\nkeep_log_bytes = "256MiB"\nlog_entries = 1000000000'
   say "filling $keys keys of 1 KiB"
-  fill_s=$([ -n "$quick" ] && echo 5 || echo 75)
-  load fill "$fill_s" --rate 40k
-  "$logdrive" snapshot --tls "$dir/data/tls" "$(client 1)" | tee -a "$out/snapshots.log"
+  # And the logs with segment files for as much as a minute writes: in none of those that count are any made.
+  fill_s=$([ -n "$quick" ] && echo 5 || echo 100)
+  load fill "$fill_s" --rate 70k
+  cut_all
   load most 10 --closed --in-flight 1024
   rate=$(awk "BEGIN { printf \"%d\", $(field most completed_per_s) / 2 }")
   say "at most $(field most completed_per_s) a second with 1024 in flight: half is $rate"
@@ -220,10 +236,12 @@ fi
 
 if wanted taken; then
   say "taken: $pairs pairs of $window s"
-  load taken $((pairs * (2 * window + 4) + 10)) --rate "$rate" &
+  load taken $((pairs * (2 * window + 150) + 10)) --rate "$rate" &
   load_pid=$!
   sleep 5
   for pair in $(seq "$pairs"); do
+    cut_all
+    sleep 5
     begin=$(now)
     sleep "$window"
     echo "$pair without $begin $(now)" >>"$out/taken/windows"
@@ -234,8 +252,7 @@ if wanted taken; then
     # What was begun in the window has ended; what it left to the disk settles.
     sleep 2
   done
-  wait "$load_pid" || fail 1 "see $out/taken/loadgen.log"
-  load_pid=
+  end_load
   "$windows" "$out/taken/run.hlog" "$out/taken/windows" | tee "$out/taken.md"
 fi
 
@@ -290,10 +307,7 @@ started: $sent bytes; resident $(sed -n 's/^VmHWM: *//p' "/proc/${pids[$node]}/s
 $there - $begin, $ready - $begin }" | tee -a "$out/fetched.txt"
     sleep 2
   done
-  # It was allowed more time than the pairs took.
-  pkill -TERM -P "$load_pid" -x loadgen || true
-  wait "$load_pid" || true
-  load_pid=
+  end_load
   "$windows" "$out/fetched/run.hlog" "$out/fetched/windows" | tee "$out/fetched.md"
 fi
 

@@ -14,7 +14,7 @@ use crossbeam_queue::ArrayQueue;
 use crossbeam_utils::sync::{Parker, Unparker};
 use logdrive_raft::{Anchor, GroupId, LogPosition};
 use logdrive_shard::{
-    Applier, ApplyBatch, Fatal, Fenced, MachineEvent, SnapshotReader, StateMachine,
+    Applier, ApplyBatch, Fatal, Fenced, MachineEvent, NotInstalled, SnapshotReader, StateMachine,
 };
 
 use crate::error::StartError;
@@ -325,7 +325,12 @@ impl<S: StateMachine> Machines<S> {
                 self.show_applied(group, at);
                 self.snapshots.tell(MachineEvent::Installed { group, at });
             }
-            Err(fenced) => self.queue.fence(fenced),
+            Err(NotInstalled::Fenced(fenced)) => self.queue.fence(fenced),
+            Err(unreadable) => {
+                let why = unreadable.to_string();
+                self.snapshots
+                    .tell(MachineEvent::NotInstalled { group, at, why });
+            }
         }
     }
 

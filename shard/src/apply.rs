@@ -9,6 +9,7 @@ use logdrive_raft::{Entry, EntryKind, GroupId, Index, LogPosition, Micros};
 use crate::machine::{Batch, Fatal, StateMachine};
 use crate::snapshot::SnapshotReader;
 use crate::ticket::{Failure, Runs};
+use crate::watched::Watched;
 
 /// Committed entries of one group on their way to its machine, and who waits for their outputs.
 #[derive(Debug)]
@@ -33,6 +34,18 @@ pub struct Fenced {
     pub index: Index,
     /// What it said.
     pub what: String,
+}
+
+/// Why a machine did not take over a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotInstalled {
+    /// The machine has failed.
+    #[error(transparent)]
+    Fenced(#[from] Fenced),
+    /// The snapshot could not be read. The machine is as it was.
+    #[error("the snapshot could not be read: {0}")]
+    Unreadable(String),
 }
 
 /// All machines of a shard.
@@ -173,21 +186,26 @@ impl<S: StateMachine> Applier<S> {
         taken.and_then(|taken| taken).map_err(|fatal| fatal.what)
     }
 
-    /// Replaces the state of a group's machine by a snapshot that ends at `at`. If the machine cannot, it is fenced.
+    /// Replaces the state of a group's machine by a snapshot that ends at `at`. If the machine cannot, it is fenced,
+    /// but for a snapshot whose bytes could not be read: then another one may do.
     pub fn install(
         &mut self,
         group: GroupId,
         at: LogPosition,
         reader: &mut dyn SnapshotReader,
-    ) -> Result<LogPosition, Fenced> {
+    ) -> Result<LogPosition, NotInstalled> {
         let slot = self
             .machines
             .get_mut(&group)
             .expect("machines open before their groups");
         if let Some(fenced) = &slot.fenced {
-            return Err(fenced.clone());
+            return Err(fenced.clone().into());
         }
-        let installed = Fatal::catch(|| slot.machine.install(reader));
+        let mut reader = Watched::new(reader);
+        let installed = Fatal::catch(|| slot.machine.install(&mut reader));
+        if let (Ok(Err(_)), Some(why)) = (&installed, reader.failed) {
+            return Err(NotInstalled::Unreadable(why));
+        }
         if let Err(fatal) = installed.and_then(|installed| installed) {
             let fenced = Fenced {
                 group,
@@ -195,7 +213,7 @@ impl<S: StateMachine> Applier<S> {
                 what: format!("it could not take over the snapshot: {}", fatal.what),
             };
             slot.fenced = Some(fenced.clone());
-            return Err(fenced);
+            return Err(fenced.into());
         }
         slot.applied = at;
         Ok(at)

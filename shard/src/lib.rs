@@ -23,8 +23,9 @@ pub mod store;
 mod sync;
 pub mod ticket;
 pub mod units;
+mod watched;
 
-pub use apply::{Applier, ApplyBatch, Fenced};
+pub use apply::{Applier, ApplyBatch, Fenced, NotInstalled};
 pub use compaction::SnapshotSettings;
 pub use fetch::{FETCH_BYTES_MAX, FetchStatus};
 pub use inbox::{Door, Inbox, Refused};

@@ -32,7 +32,8 @@ pub trait Ports {
     fn store(&mut self, job: StoreJob);
 
     /// Has the machine of a group take over the state of a snapshot, after what was handed to the applier before. Ends
-    /// in [`MachineEvent::Installed`](crate::shard::MachineEvent::Installed), or with the group fenced.
+    /// in [`MachineEvent::Installed`](crate::shard::MachineEvent::Installed), in
+    /// [`NotInstalled`](crate::shard::MachineEvent::NotInstalled), or with the group fenced.
     fn install(&mut self, group: GroupId, at: LogPosition, reader: Box<dyn SnapshotReader + Send>);
 
     /// Says what an operator or an embedder wants to know.

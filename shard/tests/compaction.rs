@@ -420,12 +420,18 @@ fn far_behind() -> (Trio, usize) {
 /// It was read back, and is damaged before the machine gets it: the log begins there already, so another is fetched.
 #[test]
 fn a_received_snapshot_that_rots_before_it_is_installed_is_fetched_again() {
+    for file in ["manifest", "table"] {
+        fetched_again_if_it_rots(file);
+    }
+}
+
+fn fetched_again_if_it_rots(file: &str) {
     let (mut trio, follower) = far_behind();
     run_until(&mut trio, 1_000_000, 10, |trio| {
         whole(trio, follower, GROUP).is_some()
     });
     let name = whole(&trio, follower, GROUP).unwrap();
-    assert!(trio.nodes[follower].files().flip(&name, "manifest", 30, 1));
+    assert!(trio.nodes[follower].files().flip(&name, file, 30, 1));
     let mut said = Vec::new();
     for _ in 0..100 {
         trio.run_for(100_000);

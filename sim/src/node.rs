@@ -11,8 +11,9 @@ use logdrive_raft::{
 };
 use logdrive_shard::store::unpaced;
 use logdrive_shard::{
-    Applier, ApplyBatch, GroupSetup, Inbox, MachineEvent, Notice, Opened, PeerInput, Ports, Shard,
-    ShardStatus, SnapshotReader, SnapshotSettings, StateMachine, StoreEvent, StoreJob, Storekeeper,
+    Applier, ApplyBatch, GroupSetup, Inbox, MachineEvent, NotInstalled, Notice, Opened, PeerInput,
+    Ports, Shard, ShardStatus, SnapshotReader, SnapshotSettings, StateMachine, StoreEvent,
+    StoreJob, Storekeeper,
 };
 use logdrive_wal::disk::{FlushMode, WatchdogLimits};
 use logdrive_wal::snapshots::SnapshotStore;
@@ -607,9 +608,11 @@ impl<M: Model> SimNode<M> {
                     self.poked = true;
                 }
                 Work::Install(group, at, mut reader) => {
-                    running.install(group, at, &mut *reader);
+                    let is_read = running.install(group, at, &mut *reader);
                     self.poked = true;
-                    return Some(Done::Installed(group, at));
+                    if is_read {
+                        return Some(Done::Installed(group, at));
+                    }
                 }
             }
         }
@@ -727,16 +730,29 @@ impl<S: StateMachine> Running<S> {
         }
     }
 
-    fn install(&mut self, group: GroupId, at: LogPosition, reader: &mut dyn SnapshotReader) {
+    /// False: the snapshot could not be read, and the machine is as it was.
+    fn install(
+        &mut self,
+        group: GroupId,
+        at: LogPosition,
+        reader: &mut dyn SnapshotReader,
+    ) -> bool {
         match self.applier.install(group, at, reader) {
             Ok(at) => self
                 .machine_events
                 .push(MachineEvent::Installed { group, at }),
-            Err(fenced) => {
+            Err(NotInstalled::Fenced(fenced)) => {
                 self.fenced = Some(fenced.to_string());
                 self.shard.fence(group, fenced.what);
             }
+            Err(unreadable) => {
+                let why = unreadable.to_string();
+                self.machine_events
+                    .push(MachineEvent::NotInstalled { group, at, why });
+                return false;
+            }
         }
+        true
     }
 
     /// Does the jobs of the store whose time has come. One of a kind in which it is to stop stops it.

@@ -30,6 +30,15 @@ pub enum MachineEvent {
         /// Why.
         why: String,
     },
+    /// It holds what it held: the snapshot that it was to take over could not be read.
+    NotInstalled {
+        /// The group.
+        group: GroupId,
+        /// The last entry that the snapshot covers.
+        at: LogPosition,
+        /// Why.
+        why: String,
+    },
     /// It holds the state of a snapshot.
     Installed {
         /// The group.
@@ -130,6 +139,9 @@ impl<D: Disk, P: Ports> Shard<D, P> {
                 self.on_not_written(now, group, StoreFailure::Other(why));
             }
             MachineEvent::Installed { group, at } => self.on_installed(now, group, at),
+            MachineEvent::NotInstalled { group, at, why } => {
+                self.on_not_installed(now, group, at, why);
+            }
         }
     }
 
@@ -365,6 +377,9 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             // It has become old, or this replica leads.
             group.snapshots.fetch = None;
             group.received = None;
+            if !group.snapshots.failing {
+                self.ports.notice(Notice::SnapshotNotNeeded { group: id });
+            }
         }
     }
 
@@ -453,7 +468,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         }
         // A crash may have taken the anchor of a snapshot that is there. And while a group keeps the log of all, what
         // its machine has not made durable itself, which may be no-ops that it never hears of, a restart has from
-        // the snapshot.
+        // the snapshot. What it has not been given yet the log keeps for it.
         if let Some(newest) = &group.snapshots.newest {
             let newest = newest.at;
             let found = group.snapshots.found;
@@ -464,7 +479,8 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             };
             let (base, known) = (raft.base().index, raft.anchor().index);
             let ours = raft.position(newest.index) == Some(newest);
-            if base < reach && known < reach && reach <= raft.commit().index && ours {
+            let reached = raft.commit().index.min(group.handed);
+            if base < reach && known < reach && reach <= reached && ours {
                 group.snapshots.found = found.max(reach);
                 let sessions = Default::default();
                 group.step(
@@ -481,6 +497,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         };
         let kept = |from: Index| raft.bytes_between(from, last);
         let mut anchor = raft.anchor().index.min(raft.commit().index);
+        anchor = anchor.min(group.handed);
         // An anchor may be from a snapshot that cannot be read any more, or that never became where the log begins.
         if !mutated!(self.core.mutant, AnchorBeforeSnapshot) {
             anchor = anchor.min(group.snapshots.found);
@@ -627,19 +644,38 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             Ok(reader) => self.ports.install(id, installing.at, reader),
             // The next start finds the base and installs it.
             Err(StoreFailure::Ending) => {}
-            // It was read back a moment ago. Another one is fetched, as after a restart that finds this.
-            Err(why) => {
-                let snapshots = &mut group.snapshots;
-                snapshots.installing = None;
-                snapshots.newest.take_if(|kept| kept.snapshot == snapshot);
-                snapshots.found = snapshots.own;
-                group.step(now, Input::SnapshotLost);
-                self.ports.notice(Notice::SnapshotUnreadable {
-                    group: id,
-                    snapshot,
-                    why: why.to_string(),
-                });
-            }
+            Err(why) => self.on_not_installed(now, id, installing.at, why.to_string()),
+        }
+    }
+
+    /// A received snapshot was read back a moment ago, and cannot be read now. Another one is fetched, as after a
+    /// restart that finds this.
+    fn on_not_installed(&mut self, now: Micros, id: GroupId, at: LogPosition, why: String) {
+        let Some(group) = self.groups.get_mut(&id) else {
+            return;
+        };
+        let snapshots = &mut group.snapshots;
+        let Some(installing) = snapshots
+            .installing
+            .take_if(|installing| installing.at == at)
+        else {
+            return;
+        };
+        let snapshot = installing.snapshot;
+        snapshots.newest.take_if(|kept| kept.snapshot == snapshot);
+        snapshots.found = snapshots.own;
+        group.step(now, Input::SnapshotLost);
+        self.ports.notice(Notice::SnapshotUnreadable {
+            group: id,
+            snapshot,
+            why,
+        });
+        if let Phase::Running(raft) = &group.phase
+            && raft.lacks_snapshot()
+        {
+            let base = raft.base();
+            self.ports
+                .notice(Notice::SnapshotLacking { group: id, base });
         }
     }
 

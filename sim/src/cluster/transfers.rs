@@ -8,7 +8,7 @@ use crate::disk::Crash;
 use crate::model::Model;
 use crate::step::Moment;
 
-use super::{Checked, Cluster, OPERATOR_US, place};
+use super::{Checked, Cluster};
 
 /// Somebody is to stop at a moment.
 #[derive(Clone, Copy, Debug)]
@@ -149,21 +149,5 @@ impl<M: Model> Cluster<'_, M> {
                 self.coverage.hit(Mark::SourceLost);
             }
         }
-    }
-
-    /// A group that could not take over its snapshot for no fault of its own has stopped: a restart finds out what there
-    /// is.
-    pub(super) fn restart_harmed(&mut self, at: usize, id: NodeId) -> Checked {
-        if !self.nodes[at].files().is_harmed() {
-            return Ok(());
-        }
-        let halted = (1..=self.plan.groups).map(GroupId).any(|group| {
-            let trouble = self.trouble(id, group);
-            trouble.is_some_and(|why| why.starts_with("Halted"))
-        });
-        if halted && !self.nodes[place(id)].is_poisoned() {
-            self.crash(id, Crash::Process, OPERATOR_US, None)?;
-        }
-        Ok(())
     }
 }

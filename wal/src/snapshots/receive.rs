@@ -205,9 +205,9 @@ impl<F: Files> Receiving<F> {
             return Err(SnapshotError::Ended);
         }
         self.ended = true;
-        let mut state = self.claim.shared().lock();
-        state.files.remove_directory(&self.directory)?;
-        state.files.sync_root()?;
+        let shared = self.claim.shared();
+        shared.remove_directory(&self.directory)?;
+        shared.lock().files.sync_root()?;
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::error::SnapshotError;
-use super::files::Files;
+use super::files::{FileListed, Files, FilesError, check_name};
 use super::manifest::{MANIFEST_FILE, Manifest, SnapshotSummary};
 use super::names::{Named, Place};
 use bytes::Bytes;
@@ -16,6 +16,10 @@ use logdrive_raft::{GroupId, SnapshotId};
 /// After so many chunks of a file it is flushed. A little at a time: nobody else's flush should have to wait behind all
 /// of a large file, nor should whoever wants the files meanwhile.
 pub(super) const FLUSH_CHUNKS: usize = 16;
+
+/// Files are made so much shorter at a time before they are removed. Where the file system tells the device what is
+/// free, it does nothing else meanwhile: a gibibyte at once stops every write for a fifth of a second.
+const CUT_BYTES: u64 = 1 << 20;
 
 /// Asked once a chunk, with its bytes. It may wait, so that others get at the disk too, and says whether to go on.
 pub type Pace<'a> = dyn FnMut(usize) -> ControlFlow<()> + Send + 'a;
@@ -189,10 +193,9 @@ impl<F: Files> Shared<F> {
                 Ok(()) => {
                     // The same one was here before, and the log may have been cut for it. What is left of the
                     // other is not taken for a snapshot.
-                    let mut state = self.lock();
-                    let _ = state.files.remove_directory(from);
+                    let _ = self.remove_directory(from);
                     // Whoever gave it its name may not have got to make that durable.
-                    state.files.sync_root()?;
+                    self.lock().files.sync_root()?;
                     return Ok(summary);
                 }
                 Err(SnapshotError::Cancelled) => return Err(SnapshotError::Cancelled),
@@ -213,18 +216,35 @@ impl<F: Files> Shared<F> {
     /// Removes a finished snapshot. From the first step on, none of what is left of it counts.
     pub(super) fn remove(&self, place: Place) -> Result<(), SnapshotError> {
         let removing = Named::Removing(place).name();
-        let mut state = self.lock();
-        state.held = None;
-        let names = state.files.directories()?;
-        if names.contains(&removing) {
-            state.files.remove_directory(&removing)?;
+        self.forget_held();
+        if self.lock().files.directories()?.contains(&removing) {
+            self.remove_directory(&removing)?;
         }
         let finished = Named::Finished(place).name();
+        let mut state = self.lock();
         state.files.rename_directory(&finished, &removing)?;
         state.files.sync_root()?;
-        state.files.remove_directory(&removing)?;
-        state.files.sync_root()?;
+        drop(state);
+        self.remove_directory(&removing)?;
+        self.lock().files.sync_root()?;
         Ok(())
+    }
+
+    /// Removes a directory that nothing counts on, with what is in it, a little at a time: whoever else wants the disk
+    /// or the files gets at them in between.
+    pub(super) fn remove_directory(&self, directory: &str) -> Result<(), FilesError> {
+        let listed = self.lock().files.files(directory)?;
+        for FileListed { name, mut bytes } in listed {
+            // Somebody else's files cannot be had by their names.
+            if check_name(&name).is_err() {
+                continue;
+            }
+            while bytes > CUT_BYTES {
+                bytes -= CUT_BYTES;
+                self.lock().files.cut_file(directory, &name, bytes)?;
+            }
+        }
+        self.lock().files.remove_directory(directory)
     }
 }
 

@@ -83,7 +83,7 @@ impl<F: Files> SnapshotStore<F> {
         let (ours, others) = shared.directories()?;
         for named in ours {
             if matches!(named, Named::Writing(_) | Named::Removing(_)) {
-                shared.lock().files.remove_directory(&named.name())?;
+                shared.remove_directory(&named.name())?;
             }
         }
         // A process that died renamed a snapshot and perhaps did not get to make that durable.
@@ -150,12 +150,11 @@ impl<F: Files> SnapshotStore<F> {
     pub fn discard(&self, group: GroupId) -> Result<bool, SnapshotError> {
         let _claim = self.shared.claim(group, Work::Receiving)?;
         let directory = Named::Receiving(group).name();
-        let mut state = self.shared.lock();
-        if !state.files.directories()?.contains(&directory) {
+        if !self.shared.lock().files.directories()?.contains(&directory) {
             return Ok(false);
         }
-        state.files.remove_directory(&directory)?;
-        state.files.sync_root()?;
+        self.shared.remove_directory(&directory)?;
+        self.shared.lock().files.sync_root()?;
         Ok(true)
     }
 

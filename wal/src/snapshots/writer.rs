@@ -58,12 +58,11 @@ impl<F: Files> SnapshotWriter<F> {
         let bytes = manifest.to_bytes();
         Manifest::from_bytes(&bytes).map_err(SnapshotError::Manifest)?;
         let directory = claim.directory();
-        let mut state = claim.shared().lock();
-        if state.files.directories()?.contains(&directory) {
-            state.files.remove_directory(&directory)?;
+        let shared = claim.shared();
+        if shared.lock().files.directories()?.contains(&directory) {
+            shared.remove_directory(&directory)?;
         }
-        state.files.create_directory(&directory)?;
-        drop(state);
+        shared.lock().files.create_directory(&directory)?;
         Ok(Self {
             claim,
             directory,
@@ -107,7 +106,7 @@ impl<F: Files> SnapshotWriter<F> {
     fn give_up(&mut self) {
         self.ended = true;
         // What went wrong before is what the caller has to hear of, and what is left is not taken for a snapshot.
-        let _ = self.shared().lock().files.remove_directory(&self.directory);
+        let _ = self.shared().remove_directory(&self.directory);
     }
 
     fn try_begin_file(&mut self, name: &str) -> Result<(), SnapshotError> {

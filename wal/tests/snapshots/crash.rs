@@ -121,3 +121,29 @@ fn a_power_cut_while_what_is_left_is_removed_is_none_at_all() {
         assert_eq!(storage.directories().len(), 1);
     }
 }
+
+/// Where a device hears of what is free it may do nothing else meanwhile: never of much at once.
+#[test]
+fn a_large_file_goes_a_little_at_a_time() {
+    const BYTES: usize = 4 << 20;
+    let before = SimFilesStorage::new(1);
+    let store = open(&before);
+    let old = write(&store, 100, &vec![("huge", noise(1, BYTES))]).unwrap();
+    write(&store, 200, &contents(2)).unwrap();
+    drop(store);
+    let mut lengths = vec![BYTES];
+    for operation in 1.. {
+        let storage = before.copy(1);
+        let store = open(&storage);
+        storage.stop_after(operation, Crash::Process);
+        if store.retire(GROUP, &[]).is_ok_and(|gone| gone == [old.id]) {
+            break;
+        }
+        let mut left = storage.directories().into_iter();
+        let left = left.find_map(|directory| storage.contents(&directory, "huge"));
+        lengths.push(left.map_or(0, |left| left.len()));
+    }
+    lengths.dedup();
+    let most = lengths.windows(2).map(|pair| pair[0] - pair[1]).max();
+    assert!(most <= Some(1 << 20), "{lengths:?}");
+}

@@ -1,7 +1,12 @@
 //! The files of a real file system.
+//!
+//! What was flushed or read leaves the page cache at once. It is not wanted a second time soon, would push out what
+//! others use, and would be given back by the gigabyte when a snapshot goes: where a hypervisor takes what is free
+//! from the machine, that is a stop of everything.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
 use super::files::{FileListed, Files, FilesError, check_name};
@@ -214,7 +219,11 @@ impl Files for DirectoryFiles {
     }
 
     fn flush(&mut self, directory: &str, file: &str) -> Result<(), FilesError> {
-        self.with("flush", directory, file, File::sync_data)
+        self.with("flush", directory, file, |file| {
+            file.sync_data()?;
+            forget(file, 0, None);
+            Ok(())
+        })
     }
 
     fn sync_directory(&mut self, directory: &str) -> Result<(), FilesError> {
@@ -240,6 +249,7 @@ impl Files for DirectoryFiles {
                     Err(error) => return Err(error),
                 }
             }
+            forget(file, offset_bytes, NonZeroU64::new(filled as u64));
             Ok(filled)
         })
     }
@@ -247,7 +257,7 @@ impl Files for DirectoryFiles {
     fn forget_cached(&mut self, directory: &str, file: &str) {
         // Whoever asks reads the file next, and hears then what is wrong with it.
         let _ = self.with("open", directory, file, |file| {
-            forget(file);
+            forget(file, 0, None);
             Ok(())
         });
     }
@@ -293,13 +303,13 @@ fn sync(_directory: &Path) -> io::Result<()> {
 }
 
 #[cfg(all(target_os = "linux", not(logdrive_portable)))]
-fn forget(file: &File) {
+fn forget(file: &File, from: u64, bytes: Option<NonZeroU64>) {
     // Advice: where it is not taken, the read says less and costs less.
-    let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
+    let _ = rustix::fs::fadvise(file, from, bytes, rustix::fs::Advice::DontNeed);
 }
 
 #[cfg(not(all(target_os = "linux", not(logdrive_portable))))]
-fn forget(_file: &File) {}
+fn forget(_file: &File, _from: u64, _bytes: Option<NonZeroU64>) {}
 
 #[cfg(unix)]
 fn free(root: &Path) -> Option<u64> {

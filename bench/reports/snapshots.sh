@@ -192,12 +192,13 @@ snapshots_until() {
   done
   echo "$taken"
 }
-# Snapshots of all nodes at once, so that no log is long.
+# Snapshots of all nodes, side by side and not begun at once, so that no log is long.
 cut_all() {
   local jobs=()
   for node in 1 2 3; do
     "$logdrive" snapshot --tls "$dir/data/tls" "$(client "$node")" >>"$out/snapshots.log" &
     jobs+=($!)
+    sleep 3
   done
   for job in "${jobs[@]}"; do wait "$job"; done
 }

@@ -7,6 +7,7 @@ mod command;
 mod hash;
 mod ledger;
 mod output;
+mod pairs;
 mod parts;
 mod snapshot;
 mod table;
@@ -23,7 +24,8 @@ pub use self::output::{KvOutput, Reply};
 pub use self::snapshot::KvSnapshot;
 
 use self::ledger::{Ledger, place_hash};
-use self::table::{Near, Place, Table};
+use self::pairs::{Near, Place};
+use self::table::Table;
 use crate::machine::{Batch, Durable, Fatal, StateMachine};
 use crate::snapshot::SnapshotReader;
 use crate::sync::{Arc, Mutex, lock};

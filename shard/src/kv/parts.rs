@@ -57,16 +57,11 @@ impl<T, const COUNT: usize> SharedParts<T, COUNT> {
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
         self.0.iter().map(|part| &**part)
     }
-
-    /// One after the other. Whoever drops them as they come spares the machine a copy of each.
-    pub(super) fn into_parts(self) -> impl Iterator<Item = Arc<T>> {
-        self.0.into_iter()
-    }
 }
 
 // Hash tables place by the lowest bits and tell apart by the seven highest. These are neither, up to so many
 // places a part that no memory holds them.
-fn number_of<const COUNT: usize>(hash: u64) -> usize {
+pub(super) fn number_of<const COUNT: usize>(hash: u64) -> usize {
     const { assert!(COUNT.is_power_of_two() && COUNT <= 1 << 16) };
     (hash >> 40) as usize % COUNT
 }

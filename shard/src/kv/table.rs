@@ -2,71 +2,65 @@
 //!
 //! What a command costs is the cache lines it waits for. So a pair lies in the table itself, key and value in
 //! one line; only a longer key or value has memory of its own. The table is many small ones, by the hash of the
-//! key: no growth and no copy is of all pairs at once.
+//! key: no growth is of all pairs at once, and a snapshot takes so many references and nothing else.
 
+use std::array;
 use std::hint::black_box;
 use std::io;
 
 use hashbrown::HashTable;
-use smallvec::SmallVec;
 
 use super::hash;
-use super::parts::{Parts, SharedParts};
-use super::value::Value;
+use super::pairs::{Near, Pair, Pairs, Place};
+use super::parts::number_of;
+use crate::sync::Arc;
 
 /// A map from keys to values, with a digest of all of them. The caller hashes the keys: it does so once.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Table {
-    parts: Parts<HashTable<Pair>, PARTS>,
+    parts: Box<[Pairs; PARTS]>,
     /// The sum of all pairs' digests.
     digest: u64,
+    /// There was a snapshot, and since then not every part was seen to be the machine's alone.
+    sweep: Option<Sweep>,
 }
 
-#[derive(Debug)]
-#[repr(align(64))]
-struct Pair {
-    key: SmallVec<[u8; KEY_BYTES_INLINE]>,
-    value: Value,
-    /// A hash of key and value: this pair's share of the machine's digest.
-    digest: u64,
-}
-
-/// Which pair a command is about.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Place<'a> {
-    pub(super) key: &'a [u8],
-    pub(super) key_hash: u64,
-    /// Where [`Table::reach`] saw it, if it did. A guess.
-    pub(super) near: Option<Near>,
+/// A walk over the parts, again and again, one a write.
+#[derive(Debug, Default)]
+struct Sweep {
+    next: usize,
+    all_taken_back: bool,
 }
 
 /// A table at one point.
 #[derive(Debug)]
 pub(super) struct TableSnapshot {
-    parts: SharedParts<HashTable<Pair>, PARTS>,
+    parts: Vec<Arc<HashTable<Pair>>>,
     pub(super) digest: u64,
 }
 
-/// A bucket of the part that the key lies in.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Near(usize);
-
-/// With these a pair is one cache line.
-const KEY_BYTES_INLINE: usize = 16;
-const _: () = assert!(size_of::<Pair>() == 64);
-
-/// With a million keys a part holds a few hundred. After a snapshot almost every write is the first to its part, so it
-/// is not only the longest copy that counts but how soon they all come.
-const PARTS: usize = 4096;
+/// So many references a snapshot takes, while the machine waits. With a million keys a part holds five
+/// hundred, which is how many pairs are moved at once when it grows, or is taken back.
+const PARTS: usize = 2048;
 
 const LINE_BYTES: usize = 64;
 
 /// Beyond so many lines, the processor has seen the pattern.
 const LINES_REACHED_MAX: usize = 4;
 
+impl Default for Table {
+    fn default() -> Self {
+        Self {
+            parts: Box::new(array::from_fn(|_| Pairs::default())),
+            digest: 0,
+            sweep: None,
+        }
+    }
+}
+
 impl Table {
     pub(super) fn len(&self) -> usize {
-        self.parts.iter().map(HashTable::len).sum()
+        self.parts.iter().map(Pairs::len).sum()
     }
 
     pub(super) fn digest(&self) -> u64 {
@@ -74,17 +68,15 @@ impl Table {
     }
 
     pub(super) fn get(&self, place: Place<'_>) -> Option<&[u8]> {
-        let is = |pair: &Pair| &pair.key[..] == place.key;
-        let found = self.parts.get(place.key_hash).find(place.key_hash, is);
+        let found = self.part(place.key_hash).get(place);
         found.map(|pair| pair.value.as_slice())
     }
 
     /// Reads a pair that probably is the one of a key, so that its memory is near, and says where it lies.
     #[inline]
     pub(super) fn reach(&self, key_hash: u64) -> Option<Near> {
-        let pairs = self.parts.get(key_hash);
-        let bucket = pairs.find_bucket_index(key_hash, |pair| pair.digest != 0)?;
-        let value = pairs.get_bucket(bucket)?.value.as_slice();
+        let (pair, near) = self.part(key_hash).reach(key_hash)?;
+        let value = pair.value.as_slice();
         let mut sum = 0;
         for line in 0..LINES_REACHED_MAX {
             let Some(byte) = value.get(line * LINE_BYTES) else {
@@ -93,19 +85,19 @@ impl Table {
             sum += usize::from(*byte);
         }
         black_box(sum);
-        Some(Near(bucket))
+        Some(near)
     }
 
     pub(super) fn put(&mut self, place: Place<'_>, value: &[u8], value_hash: u64) {
         let digest = hash::fold(place.key_hash, value_hash);
-        let pair = self.pair(place);
+        let pair = self.part_mut(place.key_hash).reach_mut(place);
         let old = std::mem::replace(&mut pair.digest, digest);
         pair.value.set(value);
         self.digest = self.digest.wrapping_sub(old).wrapping_add(digest);
     }
 
     pub(super) fn append(&mut self, place: Place<'_>, tail: &[u8]) {
-        let pair = self.pair(place);
+        let pair = self.part_mut(place.key_hash).reach_mut(place);
         pair.value.extend(tail);
         let digest = hash::fold(place.key_hash, hash::bytes(pair.value.as_slice()));
         let old = std::mem::replace(&mut pair.digest, digest);
@@ -113,60 +105,60 @@ impl Table {
     }
 
     pub(super) fn remove(&mut self, place: Place<'_>) {
-        let is = |pair: &Pair| &pair.key[..] == place.key;
-        let pairs = self.parts.get_mut(place.key_hash);
-        if let Ok(found) = pairs.find_entry(place.key_hash, is) {
-            let (pair, _) = found.remove();
-            self.digest = self.digest.wrapping_sub(pair.digest);
+        if let Some(digest) = self.part_mut(place.key_hash).remove(place) {
+            self.digest = self.digest.wrapping_sub(digest);
         }
     }
 
     /// The table as it is now.
     pub(super) fn snapshot(&mut self) -> TableSnapshot {
+        self.sweep = Some(Sweep::default());
         TableSnapshot {
-            parts: self.parts.share(),
+            parts: self.parts.iter_mut().map(Pairs::share).collect(),
             digest: self.digest,
         }
     }
 
-    /// The pair of a key; a new one is empty and has no share in the digest yet.
-    #[inline]
-    fn pair(&mut self, place: Place<'_>) -> &mut Pair {
-        let pairs = self.parts.get_mut(place.key_hash);
-        // Where it was seen it is, unless another of the same hash was seen, or the table has moved since.
-        let is = |pair: &Pair| &pair.key[..] == place.key;
-        let bucket = match place.near {
-            Some(Near(bucket)) if pairs.get_bucket(bucket).is_some_and(is) => bucket,
-            _ => find_or_make(pairs, place),
-        };
-        pairs.get_bucket_mut(bucket).expect("found or made above")
+    fn part(&self, hash: u64) -> &Pairs {
+        &self.parts[number_of::<PARTS>(hash)]
     }
-}
 
-/// The bucket of a key that was not where it was seen, if it was seen.
-#[inline(never)]
-fn find_or_make(pairs: &mut HashTable<Pair>, place: Place<'_>) -> usize {
-    let is = |pair: &Pair| &pair.key[..] == place.key;
-    let entry = pairs.entry(place.key_hash, is, |pair| hash::bytes(&pair.key));
-    let new = || Pair {
-        key: SmallVec::from_slice(place.key),
-        value: Value::default(),
-        digest: 0,
-    };
-    entry.or_insert_with(new).bucket_index()
+    #[inline]
+    fn part_mut(&mut self, hash: u64) -> &mut Pairs {
+        if self.sweep.is_some() {
+            self.sweep_on();
+        }
+        &mut self.parts[number_of::<PARTS>(hash)]
+    }
+
+    /// Takes one more part back, if a snapshot has let go of it. Those that nobody writes to would wait for the next
+    /// snapshot otherwise, and all of them would be taken back while the machine waits.
+    fn sweep_on(&mut self) {
+        let Some(sweep) = &mut self.sweep else {
+            return;
+        };
+        if sweep.next == 0 {
+            sweep.all_taken_back = true;
+        }
+        sweep.all_taken_back &= self.parts[sweep.next].take_back();
+        sweep.next = (sweep.next + 1) % PARTS;
+        if sweep.next == 0 && sweep.all_taken_back {
+            self.sweep = None;
+        }
+    }
 }
 
 impl TableSnapshot {
     pub(super) fn len(&self) -> usize {
-        self.parts.iter().map(HashTable::len).sum()
+        self.parts.iter().map(|part| part.len()).sum()
     }
 
-    /// Hands out every pair: part by part, and within a part in the order of the keys.
+    /// Hands out every pair: part by part, and within a part in the order of the keys. Lets go of each part at once.
     pub(super) fn write_pairs(
         self,
         mut write: impl FnMut(&[u8], &[u8]) -> io::Result<()>,
     ) -> io::Result<()> {
-        for part in self.parts.into_parts() {
+        for part in self.parts {
             let mut pairs: Vec<&Pair> = part.iter().collect();
             pairs.sort_unstable_by(|one, other| one.key.cmp(&other.key));
             for pair in pairs {
@@ -177,13 +169,34 @@ impl TableSnapshot {
     }
 }
 
-impl Clone for Pair {
-    fn clone(&self) -> Self {
-        Self {
-            // The derived one goes byte by byte.
-            key: SmallVec::from_slice(&self.key),
-            value: self.value.clone(),
-            digest: self.digest,
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_snapshot_all_parts_are_taken_back_whatever_is_written() {
+        let mut table = Table::default();
+        let put = |table: &mut Table, number: u32| {
+            let key = number.to_le_bytes();
+            let key_hash = hash::bytes(&key);
+            let place = Place {
+                key: &key,
+                key_hash,
+                near: None,
+            };
+            table.put(place, b"value", hash::bytes(b"value"));
+        };
+        (0..10_000).for_each(|number| put(&mut table, number));
+        let snapshot = table.snapshot();
+        (0..10_000).for_each(|number| put(&mut table, number));
+        assert!(table.sweep.is_some());
+        assert_eq!(snapshot.len(), 10_000);
+        drop(snapshot);
+        // At most a walk that is under way, and one after it.
+        (0..2 * PARTS).for_each(|_| put(&mut table, 1));
+        assert!(table.sweep.is_none());
+        let own = |part: &Pairs| matches!(part, Pairs::Own(_));
+        assert!(table.parts.iter().all(own));
+        assert_eq!(table.len(), 10_000);
     }
 }

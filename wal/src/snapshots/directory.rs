@@ -249,7 +249,10 @@ impl Files for DirectoryFiles {
                     Err(error) => return Err(error),
                 }
             }
-            forget(file, offset_bytes, NonZeroU64::new(filled as u64));
+            // A length of 0 would be the rest of the file.
+            if let Some(filled) = NonZeroU64::new(filled as u64) {
+                forget(file, offset_bytes, Some(filled));
+            }
             Ok(filled)
         })
     }

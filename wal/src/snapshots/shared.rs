@@ -216,12 +216,12 @@ impl<F: Files> Shared<F> {
     /// Removes a finished snapshot. From the first step on, none of what is left of it counts.
     pub(super) fn remove(&self, place: Place) -> Result<(), SnapshotError> {
         let removing = Named::Removing(place).name();
-        self.forget_held();
         if self.lock().files.directories()?.contains(&removing) {
             self.remove_directory(&removing)?;
         }
         let finished = Named::Finished(place).name();
         let mut state = self.lock();
+        state.held = None;
         state.files.rename_directory(&finished, &removing)?;
         state.files.sync_root()?;
         drop(state);

@@ -153,6 +153,9 @@ pub(crate) struct Snapshots {
     /// Which snapshots peers were offered or ask for, and until when they are kept for that.
     sending: BTreeMap<SnapshotId, Micros>,
     pub(crate) fetch: Option<Fetch>,
+    /// Until when none is fetched: what was received last could not be read for the machine.
+    fetch_at: Option<Micros>,
+    fetch_us: u64,
     pub(crate) installing: Option<Installing>,
     pub(crate) cut_at: Micros,
     growth: Meter,
@@ -214,10 +217,29 @@ impl Snapshots {
         self.retry_at = Some(now.after(self.retry_us));
     }
 
+    /// Whether another one may be fetched.
+    pub(crate) fn may_fetch(&self, now: Micros) -> bool {
+        let pauses = self.fetch_at.is_some_and(|at| now < at);
+        self.fetch.is_none() && self.installing.is_none() && !pauses
+    }
+
+    /// What was received could not be read for the machine. On a disk that fails each time there is a pause between
+    /// two attempts that grows, so that not all of a peer's disk and network is spent on this.
+    pub(crate) fn on_not_installed(&mut self, now: Micros) {
+        self.fetch_us = (2 * self.fetch_us).clamp(RETRY_US_MIN, RETRY_US_MAX);
+        self.fetch_at = Some(now.after(self.fetch_us));
+    }
+
+    /// The machine has taken a received one over.
+    pub(crate) fn on_installed(&mut self) {
+        self.fetch_us = 0;
+        self.fetch_at = None;
+    }
+
     pub(crate) fn next_deadline(&self) -> Option<Micros> {
         let fetch = self.fetch.as_ref().and_then(Fetch::next_deadline);
         let retry = self.retry_at.filter(|_| self.taking.is_none());
-        fetch.into_iter().chain(retry).min()
+        fetch.into_iter().chain(retry).chain(self.fetch_at).min()
     }
 
     /// Time has passed, and so far the logs of followers match. Says whether a transfer is over that was said to be
@@ -230,6 +252,9 @@ impl Snapshots {
         // The time for another attempt has come; it need not wake anybody again.
         if self.retry_at.is_some_and(|at| at <= now) {
             self.retry_at = None;
+        }
+        if self.fetch_at.is_some_and(|at| at <= now) {
+            self.fetch_at = None;
         }
         let outrun =
             |fences: &BTreeMap<NodeId, Fence>| fences.values().any(|fence| fence.outrun_said);
@@ -517,6 +542,25 @@ mod tests {
             assert!(snapshots.may_take(now));
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
+    }
+
+    #[test]
+    fn what_cannot_be_installed_is_fetched_again_at_growing_intervals() {
+        let mut snapshots = Snapshots::default();
+        let mut now = Micros(0);
+        for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
+            assert!(snapshots.may_fetch(now));
+            snapshots.on_not_installed(now);
+            assert!(!snapshots.may_fetch(now));
+            let next = snapshots.next_deadline().unwrap();
+            assert_eq!(next.since(now), seconds * 1_000_000);
+            now = next;
+            snapshots.on_tick(now, |_| None);
+        }
+        snapshots.on_not_installed(now);
+        snapshots.on_installed();
+        assert!(snapshots.may_fetch(now));
+        assert_eq!(snapshots.next_deadline(), None);
     }
 
     /// A follower that was outrun begins again with another snapshot, and gets there.

@@ -225,11 +225,10 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         }
         let peers = peers_of(group, self.replica.id);
         let (least, leader) = (wanted.base.index, Some(wanted.leader));
-        match &mut group.snapshots.fetch {
-            Some(fetch) => fetch.wanted(least, leader, &peers, now),
-            None => {
-                group.snapshots.fetch = Some(Fetch::begin(least, leader, rate, &peers, now));
-            }
+        if group.snapshots.may_fetch(now) {
+            group.snapshots.fetch = Some(Fetch::begin(least, leader, rate, &peers, now));
+        } else if let Some(fetch) = &mut group.snapshots.fetch {
+            fetch.wanted(least, leader, &peers, now);
         }
     }
 
@@ -315,7 +314,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         }
         let peers = peers_of(group, self.replica.id);
         let snapshots = &mut group.snapshots;
-        if raft.lacks_snapshot() && snapshots.fetch.is_none() && snapshots.installing.is_none() {
+        if raft.lacks_snapshot() && snapshots.may_fetch(now) {
             let (least, leader) = (raft.base().index, raft.leader());
             snapshots.fetch = Some(Fetch::begin(least, leader, rate, &peers, now));
         }
@@ -466,6 +465,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
                 text,
             });
         }
+        let reached = raft.commit().index.min(group.handed);
         // A crash may have taken the anchor of a snapshot that is there. And while a group keeps the log of all, what
         // its machine has not made durable itself, which may be no-ops that it never hears of, a restart has from
         // the snapshot. What it has not been given yet the log keeps for it.
@@ -479,7 +479,6 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             };
             let (base, known) = (raft.base().index, raft.anchor().index);
             let ours = raft.position(newest.index) == Some(newest);
-            let reached = raft.commit().index.min(group.handed);
             if base < reach && known < reach && reach <= reached && ours {
                 group.snapshots.found = found.max(reach);
                 let sessions = Default::default();
@@ -496,8 +495,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             return;
         };
         let kept = |from: Index| raft.bytes_between(from, last);
-        let mut anchor = raft.anchor().index.min(raft.commit().index);
-        anchor = anchor.min(group.handed);
+        let mut anchor = raft.anchor().index.min(reached);
         // An anchor may be from a snapshot that cannot be read any more, or that never became where the log begins.
         if !mutated!(self.core.mutant, AnchorBeforeSnapshot) {
             anchor = anchor.min(group.snapshots.found);
@@ -664,6 +662,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         let snapshot = installing.snapshot;
         snapshots.newest.take_if(|kept| kept.snapshot == snapshot);
         snapshots.found = snapshots.own;
+        snapshots.on_not_installed(now);
         group.step(now, Input::SnapshotLost);
         self.ports.notice(Notice::SnapshotUnreadable {
             group: id,
@@ -710,6 +709,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             return;
         };
         group.step(now, Input::MachineFollows);
+        group.snapshots.on_installed();
         let keep = group.snapshots.keep();
         self.ports.store(StoreJob::Retire {
             group: id,

@@ -2,7 +2,7 @@
 # What clients notice of snapshots: three nodes as processes of their own that hold a gibibyte, under half of the
 # load that they can take.
 #
-#   bench/reports/snapshots.sh OUT_DIR [--pairs 5] [--window 60] [--minutes 10] [--keys 1150k] [--dir DIR]
+#   bench/reports/snapshots.sh OUT_DIR [--pairs 5] [--window 60] [--minutes 10] [--keys 2300k] [--dir DIR]
 #                              [--only taken,fetched,steady,restart] [--quick]
 #
 #   taken    windows in which all nodes take snapshots, one after the other, beside windows without
@@ -11,21 +11,21 @@
 #            as many of three writers that only write to the device
 #   restart  a node that was killed, from its snapshot and 64 MiB of log to ready, beside reading the same files
 #
-# It leaves tables in OUT_DIR/*.md with the raw histograms beside them. About an hour, with nothing else on the
-# machine. --quick takes some three minutes with 64 MiB, shows that all of this works, and nothing else.
+# It leaves tables in OUT_DIR/*.md with the raw histograms beside them. About an hour and 40 GiB of disk, with nothing
+# else on the machine. --quick takes some three minutes with 64 MiB, shows that all of this works, and nothing else.
 # Exit: 0 done, 1 something did not work, 2 usage.
 set -Eeuo pipefail
 trap 'echo "snapshots: line $LINENO: $BASH_COMMAND: exit $?" >&2' ERR
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 command="bench/reports/snapshots.sh $*"
 
-out= pairs=5 window=60 minutes=10 keys=1150k only= quick= dir=${TMPDIR:-/var/tmp}/logdrive-snapshots
+out= pairs=5 window=60 minutes=10 keys=2300k only= quick= dir=${TMPDIR:-/var/tmp}/logdrive-snapshots
 fail() {
   echo "snapshots: $2" >&2
   exit "$1"
 }
 usage() {
-  sed -n '2,17s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+  sed -n '2,16s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
   exit 2
 }
 while [ $# -gt 0 ]; do
@@ -66,7 +66,7 @@ esac
 declare -A pids=()
 load_pid=
 stop_all() {
-  [ -z "$load_pid" ] || kill "$load_pid" 2>/dev/null || true
+  [ -z "$load_pid" ] || pkill -KILL -P "$load_pid" || kill -KILL "$load_pid" 2>/dev/null || true
   for node in "${!pids[@]}"; do
     kill -KILL "${pids[$node]}" 2>/dev/null || true
   done
@@ -115,7 +115,7 @@ mtu = "loopback"
 [tls]
 dir = "$dir/data/tls"
 [wal]
-bytes_max = "24GiB"
+bytes_max = "48GiB"
 [snapshots]
 $1
 EOF
@@ -180,13 +180,18 @@ raw_loop() {
   for file in raw-1 raw-2 raw-3; do wait "${pids[$file]}" && unset "pids[$file]"; done
   awk "BEGIN { printf \"%.1f\\n\", $(wc -l <"$dir/data/passes") * 64 / ($(now) - $begin) }"
 }
+# Waits until it was taken. If the machine stands still for longer than a connection lives, it is taken all the same.
+snapshot_of() {
+  "$logdrive" snapshot --tls "$dir/data/tls" "$(client "$1")" >>"$out/snapshots.log" 2>&1 \
+    || echo "node $1 did not answer" >>"$out/snapshots.log"
+}
 # Until its deadline, of each node in turn; how many.
 snapshots_until() {
   local taken=0
   while :; do
     for node in 1 2 3; do
       [ "$(date +%s)" -lt "$1" ] || break 2
-      "$logdrive" snapshot --tls "$dir/data/tls" "$(client "$node")" >>"$out/snapshots.log"
+      snapshot_of "$node"
       taken=$((taken + 1))
     done
   done
@@ -196,7 +201,7 @@ snapshots_until() {
 cut_all() {
   local jobs=()
   for node in 1 2 3; do
-    "$logdrive" snapshot --tls "$dir/data/tls" "$(client "$node")" >>"$out/snapshots.log" &
+    snapshot_of "$node" &
     jobs+=($!)
     sleep 3
   done
@@ -206,54 +211,56 @@ load() { # case, seconds, arguments of loadgen; what makes the run invalid stand
   local case=$1 seconds=$2 status=0
   shift 2
   mkdir -p "$out/$case"
-  "$loadgen" run --target cluster "$(client 1),$(client 2),$(client 3)" --tls "$dir/data/tls" --size 1KiB \
+  "$loadgen" run --target cluster "$(client 1),$(client 2),$(client 3)" --tls "$dir/data/tls" --size 512B \
     --keys "$keys" --mtu loopback --warmup 1s --duration "${seconds}s" --out "$out/$case" "$@" \
     >"$out/$case/loadgen.log" 2>&1 || status=$?
   [ "$status" -ne 12 ] || { echo "$case: $(grep '^ invalid' "$out/$case/loadgen.log")" >>"$out/invalid.txt"; return 0; }
   return "$status"
 }
-# It was allowed more time than the windows took.
-end_load() {
-  pkill -TERM -P "$load_pid" -x loadgen || true
-  wait "$load_pid" || true
+# It was allowed more time than the windows took, and must have been under way until now.
+end_load() { # case
+  local status=0
+  pkill -TERM -P "$load_pid" -x loadgen || fail 1 "the load has ended by itself: see $out/$1/loadgen.log"
+  wait "$load_pid" || status=$?
   load_pid=
+  [ "$status" = 130 ] || fail 1 "the load ended with $status: see $out/$1/loadgen.log"
+  awk "BEGIN { exit !($(field "$1" completed_per_s) >= 0.99 * $(field "$1" offered_per_s)) }" \
+    || fail 1 "not all that was asked for was done: see $out/$1/loadgen.log"
 }
 field() { grep -o "\"$2\": *[0-9.]*" "$out/$1/run.json" | sed -n '1s/.*: *//p'; }
 
 if wanted taken || wanted fetched; then
-  # Snapshots are taken where a window asks for them, and not in the minutes between: at most a quarter of the log
-  # counts, and no minute writes so much.
-  begin $'log_bytes = "6GiB"\nkeep_log_bytes = "256MiB"\nlog_entries = 1000000000'
-  say "filling $keys keys of 1 KiB"
-  # And the logs with segment files for as much as a minute writes: in none of those that count are any made.
+  # Snapshots are taken where a window asks for them, and not between: at most a quarter of the log counts, and no two
+  # windows write so much.
+  begin $'log_bytes = "12GiB"\nkeep_log_bytes = "256MiB"\nlog_entries = 1000000000'
+  say "filling $keys keys of 512 B"
   fill_s=$([ -n "$quick" ] && echo 5 || echo 100)
   load fill "$fill_s" --rate 70k
   cut_all
   load most 10 --closed --in-flight 1024
   rate=$(awk "BEGIN { printf \"%d\", $(field most completed_per_s) / 2 }")
   say "at most $(field most completed_per_s) a second with 1024 in flight: half is $rate"
-  echo "half load: $rate operations a second of 1 KiB" >>"$out/environment.txt"
+  echo "half load: $rate operations a second of 512 B" >>"$out/environment.txt"
 fi
 
 if wanted taken; then
   say "taken: $pairs pairs of $window s"
-  load taken $((pairs * (2 * window + 150) + 10)) --rate "$rate" &
+  load taken $(((pairs + 1) * (2 * window + 90) + 10)) --rate "$rate" &
   load_pid=$!
   sleep 5
-  for pair in $(seq "$pairs"); do
-    cut_all
-    sleep 5
-    begin=$(now)
-    sleep "$window"
-    echo "$pair without $begin $(now)" >>"$out/taken/windows"
+  # The first pair does not count: it makes the segment files that the others use.
+  for pair in $(seq 0 "$pairs"); do
     begin=$(now)
     taken=$(snapshots_until $(($(date +%s) + window)))
-    echo "$pair with $begin $(now)" >>"$out/taken/windows"
+    [ "$pair" = 0 ] || echo "$pair with $begin $(now)" >>"$out/taken/windows"
     say "pair $pair: $taken snapshots"
     # What was begun in the window has ended; what it left to the disk settles.
     sleep 2
+    begin=$(now)
+    sleep "$window"
+    [ "$pair" = 0 ] || echo "$pair without $begin $(now)" >>"$out/taken/windows"
   done
-  end_load
+  end_load taken
   "$windows" "$out/taken/run.hlog" "$out/taken/windows" | tee "$out/taken.md"
 fi
 
@@ -280,10 +287,12 @@ if wanted fetched; then
       done
     }
     for round in 1 2 3 4; do
+      jobs=()
       for other in $others; do
-        "$logdrive" snapshot --tls "$dir/data/tls" "$(client "$other")" >>"$out/snapshots.log" &
+        snapshot_of "$other" &
+        jobs+=($!)
       done
-      for other in $others; do wait -n; done
+      wait "${jobs[@]}"
       sleep 1
       ! is_cut || break
       sleep 5
@@ -308,19 +317,19 @@ started: $sent bytes; resident $(sed -n 's/^VmHWM: *//p' "/proc/${pids[$node]}/s
 $there - $begin, $ready - $begin }" | tee -a "$out/fetched.txt"
     sleep 2
   done
-  end_load
+  end_load fetched
   "$windows" "$out/fetched/run.hlog" "$out/fetched/windows" | tee "$out/fetched.md"
 fi
 
 if wanted restart; then
   # As a node comes to be by itself: its snapshots and its log are those of the defaults.
   begin ''
-  say "restart: filling $keys keys at 25 000 a second"
-  load refill "$([ -n "$quick" ] && echo 5 || echo 100)" --rate 25k
+  say "restart: filling $keys keys at 45 000 a second"
+  load refill "$([ -n "$quick" ] && echo 5 || echo 120)" --rate 45k
   node=$(follower)
-  "$logdrive" snapshot --tls "$dir/data/tls" "$(client "$node")" | tee -a "$out/snapshots.log"
+  snapshot_of "$node"
   # 64 MiB of log, with what frames add to a value.
-  load beyond 5 --rate 12k
+  load beyond 5 --rate 23k
   # Read as the device gives it, past the page cache.
   raw_read() { find "$dir/data/$node/$1" -type f -name "$2" -exec dd if={} of=/dev/null bs=1M iflag=direct status=none \;; }
   {

@@ -249,9 +249,10 @@ impl Files for DirectoryFiles {
                     Err(error) => return Err(error),
                 }
             }
-            // A length of 0 would be the rest of the file.
-            if let Some(filled) = NonZeroU64::new(filled as u64) {
-                forget(file, offset_bytes, Some(filled));
+            // From the beginning: the cache may hold what it read ahead in pieces that are larger than a read, and lets go
+            // of none that is not all within. Nothing would be all of the file.
+            if let Some(read) = NonZeroU64::new(offset_bytes.saturating_add(filled as u64)) {
+                forget(file, 0, Some(read));
             }
             Ok(filled)
         })

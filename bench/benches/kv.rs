@@ -18,6 +18,9 @@ const KEYS: u64 = 1_000_000;
 /// So many writes reach nearly every part of the table and the ledger.
 const WRITES: usize = 10_000;
 
+/// And so many about half of the keys.
+const MANY_WRITES: usize = 500_000;
+
 fn put(number: u64, value: &[u8], origin: Option<Origin>) -> Bytes {
     let key = format!("k{number:07}");
     let command = Command {
@@ -59,10 +62,10 @@ fn with_keys(value: &[u8]) -> Kv {
 }
 
 /// Writes of random keys.
-fn writes(value: &[u8], origin: impl Fn(u64) -> Option<Origin>) -> Vec<Bytes> {
+fn writes(value: &[u8], count: usize, origin: impl Fn(u64) -> Option<Origin>) -> Vec<Bytes> {
     let mut random = fastrand::Rng::with_seed(1);
     let write = |number| put(random.u64(0..KEYS), value, origin(number));
-    (0..WRITES as u64).map(write).collect()
+    (0..count as u64).map(write).collect()
 }
 
 fn snapshot(c: &mut Criterion) {
@@ -71,8 +74,15 @@ fn snapshot(c: &mut Criterion) {
     for value_bytes in [16, 128, 1024] {
         let value = vec![b'v'; value_bytes];
         let mut kv = with_keys(&value);
-        let writes = writes(&value, |_| None);
-        measure(&mut group, &mut kv, &writes, &format!("1Mx{value_bytes}B"));
+        let name = format!("1Mx{value_bytes}B");
+        measure(
+            &mut group,
+            &mut kv,
+            &writes(&value, WRITES, |_| None),
+            &name,
+        );
+        let many = writes(&value, MANY_WRITES, |_| None);
+        measure_after(&mut group, &mut kv, &many, &name);
     }
     group.finish();
 }
@@ -93,7 +103,7 @@ fn ledger(c: &mut Criterion) {
         for number in 0..chunks {
             apply(&mut kv, &put(number % 100, b"value", origin(number)));
         }
-        let writes = writes(b"value", |number| origin(number * 7 + chunks));
+        let writes = writes(b"value", WRITES, |number| origin(number * 7 + chunks));
         measure(&mut group, &mut kv, &writes, &format!("{clients}_clients"));
     }
     group.finish();
@@ -131,6 +141,39 @@ fn measure(group: &mut Group<'_>, kv: &mut Kv, writes: &[Bytes], name: &str) {
                 });
             });
         }
+    }
+}
+
+/// What a snapshot leaves behind that lets go of everything at once, after many writes while it was there.
+fn measure_after(group: &mut Group<'_>, kv: &mut Kv, writes: &[Bytes], name: &str) {
+    let written = |kv: &mut Kv| {
+        // Nothing is left from before.
+        all(kv, writes);
+        let snapshot = kv.snapshot();
+        all(kv, writes);
+        drop(snapshot);
+    };
+    let again: Measured = |kv, _| {
+        let begun = Instant::now();
+        let taken = kv.snapshot();
+        let spent = begun.elapsed();
+        drop(taken);
+        spent
+    };
+    for (what, measured) in [
+        ("take_again", again),
+        ("longest_write_after", longest),
+        ("writes_after", all),
+    ] {
+        group.bench_function(format!("{name}/{what}"), |b| {
+            b.iter_custom(|count| {
+                let once = |_| {
+                    written(kv);
+                    measured(kv, &writes[..WRITES])
+                };
+                (0..count).map(once).sum()
+            });
+        });
     }
 }
 

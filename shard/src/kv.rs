@@ -264,6 +264,7 @@ impl State {
             self.ledger.record(origin, hash);
         }
         let table = &mut self.table;
+        table.sweep();
         match op {
             Op::Get => KvOutput::get(table.get(place)),
             Op::Put(value) => {

@@ -1,10 +1,11 @@
 //! The pairs of one part of the table, which a snapshot may share.
 //!
-//! What a snapshot has taken does not change any more. What is written meanwhile lies in a second table above it, one
-//! pair after the other as it is written, and goes into the first once the snapshot has let go of it. So a write costs
-//! a little more while a snapshot is taken, and no write pays for the pairs beside its own.
+//! What a snapshot has taken does not change any more. What is written meanwhile lies above it, one pair after the
+//! other as it is written, and goes into the table below some time after the snapshot has let go of it. So a write
+//! costs a little more while a snapshot is taken, and no write pays for the pairs beside its own.
 
 use std::collections::BTreeSet;
+use std::hint::black_box;
 use std::mem;
 
 use hashbrown::HashTable;
@@ -48,18 +49,33 @@ pub(super) struct Near(usize);
 #[derive(Debug)]
 pub(super) enum Pairs {
     Own(HashTable<Pair>),
-    Shared(Layers),
+    Shared(Shared),
 }
 
 /// What a snapshot has, and what has happened since.
 #[derive(Debug)]
-pub(super) struct Layers {
-    below: Arc<HashTable<Pair>>,
-    /// In place of what lies below, or new.
-    above: HashTable<Pair>,
-    /// What lies below and is gone.
-    removed: BTreeSet<Key>,
+pub(super) struct Shared {
+    below: Arc<Frozen>,
+    since: Changes,
     len: usize,
+}
+
+/// The pairs of a part at one point.
+#[derive(Clone, Debug)]
+pub(super) struct Frozen {
+    table: HashTable<Pair>,
+    /// What had not been merged by then. Mostly nothing.
+    since: Changes,
+    len: usize,
+}
+
+/// What has happened to the pairs of a table.
+#[derive(Clone, Debug, Default)]
+struct Changes {
+    /// In place of what lies in the table, or new.
+    pairs: HashTable<Pair>,
+    /// What lies in the table and is gone, unless it is back.
+    removed: BTreeSet<Key>,
 }
 
 impl Default for Pairs {
@@ -72,45 +88,54 @@ impl Pairs {
     pub(super) fn len(&self) -> usize {
         match self {
             Self::Own(pairs) => pairs.len(),
-            Self::Shared(layers) => layers.len,
+            Self::Shared(shared) => shared.len,
         }
     }
 
     pub(super) fn get(&self, place: Place<'_>) -> Option<&Pair> {
         match self {
             Self::Own(pairs) => find(pairs, place),
-            Self::Shared(layers) => layers.get(place),
+            Self::Shared(shared) => shared.get(place),
         }
     }
 
-    /// A pair that probably is the one of a key, and where it lies.
+    /// A pair that probably is the one of a key, and where it lies. None if it lies below: it will be changed elsewhere,
+    /// and its value need not be near for that.
     #[inline]
     pub(super) fn reach(&self, key_hash: u64) -> Option<(&Pair, Near)> {
-        let seen =
-            |pairs: &HashTable<Pair>| pairs.find_bucket_index(key_hash, |pair| pair.digest != 0);
-        match self {
-            Self::Own(pairs) => {
-                let bucket = seen(pairs)?;
-                Some((pairs.get_bucket(bucket)?, Near(bucket)))
-            }
-            Self::Shared(layers) => {
-                let above = seen(&layers.above);
-                if let Some(bucket) = above {
-                    return Some((layers.above.get_bucket(bucket)?, Near(bucket)));
+        let seen = |pair: &Pair| pair.digest != 0;
+        let pairs = match self {
+            Self::Own(pairs) => pairs,
+            Self::Shared(shared) => {
+                let since = &shared.since.pairs;
+                if since.find(key_hash, seen).is_none() {
+                    black_box(shared.below.table.find(key_hash, seen));
+                    return None;
                 }
-                let bucket = seen(&layers.below)?;
-                Some((layers.below.get_bucket(bucket)?, Near(bucket)))
+                since
             }
-        }
+        };
+        let bucket = pairs.find_bucket_index(key_hash, seen)?;
+        Some((pairs.get_bucket(bucket)?, Near(bucket)))
     }
 
-    /// The pair of a key, for whoever changes it; a new one is empty and has no share in the digest yet.
+    /// The pair of a key, for whoever changes its value; a new one is empty and has no share in the digest yet.
     #[inline]
     pub(super) fn reach_mut(&mut self, place: Place<'_>) -> &mut Pair {
         self.take_back();
         match self {
             Self::Own(pairs) => find_or_make(pairs, place),
-            Self::Shared(layers) => layers.find_or_copy(place),
+            Self::Shared(shared) => shared.find_or_copy(place, Pair::clone),
+        }
+    }
+
+    /// The same for whoever gives it another value: what it had, it may have no longer.
+    #[inline]
+    pub(super) fn replace_mut(&mut self, place: Place<'_>) -> &mut Pair {
+        self.take_back();
+        match self {
+            Self::Own(pairs) => find_or_make(pairs, place),
+            Self::Shared(shared) => shared.find_or_copy(place, Pair::without_value),
         }
     }
 
@@ -119,116 +144,184 @@ impl Pairs {
         self.take_back();
         match self {
             Self::Own(pairs) => remove(pairs, place).map(|pair| pair.digest),
-            Self::Shared(layers) => layers.remove(place),
+            Self::Shared(shared) => shared.remove(place),
         }
     }
 
     /// The pairs as they are now, for a snapshot.
-    pub(super) fn share(&mut self) -> Arc<HashTable<Pair>> {
+    pub(super) fn freeze(&mut self) -> Arc<Frozen> {
         let below = match mem::take(self) {
-            Self::Own(pairs) => Arc::new(pairs),
-            Self::Shared(layers) => layers.all(),
+            Self::Own(table) => Arc::new(Frozen::of(table)),
+            Self::Shared(shared) => shared.freeze(),
         };
-        *self = Self::Shared(Layers {
-            len: below.len(),
+        *self = Self::Shared(Shared {
+            len: below.len,
             below: Arc::clone(&below),
-            above: HashTable::new(),
-            removed: BTreeSet::new(),
+            since: Changes::default(),
         });
         below
     }
 
-    /// If the snapshot has let go of the pairs, they are the machine's alone again. Says whether they are.
-    #[inline]
-    pub(super) fn take_back(&mut self) -> bool {
-        match self {
-            Self::Own(_) => true,
-            Self::Shared(layers) if Arc::strong_count(&layers.below) > 1 => false,
-            Self::Shared(_) => {
-                self.merge();
+    /// If the snapshot has let go of the pairs and nothing has happened to them since, they are the machine's alone.
+    fn take_back(&mut self) {
+        let untouched = |shared: &Shared| {
+            shared.is_let_go() && shared.since.is_empty() && shared.below.since.is_empty()
+        };
+        if matches!(self, Self::Shared(shared) if untouched(shared)) {
+            self.merge();
+        }
+    }
+
+    /// If the snapshot has let go of the pairs, what has happened since goes into the table, and all of it is the
+    /// machine's alone. Says whether that is so.
+    #[cold]
+    pub(super) fn merge(&mut self) -> bool {
+        match mem::take(self) {
+            Self::Shared(shared) if !shared.is_let_go() => {
+                *self = Self::Shared(shared);
+                false
+            }
+            Self::Shared(shared) => {
+                *self = Self::Own(shared.into_table());
+                true
+            }
+            Self::Own(pairs) => {
+                *self = Self::Own(pairs);
                 true
             }
         }
     }
-
-    #[cold]
-    fn merge(&mut self) {
-        if let Self::Shared(layers) = mem::take(self) {
-            // A copy only if somebody else has it, who was not there a moment ago.
-            *self = Self::Own(Arc::unwrap_or_clone(layers.all()));
-        }
-    }
 }
 
-impl Layers {
+impl Shared {
+    fn is_let_go(&self) -> bool {
+        Arc::strong_count(&self.below) == 1
+    }
+
     fn get(&self, place: Place<'_>) -> Option<&Pair> {
-        find(&self.above, place).or_else(|| self.get_below(place))
+        self.since.get(place, || self.below.get(place))
     }
 
-    fn get_below(&self, place: Place<'_>) -> Option<&Pair> {
-        let found = find(&self.below, place);
-        found.filter(|_| !self.is_removed(place))
-    }
-
-    fn is_removed(&self, place: Place<'_>) -> bool {
-        !self.removed.is_empty() && self.removed.contains(place.key)
-    }
-
-    fn find_or_copy(&mut self, place: Place<'_>) -> &mut Pair {
-        let known = self.above.len();
-        if find(&self.above, place).is_none()
-            && let Some(pair) = self.get_below(place)
-        {
-            let copy = pair.clone();
-            self.above.insert_unique(place.key_hash, copy, hash_of);
-        } else {
-            find_or_make(&mut self.above, place);
-            self.len += self.above.len() - known;
+    fn find_or_copy(&mut self, place: Place<'_>, copy: fn(&Pair) -> Pair) -> &mut Pair {
+        if find(&self.since.pairs, place).is_none() {
+            if let Some(pair) = self.get(place) {
+                let copy = copy(pair);
+                self.since
+                    .pairs
+                    .insert_unique(place.key_hash, copy, hash_of);
+            } else {
+                self.len += 1;
+            }
         }
-        find_or_make(&mut self.above, place)
+        find_or_make(&mut self.since.pairs, place)
     }
 
     fn remove(&mut self, place: Place<'_>) -> Option<u64> {
         let digest = self.get(place)?.digest;
-        remove(&mut self.above, place);
-        if find(&self.below, place).is_some() {
-            self.removed.insert(SmallVec::from_slice(place.key));
+        remove(&mut self.since.pairs, place);
+        if self.below.get(place).is_some() {
+            self.since.removed.insert(SmallVec::from_slice(place.key));
         }
         self.len -= 1;
         Some(digest)
     }
 
-    /// All of it in one table.
-    fn all(self) -> Arc<HashTable<Pair>> {
-        let Self {
-            mut below,
-            mut above,
-            removed,
-            len,
-        } = self;
-        if above.is_empty() && removed.is_empty() {
-            return below;
+    /// Merges nothing if that can be put off: the machine waits.
+    fn freeze(mut self) -> Arc<Frozen> {
+        if self.since.is_empty() {
+            return self.below;
         }
-        let pairs = Arc::make_mut(&mut below);
-        for key in removed {
+        match Arc::get_mut(&mut self.below) {
+            Some(below) if below.since.is_empty() => {
+                below.since = self.since;
+                below.len = self.len;
+                self.below
+            }
+            _ => Arc::new(Frozen::of(self.into_table())),
+        }
+    }
+
+    fn into_table(self) -> HashTable<Pair> {
+        // A copy only if a snapshot has it still.
+        let mut below = Arc::unwrap_or_clone(self.below);
+        below.since.merge_into(&mut below.table);
+        self.since.merge_into(&mut below.table);
+        assert_eq!(below.table.len(), self.len, "every pair is counted once");
+        below.table
+    }
+}
+
+impl Frozen {
+    fn of(table: HashTable<Pair>) -> Self {
+        Self {
+            len: table.len(),
+            table,
+            since: Changes::default(),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    fn get(&self, place: Place<'_>) -> Option<&Pair> {
+        self.since.get(place, || find(&self.table, place))
+    }
+
+    /// Every pair once, in no order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Pair> {
+        let below = self.table.iter().filter(|pair| !self.since.hides(pair));
+        below.chain(&self.since.pairs)
+    }
+}
+
+impl Changes {
+    fn is_empty(&self) -> bool {
+        self.pairs.is_empty() && self.removed.is_empty()
+    }
+
+    fn get<'a>(
+        &'a self,
+        place: Place<'_>,
+        below: impl FnOnce() -> Option<&'a Pair>,
+    ) -> Option<&'a Pair> {
+        let found = find(&self.pairs, place);
+        found.or_else(|| below().filter(|pair| !self.is_removed(&pair.key)))
+    }
+
+    fn is_removed(&self, key: &[u8]) -> bool {
+        !self.removed.is_empty() && self.removed.contains(key)
+    }
+
+    /// Whether a pair of the table does not count.
+    fn hides(&self, pair: &Pair) -> bool {
+        if self.is_empty() {
+            return false;
+        }
+        let replaced = self
+            .pairs
+            .find(hash_of(pair), |other| other.key == pair.key);
+        replaced.is_some() || self.is_removed(&pair.key)
+    }
+
+    fn merge_into(mut self, table: &mut HashTable<Pair>) {
+        for key in self.removed {
             let place = Place {
                 key: &key,
                 key_hash: hash::bytes(&key),
                 near: None,
             };
-            remove(pairs, place);
+            remove(table, place);
         }
-        for pair in above.drain() {
+        for pair in self.pairs.drain() {
             let is = |other: &Pair| other.key == pair.key;
-            match pairs.entry(hash_of(&pair), is, hash_of) {
+            match table.entry(hash_of(&pair), is, hash_of) {
                 Entry::Occupied(mut old) => *old.get_mut() = pair,
                 Entry::Vacant(free) => {
                     free.insert(pair);
                 }
             }
         }
-        assert_eq!(pairs.len(), len, "every pair is counted once");
-        below
     }
 }
 
@@ -270,6 +363,16 @@ fn hash_of(pair: &Pair) -> u64 {
     hash::bytes(&pair.key)
 }
 
+impl Pair {
+    fn without_value(&self) -> Self {
+        Self {
+            key: SmallVec::from_slice(&self.key),
+            value: Value::default(),
+            digest: self.digest,
+        }
+    }
+}
+
 impl Clone for Pair {
     fn clone(&self) -> Self {
         Self {
@@ -297,35 +400,58 @@ mod tests {
         }
     }
 
-    fn contents(pairs: &HashTable<Pair>) -> Model {
+    fn contents(pairs: &Frozen) -> Model {
         let pair = |pair: &Pair| (pair.key.to_vec(), pair.value.as_slice().to_vec());
-        pairs.iter().map(pair).collect()
+        let found: Vec<_> = pairs.iter().map(pair).collect();
+        assert_eq!(found.len(), pairs.len());
+        let model: Model = found.into_iter().collect();
+        assert_eq!(model.len(), pairs.len());
+        model
     }
 
     fn set(pairs: &mut Pairs, key: &[u8], value: &[u8]) {
         let near = pairs.reach(hash::bytes(key)).map(|(_, near)| near);
-        let pair = pairs.reach_mut(Place { near, ..place(key) });
+        let place = Place { near, ..place(key) };
+        let pair = pairs.replace_mut(place);
         pair.value.set(value);
-        pair.digest = hash::bytes(value) | 1;
+        pair.digest = digest(value);
+    }
+
+    fn append(pairs: &mut Pairs, key: &[u8], tail: &[u8]) {
+        let pair = pairs.reach_mut(place(key));
+        pair.value.extend(tail);
+        pair.digest = digest(pair.value.as_slice());
+    }
+
+    fn digest(value: &[u8]) -> u64 {
+        hash::bytes(value) | 1
     }
 
     #[test]
     fn snapshots_keep_what_they_took_and_the_machine_what_it_wrote() {
         let mut random = fastrand::Rng::with_seed(3);
         let (mut pairs, mut model) = (Pairs::default(), Model::new());
-        let mut taken: Vec<(Arc<HashTable<Pair>>, Model)> = Vec::new();
+        let mut taken: Vec<(Arc<Frozen>, Model)> = Vec::new();
         for _ in 0..50_000 {
             let key = vec![random.u8(0..60); random.usize(1..30)];
             match random.u8(0..100) {
-                0 => taken.push((pairs.share(), model.clone())),
-                1 if !taken.is_empty() => {
+                0 => taken.push((pairs.freeze(), model.clone())),
+                1 => {
+                    pairs.merge();
+                }
+                2..5 if !taken.is_empty() => {
                     let (snapshot, then) = taken.swap_remove(random.usize(0..taken.len()));
                     assert_eq!(contents(&snapshot), then);
                 }
-                2..40 => {
+                5..40 => {
                     let had = model.remove(&key);
-                    let had = had.map(|value| hash::bytes(&value) | 1);
+                    let had = had.map(|value| digest(&value));
                     assert_eq!(pairs.remove(place(&key)), had);
+                }
+                40..50 => {
+                    let tail = vec![random.u8(..); random.usize(0..9)];
+                    append(&mut pairs, &key, &tail);
+                    model.entry(key.clone()).or_default().extend(tail);
                 }
                 _ => {
                     let value = vec![random.u8(..); random.usize(0..60)];
@@ -339,34 +465,50 @@ mod tests {
             assert_eq!(found, model.get(&key).map(Vec::as_slice));
         }
         drop(taken);
-        assert!(pairs.take_back());
-        assert_eq!(contents(&pairs.share()), model);
+        assert!(pairs.merge());
+        assert_eq!(contents(&pairs.freeze()), model);
     }
 
     #[test]
     fn what_nobody_shares_any_more_is_changed_in_place() {
         let mut pairs = Pairs::default();
-        let long = [7; 100];
         for key in 0..10 {
-            set(&mut pairs, &[key], &long);
+            set(&mut pairs, &[key], &[7; 100]);
         }
-        let at =
-            |pairs: &Pairs, key: u8| pairs.get(place(&[key])).unwrap().value.as_slice().as_ptr();
-        let before = at(&pairs, 1);
-        let snapshot = pairs.share();
+        let at = |pairs: &Pairs, key: u8| {
+            let pair = pairs.get(place(&[key])).unwrap();
+            pair.value.as_slice().as_ptr()
+        };
+        let before = [at(&pairs, 0), at(&pairs, 1)];
+        let snapshot = pairs.freeze();
         set(&mut pairs, &[0], &[8; 100]);
-        assert_ne!(
-            at(&pairs, 0),
-            find(&snapshot, place(&[0]))
-                .unwrap()
-                .value
-                .as_slice()
-                .as_ptr()
-        );
-        assert!(!pairs.take_back());
+        assert_ne!(at(&pairs, 0), before[0]);
+        assert!(!pairs.merge());
         drop(snapshot);
+        assert!(pairs.merge());
         set(&mut pairs, &[1], &[8; 100]);
+        assert_eq!(at(&pairs, 1), before[1]);
+        drop(pairs.freeze());
+        set(&mut pairs, &[1], &[9; 100]);
         assert!(matches!(pairs, Pairs::Own(_)));
-        assert_eq!(at(&pairs, 1), before);
+        assert_eq!(at(&pairs, 1), before[1]);
+    }
+
+    #[test]
+    fn a_snapshot_does_not_wait_for_what_was_not_merged() {
+        let mut pairs = Pairs::default();
+        for key in 0..10 {
+            set(&mut pairs, &[key], b"one");
+        }
+        let first = pairs.freeze();
+        set(&mut pairs, &[0], b"two");
+        assert_eq!(pairs.remove(place(&[1])), Some(digest(b"one")));
+        let table: *const HashTable<Pair> = &first.table;
+        drop(first);
+        let second = pairs.freeze();
+        assert!(std::ptr::eq(table, &second.table));
+        assert_eq!((second.table.len(), second.len()), (10, 9));
+        assert_eq!(contents(&second)[&[0][..]], b"two");
+        assert!(!contents(&second).contains_key(&[1][..]));
     }
 }

@@ -8,10 +8,8 @@ use std::array;
 use std::hint::black_box;
 use std::io;
 
-use hashbrown::HashTable;
-
 use super::hash;
-use super::pairs::{Near, Pair, Pairs, Place};
+use super::pairs::{Frozen, Near, Pair, Pairs, Place};
 use super::parts::number_of;
 use crate::sync::Arc;
 
@@ -21,27 +19,37 @@ pub(super) struct Table {
     parts: Box<[Pairs; PARTS]>,
     /// The sum of all pairs' digests.
     digest: u64,
-    /// There was a snapshot, and since then not every part was seen to be the machine's alone.
+    /// There was a snapshot, and since then not every part was seen to be merged.
     sweep: Option<Sweep>,
 }
 
-/// A walk over the parts, again and again, one a write.
+/// A walk over the parts, again and again. What was written while a snapshot had a part goes into it here.
 #[derive(Debug, Default)]
 struct Sweep {
+    commands: usize,
     next: usize,
-    all_taken_back: bool,
+    all_merged: bool,
 }
 
 /// A table at one point.
 #[derive(Debug)]
 pub(super) struct TableSnapshot {
-    parts: Vec<Arc<HashTable<Pair>>>,
+    parts: Vec<Arc<Frozen>>,
     pub(super) digest: u64,
 }
 
-/// So many references a snapshot takes, while the machine waits. With a million keys a part holds five
-/// hundred, which is how many pairs are moved at once when it grows, or is taken back.
+/// So many references a snapshot takes, while the machine waits. With a million keys a part holds five hundred, which is
+/// how many pairs are moved at once when it grows, or when what was written meanwhile is merged.
 const PARTS: usize = 2048;
+
+/// One part is merged after so many commands. A snapshot that was given up lets go of all parts at once, and merging a
+/// part takes as long as a few hundred writes.
+const COMMANDS_A_PART: usize = 32;
+
+/// From one part to the next, about the golden section of all of them and odd. A snapshot lets go of one part after the
+/// other, and those of half a second would all be merged within moments if the walk met them in the same order.
+const SWEEP_STRIDE: usize = 1265;
+const _: () = assert!(SWEEP_STRIDE % 2 == 1 && PARTS.is_power_of_two());
 
 const LINE_BYTES: usize = 64;
 
@@ -90,7 +98,7 @@ impl Table {
 
     pub(super) fn put(&mut self, place: Place<'_>, value: &[u8], value_hash: u64) {
         let digest = hash::fold(place.key_hash, value_hash);
-        let pair = self.part_mut(place.key_hash).reach_mut(place);
+        let pair = self.part_mut(place.key_hash).replace_mut(place);
         let old = std::mem::replace(&mut pair.digest, digest);
         pair.value.set(value);
         self.digest = self.digest.wrapping_sub(old).wrapping_add(digest);
@@ -114,7 +122,7 @@ impl Table {
     pub(super) fn snapshot(&mut self) -> TableSnapshot {
         self.sweep = Some(Sweep::default());
         TableSnapshot {
-            parts: self.parts.iter_mut().map(Pairs::share).collect(),
+            parts: self.parts.iter_mut().map(Pairs::freeze).collect(),
             digest: self.digest,
         }
     }
@@ -123,26 +131,34 @@ impl Table {
         &self.parts[number_of::<PARTS>(hash)]
     }
 
-    #[inline]
     fn part_mut(&mut self, hash: u64) -> &mut Pairs {
-        if self.sweep.is_some() {
-            self.sweep_on();
-        }
         &mut self.parts[number_of::<PARTS>(hash)]
     }
 
-    /// Takes one more part back, if a snapshot has let go of it. Those that nobody writes to would wait for the next
-    /// snapshot otherwise, and all of them would be taken back while the machine waits.
-    fn sweep_on(&mut self) {
+    /// A command has come, and with it some time to merge what was written while there was a snapshot.
+    #[inline]
+    pub(super) fn sweep(&mut self) {
+        if let Some(sweep) = &mut self.sweep {
+            sweep.commands += 1;
+            if sweep.commands == COMMANDS_A_PART {
+                sweep.commands = 0;
+                self.sweep_part();
+            }
+        }
+    }
+
+    #[cold]
+    fn sweep_part(&mut self) {
         let Some(sweep) = &mut self.sweep else {
             return;
         };
         if sweep.next == 0 {
-            sweep.all_taken_back = true;
+            sweep.all_merged = true;
         }
-        sweep.all_taken_back &= self.parts[sweep.next].take_back();
+        let part = sweep.next * SWEEP_STRIDE % PARTS;
+        sweep.all_merged &= self.parts[part].merge();
         sweep.next = (sweep.next + 1) % PARTS;
-        if sweep.next == 0 && sweep.all_taken_back {
+        if sweep.next == 0 && sweep.all_merged {
             self.sweep = None;
         }
     }
@@ -173,30 +189,31 @@ impl TableSnapshot {
 mod tests {
     use super::*;
 
-    #[test]
-    fn after_a_snapshot_all_parts_are_taken_back_whatever_is_written() {
-        let mut table = Table::default();
-        let put = |table: &mut Table, number: u32| {
-            let key = number.to_le_bytes();
-            let key_hash = hash::bytes(&key);
-            let place = Place {
-                key: &key,
-                key_hash,
-                near: None,
-            };
-            table.put(place, b"value", hash::bytes(b"value"));
+    fn put(table: &mut Table, number: u32) {
+        let key = number.to_le_bytes();
+        let place = Place {
+            key: &key,
+            key_hash: hash::bytes(&key),
+            near: None,
         };
+        table.put(place, b"value", hash::bytes(b"value"));
+    }
+
+    #[test]
+    fn after_a_snapshot_all_parts_are_merged_whatever_is_asked() {
+        let mut table = Table::default();
         (0..10_000).for_each(|number| put(&mut table, number));
         let snapshot = table.snapshot();
-        (0..10_000).for_each(|number| put(&mut table, number));
+        (5_000..15_000).for_each(|number| put(&mut table, number));
+        (0..10 * PARTS * COMMANDS_A_PART).for_each(|_| table.sweep());
         assert!(table.sweep.is_some());
-        assert_eq!(snapshot.len(), 10_000);
+        assert_eq!((snapshot.len(), table.len()), (10_000, 15_000));
         drop(snapshot);
         // At most a walk that is under way, and one after it.
-        (0..2 * PARTS).for_each(|_| put(&mut table, 1));
+        (0..2 * PARTS * COMMANDS_A_PART).for_each(|_| table.sweep());
         assert!(table.sweep.is_none());
         let own = |part: &Pairs| matches!(part, Pairs::Own(_));
         assert!(table.parts.iter().all(own));
-        assert_eq!(table.len(), 10_000);
+        assert_eq!(table.len(), 15_000);
     }
 }

@@ -240,7 +240,9 @@ impl State {
     /// next one's, since no lookup depends on another; carried out one by one, each would wait alone.
     fn reach(&self, window: &mut [Parsed<'_>]) {
         for parsed in window {
-            parsed.near = self.table.reach(parsed.key_hash);
+            let replaces = |command: &Command<'_>| matches!(command.op, Op::Put(_) | Op::Delete);
+            let is_replaced = parsed.command.as_ref().is_ok_and(replaces);
+            parsed.near = self.table.reach(parsed.key_hash, is_replaced);
         }
     }
 
@@ -264,7 +266,7 @@ impl State {
             self.ledger.record(origin, hash);
         }
         let table = &mut self.table;
-        table.sweep();
+        table.sweep(op.value().len());
         match op {
             Op::Get => KvOutput::get(table.get(place)),
             Op::Put(value) => {

@@ -5,7 +5,6 @@
 //! costs a little more while a snapshot is taken, and no write pays for the pairs beside its own.
 
 use std::collections::BTreeSet;
-use std::hint::black_box;
 use std::mem;
 
 use hashbrown::HashTable;
@@ -99,24 +98,24 @@ impl Pairs {
         }
     }
 
-    /// A pair that probably is the one of a key, and where it lies. None if it lies below: it will be changed elsewhere,
-    /// and its value need not be near for that.
+    /// A pair that probably is the one of a key, and where it lies; nowhere if a snapshot has it, and it is changed
+    /// elsewhere.
     #[inline]
-    pub(super) fn reach(&self, key_hash: u64) -> Option<(&Pair, Near)> {
+    pub(super) fn reach(&self, key_hash: u64) -> Option<(&Pair, Option<Near>)> {
         let seen = |pair: &Pair| pair.digest != 0;
         let pairs = match self {
             Self::Own(pairs) => pairs,
             Self::Shared(shared) => {
                 let since = &shared.since.pairs;
                 if since.find(key_hash, seen).is_none() {
-                    black_box(shared.below.table.find(key_hash, seen));
-                    return None;
+                    let below = shared.below.table.find(key_hash, seen)?;
+                    return Some((below, None));
                 }
                 since
             }
         };
         let bucket = pairs.find_bucket_index(key_hash, seen)?;
-        Some((pairs.get_bucket(bucket)?, Near(bucket)))
+        Some((pairs.get_bucket(bucket)?, Some(Near(bucket))))
     }
 
     /// The pair of a key, for whoever changes its value; a new one is empty and has no share in the digest yet.
@@ -410,7 +409,7 @@ mod tests {
     }
 
     fn set(pairs: &mut Pairs, key: &[u8], value: &[u8]) {
-        let near = pairs.reach(hash::bytes(key)).map(|(_, near)| near);
+        let near = pairs.reach(hash::bytes(key)).and_then(|(_, near)| near);
         let place = Place { near, ..place(key) };
         let pair = pairs.replace_mut(place);
         pair.value.set(value);

@@ -42,7 +42,7 @@ pub(super) struct TableSnapshot {
 /// how many pairs are moved at once when it grows, or when what was written meanwhile is merged.
 const PARTS: usize = 2048;
 
-/// One part is merged after so many commands. A snapshot that was given up lets go of all parts at once, and merging a
+/// One part is merged after so many commands, or 64 KiB of values. A snapshot that was given up lets go of all parts at once, and merging a
 /// part takes as long as a few hundred writes.
 const COMMANDS_A_PART: usize = 32;
 
@@ -80,10 +80,14 @@ impl Table {
         found.map(|pair| pair.value.as_slice())
     }
 
-    /// Reads a pair that probably is the one of a key, so that its memory is near, and says where it lies.
+    /// Reads a pair that probably is the one of a key, so that its memory is near, and says where it lies. A value that
+    /// `is_replaced`, and stays as it is because a snapshot has it, is not read.
     #[inline]
-    pub(super) fn reach(&self, key_hash: u64) -> Option<Near> {
+    pub(super) fn reach(&self, key_hash: u64, is_replaced: bool) -> Option<Near> {
         let (pair, near) = self.part(key_hash).reach(key_hash)?;
+        if near.is_none() && is_replaced {
+            return None;
+        }
         let value = pair.value.as_slice();
         let mut sum = 0;
         for line in 0..LINES_REACHED_MAX {
@@ -93,7 +97,7 @@ impl Table {
             sum += usize::from(*byte);
         }
         black_box(sum);
-        Some(near)
+        near
     }
 
     pub(super) fn put(&mut self, place: Place<'_>, value: &[u8], value_hash: u64) {
@@ -120,7 +124,8 @@ impl Table {
 
     /// The table as it is now.
     pub(super) fn snapshot(&mut self) -> TableSnapshot {
-        self.sweep = Some(Sweep::default());
+        // It goes on where it is: a walk may take longer than it is until the next snapshot.
+        self.sweep.get_or_insert_default().all_merged = false;
         TableSnapshot {
             parts: self.parts.iter_mut().map(Pairs::freeze).collect(),
             digest: self.digest,
@@ -135,12 +140,14 @@ impl Table {
         &mut self.parts[number_of::<PARTS>(hash)]
     }
 
-    /// A command has come, and with it some time to merge what was written while there was a snapshot.
+    /// A command with a value of so many bytes has come, and with it some time to merge what was written while there was
+    /// a snapshot.
     #[inline]
-    pub(super) fn sweep(&mut self) {
+    pub(super) fn sweep(&mut self, value_bytes: usize) {
         if let Some(sweep) = &mut self.sweep {
-            sweep.commands += 1;
-            if sweep.commands == COMMANDS_A_PART {
+            // Log grows with bytes, and with it come snapshots.
+            sweep.commands += 1 + value_bytes / 2048;
+            if sweep.commands >= COMMANDS_A_PART {
                 sweep.commands = 0;
                 self.sweep_part();
             }
@@ -205,12 +212,14 @@ mod tests {
         (0..10_000).for_each(|number| put(&mut table, number));
         let snapshot = table.snapshot();
         (5_000..15_000).for_each(|number| put(&mut table, number));
-        (0..10 * PARTS * COMMANDS_A_PART).for_each(|_| table.sweep());
+        (0..10 * PARTS * COMMANDS_A_PART).for_each(|_| table.sweep(0));
         assert!(table.sweep.is_some());
         assert_eq!((snapshot.len(), table.len()), (10_000, 15_000));
-        drop(snapshot);
+        (0..100 * COMMANDS_A_PART).for_each(|_| table.sweep(0));
+        drop((snapshot, table.snapshot()));
+        assert_eq!(table.sweep.as_ref().map(|sweep| sweep.next), Some(100));
         // At most a walk that is under way, and one after it.
-        (0..2 * PARTS * COMMANDS_A_PART).for_each(|_| table.sweep());
+        (0..2 * PARTS * COMMANDS_A_PART).for_each(|_| table.sweep(0));
         assert!(table.sweep.is_none());
         let own = |part: &Pairs| matches!(part, Pairs::Own(_));
         assert!(table.parts.iter().all(own));

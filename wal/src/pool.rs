@@ -20,6 +20,10 @@ use recycle::Recycling;
 /// How many free slots are kept at least, as far as the pool may grow.
 pub(crate) const FREE_MIN: usize = 2;
 
+/// So many free slots are enough: released ones are cleared when there are fewer. A cut may release a hundred at once, and
+/// clearing one takes two flushes, for which every write of the device waits.
+const FREE_ENOUGH: usize = FREE_MIN + 2;
+
 /// How long after a failure the pool tries to grow again.
 const RETRY_US: u64 = 1_000_000;
 
@@ -101,7 +105,8 @@ impl Pool {
         self.debris.insert(slot, debris);
     }
 
-    /// Takes back a slot whose segment is not needed any more. It is free once it has been cleared.
+    /// Takes back a slot whose segment is not needed any more. It is free once it has been cleared, which is done when a
+    /// free one is wanted.
     pub(crate) fn release(&mut self, slot: SlotId) {
         let debris = self.debris.remove(&slot).unwrap_or_default();
         self.released.push_back(Recycling::new(slot, &debris));
@@ -212,7 +217,9 @@ impl Pool {
         if self.is_busy() {
             return None;
         }
-        if let Some(step) = self.released.front().and_then(Recycling::step) {
+        let next = self.released.front();
+        let next = next.filter(|_| self.free.len() < FREE_ENOUGH);
+        if let Some(step) = next.and_then(Recycling::step) {
             self.recycling = Some(op);
             return Some(step);
         }

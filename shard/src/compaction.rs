@@ -118,11 +118,13 @@ pub(crate) struct Installing {
     pub(crate) at: LogPosition,
 }
 
-/// A follower that fetches a snapshot, as it tells its leader.
+/// A follower that fetches a snapshot, as it tells its leader, and then catches up with the log beyond it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fence {
-    pub(crate) progress: Progress,
+    progress: Progress,
     heard: Micros,
+    /// It has the snapshot, and the log up to here.
+    reached: Option<Index>,
     /// Since when it looks as if it could not catch up, and whether that was said.
     outrun_since: Option<Micros>,
     outrun_said: bool,
@@ -160,6 +162,13 @@ pub(crate) struct Snapshots {
     pub(crate) cut_at: Micros,
     growth: Meter,
     growth_seen: u64,
+}
+
+impl Fence {
+    /// What lies beyond this it still needs.
+    pub(crate) fn at(&self) -> Index {
+        self.reached.unwrap_or(self.progress.at.index)
+    }
 }
 
 impl Snapshots {
@@ -242,12 +251,13 @@ impl Snapshots {
         fetch.into_iter().chain(retry).chain(self.fetch_at).min()
     }
 
-    /// Time has passed, and so far the logs of followers match. Says whether a transfer is over that was said to be
-    /// outrun.
+    /// Time has passed, and so far the logs of followers match; `near`: as far as log is kept for anybody. Says whether a
+    /// transfer is over that was said to be outrun.
     pub(crate) fn on_tick(
         &mut self,
         now: Micros,
         matched: impl Fn(NodeId) -> Option<Index>,
+        near: impl Fn(Index) -> bool,
     ) -> bool {
         // The time for another attempt has come; it need not wake anybody again.
         if self.retry_at.is_some_and(|at| at <= now) {
@@ -259,15 +269,22 @@ impl Snapshots {
         let outrun =
             |fences: &BTreeMap<NodeId, Fence>| fences.values().any(|fence| fence.outrun_said);
         let before = outrun(&self.fences);
-        // Whoever has what the snapshot holds goes on with the log.
-        let fetches = |peer: NodeId, fence: &Fence| matched(peer) < Some(fence.progress.at.index);
-        self.fences
-            .retain(|peer, fence| fetches(*peer, fence) && now.since(fence.heard) < FENCE_US);
+        self.fences.retain(|peer, fence| {
+            // Whoever has what the snapshot holds goes on with the log. That has grown meanwhile, and if it were cut
+            // now, by the next snapshot, the follower would need that one, and so for ever.
+            let reached = matched(*peer).filter(|index| fence.progress.at.index <= *index);
+            if fence.reached < reached {
+                fence.reached = reached;
+                fence.heard = now;
+                fence.outrun_said = false;
+            }
+            !fence.reached.is_some_and(&near) && now.since(fence.heard) < FENCE_US
+        });
         self.sending.retain(|_, until| now < *until);
         before && !outrun(&self.fences)
     }
 
-    /// Whether any follower fetches a snapshot.
+    /// Whether log is kept for any follower that fetches a snapshot, or has one and catches up.
     pub(crate) fn is_sending(&self) -> bool {
         !self.fences.is_empty()
     }
@@ -275,9 +292,8 @@ impl Snapshots {
     /// Followers that fetch a snapshot, as they tell it.
     pub(crate) fn transfers(&self) -> Vec<(NodeId, Progress)> {
         let fences = self.fences.iter();
-        fences
-            .map(|(peer, fence)| (*peer, fence.progress))
-            .collect()
+        let fetch = fences.filter(|(_, fence)| fence.reached.is_none());
+        fetch.map(|(peer, fence)| (*peer, fence.progress)).collect()
     }
 
     /// A follower tells how far it is with a snapshot.
@@ -287,6 +303,7 @@ impl Snapshots {
         let fence = Fence {
             progress,
             heard: now,
+            reached: None,
             outrun_since: same.and_then(|fence| fence.outrun_since),
             outrun_said: before.is_some_and(|fence| fence.outrun_said),
         };
@@ -342,7 +359,8 @@ impl Snapshots {
         now: Micros,
     ) -> Option<(NodeId, String)> {
         let growth = self.growth.per_s();
-        for (peer, fence) in &mut self.fences {
+        let fetch = self.fences.iter_mut();
+        for (peer, fence) in fetch.filter(|(_, fence)| fence.reached.is_none()) {
             let Progress {
                 at,
                 bytes,
@@ -473,10 +491,10 @@ mod tests {
         let mut snapshots = Snapshots::default();
         snapshots.on_asked(SnapshotId(7), Micros(0));
         snapshots.on_progress(NodeId(3), progress(1, 1), Micros(0));
-        snapshots.on_tick(Micros(FENCE_US - 1), |_| None);
+        snapshots.on_tick(Micros(FENCE_US - 1), |_| None, |_| false);
         assert_eq!(snapshots.keep(), [SnapshotId(7)]);
         assert_eq!(snapshots.fences.len(), 1);
-        snapshots.on_tick(Micros(FENCE_US), |_| None);
+        snapshots.on_tick(Micros(FENCE_US), |_| None, |_| false);
         assert!(snapshots.keep().is_empty() && snapshots.fences.is_empty());
     }
 
@@ -497,7 +515,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_has_what_was_fetched_holds_no_log_back() {
+    fn log_is_kept_until_whoever_has_fetched_a_snapshot_has_caught_up() {
         let mut snapshots = Snapshots::default();
         let at = LogPosition {
             index: Index(5),
@@ -508,21 +526,37 @@ mod tests {
             ..progress(1, 1)
         };
         snapshots.on_progress(NodeId(3), progress, Micros(0));
-        snapshots.on_tick(Micros(0), |_| Some(Index(4)));
-        assert_eq!(snapshots.transfers().len(), 1);
-        snapshots.on_tick(Micros(0), |_| Some(Index(5)));
-        assert!(snapshots.transfers().is_empty());
+        let mut reached = |us: u64, index: u64| {
+            let near = |at: Index| at >= Index(100);
+            snapshots.on_tick(Micros(us), |_| Some(Index(index)), near);
+            let at = snapshots.fences.values().map(|fence| fence.at().0).next();
+            (snapshots.transfers().len(), at)
+        };
+        assert_eq!(reached(0, 4), (1, Some(5)));
+        assert_eq!(reached(0, 5), (0, Some(5)));
+        // As long as it gets on.
+        assert_eq!(reached(FENCE_US - 1, 40), (0, Some(40)));
+        assert_eq!(reached(2 * FENCE_US - 2, 99), (0, Some(99)));
+        assert_eq!(reached(2 * FENCE_US, 100), (0, None));
+        let stuck = |us| {
+            let mut snapshots = Snapshots::default();
+            snapshots.on_progress(NodeId(3), progress, Micros(0));
+            snapshots.on_tick(Micros(0), |_| Some(Index(5)), |_| false);
+            snapshots.on_tick(Micros(us), |_| Some(Index(5)), |_| false);
+            snapshots.is_sending()
+        };
+        assert!(stuck(FENCE_US - 1) && !stuck(FENCE_US));
     }
 
     #[test]
     fn what_was_offered_is_there_when_it_is_asked_for() {
         let mut snapshots = Snapshots::default();
         snapshots.on_offered(SnapshotId(7), Micros(0));
-        snapshots.on_tick(Micros(OFFERED_US - 1), |_| None);
+        snapshots.on_tick(Micros(OFFERED_US - 1), |_| None, |_| false);
         assert_eq!(snapshots.keep(), [SnapshotId(7)]);
         snapshots.on_asked(SnapshotId(7), Micros(OFFERED_US - 1));
         snapshots.on_offered(SnapshotId(7), Micros(OFFERED_US));
-        snapshots.on_tick(Micros(FENCE_US), |_| None);
+        snapshots.on_tick(Micros(FENCE_US), |_| None, |_| false);
         assert_eq!(snapshots.keep(), [SnapshotId(7)]);
     }
 
@@ -538,7 +572,7 @@ mod tests {
             let next = snapshots.next_deadline().unwrap();
             waits.push(next.since(now) / 1_000_000);
             now = next;
-            snapshots.on_tick(now, |_| None);
+            snapshots.on_tick(now, |_| None, |_| false);
             assert!(snapshots.may_take(now));
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
@@ -555,7 +589,7 @@ mod tests {
             let next = snapshots.next_deadline().unwrap();
             assert_eq!(next.since(now), seconds * 1_000_000);
             now = next;
-            snapshots.on_tick(now, |_| None);
+            snapshots.on_tick(now, |_| None, |_| false);
         }
         snapshots.on_not_installed(now);
         snapshots.on_installed();
@@ -574,7 +608,7 @@ mod tests {
             snapshots.on_growth(10 * tenth, now);
             snapshots.on_progress(NodeId(3), progress(tenth, 10), now);
             said += u32::from(snapshots.outrun(5000, |_| 10 * tenth, now).is_some());
-            over += u32::from(snapshots.on_tick(now, |_| None));
+            over += u32::from(snapshots.on_tick(now, |_| None, |_| false));
         }
         assert_eq!((said, over), (1, 0));
         for tenth in 300..310 {
@@ -585,10 +619,11 @@ mod tests {
             };
             snapshots.on_progress(NodeId(3), newer, now);
             said += u32::from(snapshots.outrun(5000, |_| 0, now).is_some());
-            over += u32::from(snapshots.on_tick(now, |_| None));
+            over += u32::from(snapshots.on_tick(now, |_| None, |_| false));
         }
         // It has all of it, and goes on with the log.
-        over += u32::from(snapshots.on_tick(Micros(31_000_000), |_| Some(Index(9))));
+        let matched = |_| Some(Index(9));
+        over += u32::from(snapshots.on_tick(Micros(31_000_000), matched, |_| true));
         assert!(snapshots.fences.is_empty());
         assert_eq!((said, over), (1, 1));
     }

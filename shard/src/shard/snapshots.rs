@@ -12,7 +12,7 @@ use logdrive_wal::disk::Disk;
 use logdrive_wal::snapshots::SnapshotSummary;
 
 use super::Shard;
-use crate::compaction::{CUT_US, Installing, Kept, READS_MAX, rank_of};
+use crate::compaction::{CUT_US, Fence, Installing, Kept, READS_MAX, rank_of};
 use crate::fetch::{Fetch, Order};
 use crate::group::{Group, Phase};
 use crate::ports::{Notice, Ports};
@@ -302,7 +302,12 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             let peer = peers.iter().find(|peer| peer.replica.id == id);
             peer.and_then(|peer| peer.match_index)
         };
-        if group.snapshots.on_tick(now, matched) {
+        let keep_bytes = self.snapshot_settings.keep_log_bytes;
+        let near = |index: Index| match &group.phase {
+            Phase::Running(raft) => raft.bytes_between(index, raft.last().index) <= keep_bytes,
+            _ => true,
+        };
+        if group.snapshots.on_tick(now, matched, near) {
             self.ports.notice(Notice::TransferOver { group: id });
         }
         let Phase::Running(raft) = &group.phase else {
@@ -508,7 +513,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         if !short {
             to = to.min(raft.index_before_bytes(settings.keep_log_bytes));
             let fences = group.snapshots.fences.values();
-            let fences = fences.map(|fence| fence.progress.at.index);
+            let fences = fences.map(Fence::at);
             let within = fences.filter(|at| kept(*at) <= settings.retain_log_bytes);
             to = within.fold(to, Index::min);
         }

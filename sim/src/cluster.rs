@@ -194,14 +194,14 @@ struct Down {
 /// How long a healed core may take until it answers everything, in microseconds: several elections.
 pub const SETTLE_US: u64 = 2_500_000;
 
-/// How long it may take where some have to fetch a snapshot first, and parts that were lost are waited for.
+/// How long it may take where parts of snapshots that were lost are waited for, beside the time for fetching them.
 pub const SETTLE_FETCHING_US: u64 = 5_000_000;
 
 /// How long the healed core of a run may take until it answers everything.
 #[must_use]
 pub fn settle_us(plan: &Plan) -> u64 {
     if plan.snapshot != SnapshotPlan::default() {
-        SETTLE_FETCHING_US
+        SETTLE_FETCHING_US + plan.fetch_us()
     } else {
         SETTLE_US
     }

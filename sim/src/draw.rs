@@ -21,9 +21,6 @@ const QUIET_US: u64 = 600_000;
 /// How long that is where somebody without whom nothing is committed may just then fetch many parts, slowly.
 const QUIET_FETCHING_US: u64 = 3_000_000;
 
-/// What a snapshot may hold beside its padding.
-const VALUES_BYTES: u64 = 2 << 20;
-
 /// How long a healed core is asked things after it has settled.
 const ASKED_US: u64 = 400_000;
 
@@ -120,10 +117,7 @@ fn draw_plan(random: &mut Rng, beyond_limit: bool) -> Plan {
     let few = 4 * u64::from(largest_payload(slot_bytes));
     plan.node.disk_lag_bytes_max = plan.node.disk_lag_bytes_max.max(few);
     if plan.snapshot.log_bytes > 0 {
-        // And as long as it takes to bring one node up in every group.
-        let bytes = plan.groups * (plan.snapshot.padding_bytes + VALUES_BYTES);
-        let fetch_us = bytes * 1_000_000 / plan.snapshot.fetch_bytes_per_s;
-        plan.quiet_us = QUIET_FETCHING_US + fetch_us;
+        plan.quiet_us = QUIET_FETCHING_US + plan.fetch_us();
     }
     plan.healthy_us = settle_us(&plan) + ASKED_US + plan.quiet_us;
     plan

@@ -190,7 +190,17 @@ pub struct ClientPlan {
     pub rests: bool,
 }
 
+/// What a snapshot may hold beside its padding.
+const VALUES_BYTES: u64 = 2 << 20;
+
 impl Plan {
+    /// How long it takes to bring one node up in every group, in microseconds.
+    #[must_use]
+    pub fn fetch_us(&self) -> u64 {
+        let bytes = self.groups * (self.snapshot.padding_bytes + VALUES_BYTES);
+        bytes * 1_000_000 / self.snapshot.fetch_bytes_per_s
+    }
+
     /// A plan in which nothing goes wrong by itself: so many nodes, all of them needed, on quick disks and
     /// a quick network.
     #[must_use]

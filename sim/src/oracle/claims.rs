@@ -112,9 +112,13 @@ impl Oracle {
         now.owed = core.position(core.durable_index()).unwrap_or_default();
         // Until its base is durable a log may yet come back as what it was.
         if now.owed == now.base && medium.view.base(id).index < now.base.index {
+            let owed = before.owed;
+            let is_cut = now.base.index < owed.index && core.position(owed.index) != Some(owed);
             now.owed = match core.is_installing() {
                 true => LogPosition::default(),
-                false => before.owed,
+                // A leader has made it cut that since.
+                false if is_cut => now.owed,
+                false => owed,
             };
         }
         if cut

@@ -348,9 +348,15 @@ impl<S: StateMachine> Machines<S> {
             .iter()
             .map(|(entry, _)| u64::from(entry.header().count))
             .sum();
-        match self.applier.apply(batch) {
-            Ok(applied) => self.show_applied(group, applied),
-            Err(fenced) => self.queue.fence(fenced),
+        // A snapshot that is asked for by whoever has an answer covers what was answered.
+        let shown = self.queue.applied.get(&group);
+        let show = |at: LogPosition| {
+            if let Some(shown) = shown {
+                shown.store(at.index.0, Ordering::Release);
+            }
+        };
+        if let Err(fenced) = self.applier.apply_showing(batch, show) {
+            self.queue.fence(fenced);
         }
         self.metrics.applied(proposals, started.elapsed());
     }

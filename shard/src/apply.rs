@@ -115,6 +115,19 @@ impl<S: StateMachine> Applier<S> {
     /// If the batch is for a group without a machine or leaves a gap: that would be our error, and the
     /// machine must not see it.
     pub fn apply(&mut self, batch: ApplyBatch<S::Output>) -> Result<LogPosition, Fenced> {
+        self.apply_showing(batch, |_| {})
+    }
+
+    /// As `apply`; `show` hears how far the machine is before anybody hears that it is.
+    ///
+    /// # Panics
+    ///
+    /// As `apply`.
+    pub fn apply_showing(
+        &mut self,
+        batch: ApplyBatch<S::Output>,
+        mut show: impl FnMut(LogPosition),
+    ) -> Result<LogPosition, Fenced> {
         let slot = self
             .machines
             .get_mut(&batch.group)
@@ -142,6 +155,7 @@ impl<S: StateMachine> Applier<S> {
                 continue;
             }
             slot.applied = entry.position();
+            show(slot.applied);
             for run in runs {
                 if slot.fenced.is_some() {
                     run.fail(Failure::HaltedBeforeApply {
@@ -367,6 +381,46 @@ mod tests {
             self.0.fetch_add(1, Ordering::Relaxed);
             panic!("dropped that too");
         }
+    }
+
+    /// Looks how far the machine is said to be whenever an answer comes.
+    #[derive(Default)]
+    struct Looks {
+        shown: AtomicUsize,
+        answered: AtomicUsize,
+    }
+
+    impl ReplySink<usize> for Looks {
+        fn applied(&self, _: u64, _: u32, at: LogPosition, _: u32, _: Drain<'_, usize>) {
+            assert_eq!(self.shown.load(Ordering::Relaxed) as u64, at.index.0);
+            self.answered.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn failed(&self, _: u64, _: u32, _: u32, why: Failure) {
+            panic!("{why:?}");
+        }
+    }
+
+    #[test]
+    fn how_far_a_machine_is_can_be_seen_by_whoever_has_its_answer() {
+        let inbox = Inbox::new(1 << 20, 1 << 20, std::task::Waker::noop().clone());
+        inbox.set_door(Door::Open);
+        let looks = Arc::new(Looks::default());
+        let sink: Arc<dyn ReplySink<usize>> = looks.clone();
+        let mut applier = Applier::default();
+        applier.open(GroupId(1), Lengths::default()).unwrap();
+        let mut both = batch(1, &["ab"]);
+        both.entries.extend(batch(2, &["ab"]).entries);
+        for (_, runs) in &mut both.entries {
+            inbox.submit(&["ab"], &sink, 1).unwrap();
+            *runs = inbox.take().unwrap().runs;
+        }
+        let show = |at: LogPosition| {
+            let at = usize::try_from(at.index.0).unwrap();
+            looks.shown.store(at, Ordering::Relaxed);
+        };
+        assert_eq!(applier.apply_showing(both, show).unwrap().index, Index(2));
+        assert_eq!(looks.answered.load(Ordering::Relaxed), 2);
     }
 
     #[test]

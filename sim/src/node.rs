@@ -454,7 +454,10 @@ impl<M: Model> SimNode<M> {
         self.paused_until = now;
         self.plan.node.apply_us = self.plan.node.apply_us.min(HEALED_APPLY_US);
         if let Some(running) = &mut self.running {
-            running.shard.disk_mut().disk.heal();
+            let disk = running.shard.disk_mut();
+            disk.disk.heal();
+            // A process that would have been killed some operations later lives on.
+            disk.left = None;
         }
     }
 

@@ -296,7 +296,9 @@ impl<D: Disk> Wal<D> {
     /// When [`Wal::submit`] wants to be called again without a completion. `None`: never.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Micros> {
+        // A log that has failed does not grow any more.
         let retry = self.pool.next_deadline();
+        let retry = retry.filter(|_| self.poisoned.is_none());
         self.idle_at.into_iter().chain(retry).min()
     }
 

@@ -61,6 +61,25 @@ fn a_failed_or_short_write_or_flush_poisons_the_log_for_good() {
 }
 
 #[test]
+fn a_log_that_fails_while_it_waits_for_space_asks_for_no_time() {
+    let medium = storage();
+    let mut rig = Rig::open(&medium, options(64)).unwrap();
+    rig.wal.create_group(&genesis(GROUP)).unwrap();
+    rig.idle();
+    rig.wal.disk_mut().options_mut().rates.no_space_ppm = 1_000_000;
+    // With each slot that is used up the pool wants another one, and finds no space.
+    while rig.wal.status().slots_free > 1 {
+        rig.append_entries(1, 1, 2000);
+        rig.settle();
+    }
+    rig.wal.disk_mut().medium().inject(Fault::WriteError);
+    rig.append_entries(1, 1, 100);
+    rig.settle();
+    assert!(rig.wal.poisoned().is_some());
+    assert_eq!(rig.wal.next_deadline(), None);
+}
+
+#[test]
 fn space_that_runs_out_stops_the_pool_and_not_the_log() {
     let medium = storage();
     let mut rig = Rig::open(&medium, options(64)).unwrap();

@@ -1,4 +1,4 @@
-//! The thread that applies: the user's code runs here and nowhere else.
+//! The thread that applies: of the user's code only what takes over a received snapshot runs elsewhere.
 //!
 //! Its queue is bounded in bytes by whoever fills it: the shard asks for room before it hands a batch over.
 //! The number of batches is bounded as well, by the queue itself.
@@ -14,10 +14,11 @@ use crossbeam_queue::ArrayQueue;
 use crossbeam_utils::sync::{Parker, Unparker};
 use logdrive_raft::{Anchor, GroupId, LogPosition};
 use logdrive_shard::{
-    Applier, ApplyBatch, Fatal, Fenced, MachineEvent, NotInstalled, SnapshotReader, StateMachine,
+    Applier, ApplyBatch, Fatal, Fenced, MachineEvent, SnapshotReader, StateMachine,
 };
 
 use crate::error::StartError;
+use crate::install::{Install, Installer};
 use crate::metrics::Metrics;
 use crate::snapshots::{Handle, SnapshotQueue};
 
@@ -137,7 +138,7 @@ impl<O> ApplyQueue<O> {
         }
     }
 
-    fn fence(&self, fenced: Fenced) {
+    pub(crate) fn fence(&self, fenced: Fenced) {
         let mut groups = self.fenced_groups();
         if !groups.known.insert(fenced.group) {
             return;
@@ -184,6 +185,13 @@ impl<O> ApplyQueue<O> {
             .map_or(0, |applied| applied.load(Ordering::Acquire))
     }
 
+    /// The machine of a group has come so far.
+    pub(crate) fn show_applied(&self, group: GroupId, applied: LogPosition) {
+        if let Some(shown) = self.applied.get(&group) {
+            shown.store(applied.index.0, Ordering::Release);
+        }
+    }
+
     /// No batch will come any more: the thread ends when it has applied what is queued.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
@@ -199,14 +207,25 @@ pub enum ApplyOn {
     #[default]
     Thread,
     /// On the shard's thread, without a hop: for machines that are quick and never block, such as a map in
-    /// memory. Saves two wake-ups a commit when little is in flight. While a received snapshot is installed the thread
-    /// does nothing else, for any group: a machine of gigabytes wants a thread of its own.
+    /// memory. Saves two wake-ups a commit when little is in flight.
     ShardThread,
+}
+
+/// The machines of a shard, each behind a lock of its own: one takes over a snapshot, which may take seconds, and the
+/// others apply. Nobody waits for such a lock: a group whose machine takes over a snapshot is handed nothing.
+pub(crate) struct Appliers<S: StateMachine>(BTreeMap<GroupId, Mutex<Applier<S>>>);
+
+impl<S: StateMachine> Appliers<S> {
+    pub(crate) fn of(&self, group: GroupId) -> MutexGuard<'_, Applier<S>> {
+        let applier = self.0.get(&group);
+        let applier = applier.expect("machines open before their groups");
+        applier.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The machines of a shard, before it is known where they run.
 pub(crate) struct Machines<S: StateMachine> {
-    applier: Applier<S>,
+    appliers: Arc<Appliers<S>>,
     queue: Arc<ApplyQueue<S::Output>>,
     snapshots: Arc<SnapshotQueue<S::Snapshot>>,
     parker: Parker,
@@ -220,21 +239,23 @@ pub(crate) struct Inline<S: StateMachine> {
 
 impl<S: StateMachine> Machines<S> {
     pub(crate) fn new(
-        applier: Applier<S>,
-        groups: &[GroupId],
+        appliers: BTreeMap<GroupId, Applier<S>>,
         bytes_max: usize,
         shard: Waker,
         snapshots: Arc<SnapshotQueue<S::Snapshot>>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let parker = Parker::new();
-        let at = |group: &GroupId| applier.applied(*group).map_or(0, |applied| applied.index.0);
-        let applied = groups
+        let at = |group: GroupId, applier: &Applier<S>| {
+            let applied = applier.applied(group);
+            AtomicU64::new(applied.map_or(0, |applied| applied.index.0))
+        };
+        let applied = appliers
             .iter()
-            .map(|group| (*group, AtomicU64::new(at(group))))
+            .map(|(group, applier)| (*group, at(*group, applier)))
             .collect();
         let queue = Arc::new(ApplyQueue {
-            work: ArrayQueue::new(BATCHES_MAX + 1 + groups.len()),
+            work: ArrayQueue::new(BATCHES_MAX + 1 + appliers.len()),
             bytes: AtomicUsize::new(0),
             bytes_max,
             shard_waits: AtomicBool::new(false),
@@ -246,12 +267,23 @@ impl<S: StateMachine> Machines<S> {
             ended: AtomicBool::new(false),
             unparker: parker.unparker().clone(),
         });
+        let appliers = appliers.into_iter();
+        let appliers = appliers.map(|(group, applier)| (group, Mutex::new(applier)));
         Self {
-            applier,
+            appliers: Arc::new(Appliers(appliers.collect())),
             queue,
             snapshots,
             parker,
             metrics,
+        }
+    }
+
+    /// What gives these machines the snapshots that they take over.
+    pub(crate) fn installer(&self) -> Installer<S> {
+        Installer {
+            appliers: Arc::clone(&self.appliers),
+            queue: Arc::clone(&self.queue),
+            snapshots: Arc::clone(&self.snapshots),
         }
     }
 
@@ -278,7 +310,7 @@ impl<S: StateMachine> Machines<S> {
         Inline { machines: self }
     }
 
-    fn run(mut self) {
+    fn run(self) {
         loop {
             let Some(work) = self.queue.work.pop() else {
                 if self.queue.closed.load(Ordering::SeqCst) && self.queue.work.is_empty() {
@@ -296,17 +328,20 @@ impl<S: StateMachine> Machines<S> {
         }
     }
 
-    fn work(&mut self, work: Work<S::Output>) {
+    fn work(&self, work: Work<S::Output>) {
         match work {
             Work::Batch(batch) => self.apply(batch),
             Work::TakeSnapshot(group, anchor) => self.take_snapshot(group, anchor),
-            Work::Install(group, at, mut reader) => self.install(group, at, &mut *reader),
+            // Everything before is applied.
+            Work::Install(group, at, reader) => {
+                self.snapshots.install(Install { group, at, reader });
+            }
         }
     }
 
-    fn take_snapshot(&mut self, group: GroupId, anchor: Anchor) {
+    fn take_snapshot(&self, group: GroupId, anchor: Anchor) {
         let started = Instant::now();
-        let taken = self.applier.take_snapshot(group, anchor.at);
+        let taken = self.appliers.of(group).take_snapshot(group, anchor.at);
         self.metrics.snapshot_handle(started.elapsed());
         match taken {
             Ok((source, durable)) => self.snapshots.write(Handle {
@@ -319,28 +354,7 @@ impl<S: StateMachine> Machines<S> {
         }
     }
 
-    fn install(&mut self, group: GroupId, at: LogPosition, reader: &mut dyn SnapshotReader) {
-        match self.applier.install(group, at, reader) {
-            Ok(at) => {
-                self.show_applied(group, at);
-                self.snapshots.tell(MachineEvent::Installed { group, at });
-            }
-            Err(NotInstalled::Fenced(fenced)) => self.queue.fence(fenced),
-            Err(unreadable) => {
-                let why = unreadable.to_string();
-                self.snapshots
-                    .tell(MachineEvent::NotInstalled { group, at, why });
-            }
-        }
-    }
-
-    fn show_applied(&self, group: GroupId, applied: LogPosition) {
-        if let Some(shown) = self.queue.applied.get(&group) {
-            shown.store(applied.index.0, Ordering::Release);
-        }
-    }
-
-    fn apply(&mut self, batch: ApplyBatch<S::Output>) {
+    fn apply(&self, batch: ApplyBatch<S::Output>) {
         let group = batch.group;
         let started = Instant::now();
         let proposals: u64 = batch
@@ -349,13 +363,9 @@ impl<S: StateMachine> Machines<S> {
             .map(|(entry, _)| u64::from(entry.header().count))
             .sum();
         // A snapshot that is asked for by whoever has an answer covers what was answered.
-        let shown = self.queue.applied.get(&group);
-        let show = |at: LogPosition| {
-            if let Some(shown) = shown {
-                shown.store(at.index.0, Ordering::Release);
-            }
-        };
-        if let Err(fenced) = self.applier.apply_showing(batch, show) {
+        let show = |at: LogPosition| self.queue.show_applied(group, at);
+        let applied = self.appliers.of(group).apply_showing(batch, show);
+        if let Err(fenced) = applied {
             self.queue.fence(fenced);
         }
         self.metrics.applied(proposals, started.elapsed());
@@ -363,7 +373,7 @@ impl<S: StateMachine> Machines<S> {
 }
 
 impl<S: StateMachine> Inline<S> {
-    pub(crate) fn work(&mut self, work: Work<S::Output>) {
+    pub(crate) fn work(&self, work: Work<S::Output>) {
         self.machines.work(work);
     }
 }
@@ -435,20 +445,21 @@ mod tests {
     }
 
     fn machines() -> Machines<Failing> {
-        let groups = [GroupId(1), GroupId(2)];
-        let mut applier = Applier::default();
-        for group in groups {
-            applier.open(group, Failing).unwrap();
-        }
+        let open = |group: u64| {
+            let mut applier = Applier::default();
+            applier.open(GroupId(group), Failing).unwrap();
+            (GroupId(group), applier)
+        };
+        let appliers = [1, 2].map(open).into_iter().collect();
         let metrics = Arc::new(Metrics::new());
         let waker = Waker::noop().clone();
         let snapshots = SnapshotQueue::new(waker.clone());
-        Machines::new(applier, &groups, 1 << 20, waker, snapshots, metrics)
+        Machines::new(appliers, 1 << 20, waker, snapshots, metrics)
     }
 
     #[test]
     fn a_group_that_fails_over_and_over_leaves_room_for_the_fence_of_another() {
-        let (mut machines, told) = (machines().inline(), Arc::default());
+        let (machines, told) = (machines().inline(), Arc::default());
         for index in 1..10 {
             machines.work(Work::Batch(batch(1, index, &told)));
         }

@@ -12,6 +12,7 @@ mod clients;
 mod clock;
 mod disk;
 pub mod error;
+mod install;
 mod links;
 mod memory;
 pub mod metrics;

@@ -1,7 +1,8 @@
 //! The threads that write, receive and read snapshots. Everything here blocks, and nothing waits for it.
 //!
-//! Two threads a shard: one writes what machines hand over, the other receives and reads for peers, so that a
-//! follower is served while this node writes a snapshot of its own. Both are paced. How much waits is bounded by
+//! Two threads a shard are here: one writes what machines hand over, the other receives and reads for peers, so that a
+//! follower is served while this node writes a snapshot of its own. Both are paced. A third gives machines what they
+//! take over (`install.rs`). How much waits is bounded by
 //! whoever asks: one snapshot is taken at a time, and of parts that are fetched or sent there are a few.
 
 use std::collections::VecDeque;
@@ -18,6 +19,7 @@ use logdrive_shard::{Fatal, MachineEvent, SnapshotSource, StoreEvent, StoreJob, 
 use logdrive_wal::snapshots::{DirectoryFiles, SnapshotStore};
 
 use crate::error::StartError;
+use crate::install::Install;
 
 /// What a machine handed over to be written out.
 pub(crate) struct Handle<H> {
@@ -40,6 +42,7 @@ pub(crate) struct SnapshotQueue<H> {
 struct State<H> {
     handles: VecDeque<Handle<H>>,
     jobs: VecDeque<StoreJob>,
+    installs: VecDeque<Install>,
     store_events: Vec<StoreEvent>,
     machine_events: Vec<MachineEvent>,
     died: Option<String>,
@@ -57,6 +60,7 @@ impl<H> SnapshotQueue<H> {
             state: Mutex::new(State {
                 handles: VecDeque::new(),
                 jobs: VecDeque::new(),
+                installs: VecDeque::new(),
                 store_events: Vec::new(),
                 machine_events: Vec::new(),
                 died: None,
@@ -79,6 +83,17 @@ impl<H> SnapshotQueue<H> {
         self.bytes.fetch_add(job.cost_bytes(), Ordering::Relaxed);
         self.state().jobs.push_back(job);
         self.changed.notify_all();
+    }
+
+    /// Has a machine take over a snapshot. One for each group at most.
+    pub(crate) fn install(&self, install: Install) {
+        self.state().installs.push_back(install);
+        self.changed.notify_all();
+    }
+
+    /// The next snapshot that a machine takes over, or the end.
+    pub(crate) fn next_install(&self) -> Option<Install> {
+        self.wait(|state| state.installs.pop_front())
     }
 
     /// A machine has something to tell the shard.
@@ -193,7 +208,7 @@ impl<H> SnapshotQueue<H> {
     }
 }
 
-/// Starts both threads.
+/// Starts the threads that write and carry.
 pub(crate) fn spawn<H: SnapshotSource>(
     store: &SnapshotStore<DirectoryFiles>,
     cluster: ClusterId,
@@ -221,7 +236,8 @@ pub(crate) fn spawn<H: SnapshotSource>(
     }
 }
 
-fn start<H: SnapshotSource>(
+/// Starts a thread that gives way to all others of the node.
+pub(crate) fn start<H: Send + 'static>(
     name: String,
     queue: &Arc<SnapshotQueue<H>>,
     run: impl FnOnce() + Send + 'static,

@@ -188,7 +188,7 @@ impl<S: StateMachine> Driver<S> {
         let mut ids: Vec<GroupId> = opened.groups().chain(setup.groups).collect();
         ids.sort_unstable();
         ids.dedup();
-        let mut applier = Applier::default();
+        let mut appliers = BTreeMap::new();
         let mut setups = Vec::new();
         let mut groups = BTreeMap::new();
         for group in &ids {
@@ -197,6 +197,7 @@ impl<S: StateMachine> Driver<S> {
                 what: fatal.what,
             };
             let machine = Fatal::catch(|| (setup.machines)(*group)).map_err(failed)?;
+            let mut applier = Applier::default();
             applier.open(*group, machine).map_err(failed)?;
             let prepared = opened.prepare(&mut applier, &store, *group);
             let prepared = prepared.map_err(|why| StartError::Snapshots {
@@ -207,6 +208,7 @@ impl<S: StateMachine> Driver<S> {
                 notices::snapshot_unreadable(&setup.shared, *group, *snapshot, why);
             }
             let reader = applier.reader(*group).map_err(failed)?;
+            appliers.insert(*group, applier);
             let inbox = Inbox::new(
                 setup.limits.proposals_bytes_max,
                 frame_bytes_max,
@@ -231,8 +233,7 @@ impl<S: StateMachine> Driver<S> {
         );
         let snapshots = SnapshotQueue::new(setup.shared.waker());
         let machines = Machines::new(
-            applier,
-            &ids,
+            appliers,
             setup.limits.apply_bytes_max,
             setup.shared.waker(),
             Arc::clone(&snapshots),
@@ -245,6 +246,10 @@ impl<S: StateMachine> Driver<S> {
             snapshots: Arc::clone(&snapshots),
             threads: snapshots::spawn(&store, setup.cluster, replica, rate, &snapshots)?,
         };
+        let installer = machines.installer();
+        let name = format!("logdrive-{}-install", replica.id);
+        let install = snapshots::start(name, &snapshots, move || installer.run())?;
+        ending.threads.push(install);
         let inline = match setup.apply_on {
             ApplyOn::Thread => {
                 let name = format!("logdrive-{}-apply", replica.id);
@@ -507,7 +512,7 @@ struct EnginePorts<S: StateMachine> {
 
 impl<S: StateMachine> EnginePorts<S> {
     fn hand_over(&mut self, work: Work<S::Output>) {
-        match &mut self.inline {
+        match &self.inline {
             Some(machines) => machines.work(work),
             None => self.apply.push(work),
         }

@@ -125,6 +125,8 @@ pub(crate) struct Fence {
     heard: Micros,
     /// It has the snapshot, and the log up to here.
     reached: Option<Index>,
+    /// The least that it has lacked of the log since then, in bytes.
+    lacked: u64,
     /// Since when it looks as if it could not catch up, and whether that was said.
     outrun_since: Option<Micros>,
     outrun_said: bool,
@@ -168,6 +170,46 @@ impl Fence {
     /// What lies beyond this it still needs.
     pub(crate) fn at(&self) -> Index {
         self.reached.unwrap_or(self.progress.at.index)
+    }
+
+    fn bytes_left(&self) -> u64 {
+        self.progress.bytes.saturating_sub(self.progress.bytes_have)
+    }
+
+    /// Whether it looks as if what is kept for it, `kept` bytes that may become `room` more, were to be used up before it
+    /// gets there: the log grows by `growth` bytes a second.
+    fn is_late(&mut self, growth: u64, kept: u64, room: u64) -> bool {
+        if self.reached.is_none() {
+            let left = self.bytes_left();
+            let rate = self.progress.bytes_per_s.max(1);
+            // left / rate > room / growth, without dividing by what may be 0.
+            return u128::from(left) * u128::from(growth) > u128::from(room) * u128::from(rate);
+        }
+        // Whoever comes nearer gets there.
+        let nearer = kept < self.lacked;
+        self.lacked = kept.min(self.lacked);
+        growth > 0 && !nearer
+    }
+
+    /// Why it will not get there.
+    fn why_late(&self, peer: NodeId, growth: u64, kept: u64, retain: u64) -> String {
+        let (at, growth) = (self.at(), growth >> 10);
+        let room = retain.saturating_sub(kept);
+        let does = match self.reached {
+            None => format!(
+                "node {peer} fetches a snapshot up to entry {at} at {} KiB/s and has {} bytes to go",
+                self.progress.bytes_per_s >> 10,
+                self.bytes_left()
+            ),
+            Some(_) => format!(
+                "node {peer} has fetched a snapshot, and lacks {kept} bytes of log beyond entry {at}, which do not \
+                 become less"
+            ),
+        };
+        format!(
+            "{does}, and the log grows by {growth} KiB/s: of the {retain} bytes that are kept for it {room} are left, \
+             so it will not get there in time and has to begin again with a newer one"
+        )
     }
 }
 
@@ -274,9 +316,12 @@ impl Snapshots {
             // now, by the next snapshot, the follower would need that one, and so for ever.
             let reached = matched(*peer).filter(|index| fence.progress.at.index <= *index);
             if fence.reached < reached {
+                if fence.reached.is_none() {
+                    fence.outrun_since = None;
+                    fence.outrun_said = false;
+                }
                 fence.reached = reached;
                 fence.heard = now;
-                fence.outrun_said = false;
             }
             !fence.reached.is_some_and(&near) && now.since(fence.heard) < FENCE_US
         });
@@ -304,6 +349,7 @@ impl Snapshots {
             progress,
             heard: now,
             reached: None,
+            lacked: u64::MAX,
             outrun_since: same.and_then(|fence| fence.outrun_since),
             outrun_said: before.is_some_and(|fence| fence.outrun_said),
         };
@@ -351,7 +397,7 @@ impl Snapshots {
         self.growth.per_s()
     }
 
-    /// A follower whose snapshot comes more slowly than the log beyond it grows past what may be kept: why.
+    /// A follower that the log outruns while it fetches a snapshot, or while it catches up from there: why.
     pub(crate) fn outrun(
         &mut self,
         retain_bytes: u64,
@@ -359,22 +405,10 @@ impl Snapshots {
         now: Micros,
     ) -> Option<(NodeId, String)> {
         let growth = self.growth.per_s();
-        let fetch = self.fences.iter_mut();
-        for (peer, fence) in fetch.filter(|(_, fence)| fence.reached.is_none()) {
-            let Progress {
-                at,
-                bytes,
-                bytes_have,
-                bytes_per_s,
-                ..
-            } = fence.progress;
-            let left = bytes.saturating_sub(bytes_have);
-            let kept = kept_bytes(at.index);
+        for (peer, fence) in &mut self.fences {
+            let kept = kept_bytes(fence.at());
             let room = retain_bytes.saturating_sub(kept);
-            // left / rate > room / growth, without dividing by what may be 0.
-            let late = u128::from(left) * u128::from(growth)
-                > u128::from(room) * u128::from(bytes_per_s.max(1));
-            if !late {
+            if !fence.is_late(growth, kept, room) {
                 fence.outrun_since = None;
                 continue;
             }
@@ -383,17 +417,26 @@ impl Snapshots {
                 continue;
             }
             fence.outrun_said = true;
-            let text = format!(
-                "node {peer} fetches a snapshot up to entry {} at {} KiB/s and has {left} bytes to go, and the log \
-                 grows by {} KiB/s: of the {retain_bytes} bytes that are kept for it {room} are left, so it will not \
-                 get there in time and has to begin again with a newer one",
-                at.index,
-                bytes_per_s >> 10,
-                growth >> 10
-            );
-            return Some((*peer, text));
+            return Some((*peer, fence.why_late(*peer, growth, kept, retain_bytes)));
         }
         None
+    }
+
+    /// The log is cut up to here: of whom that is said who needed more of it, and why.
+    pub(crate) fn on_cut(&mut self, to: Index, retain_bytes: u64) -> Vec<(NodeId, String)> {
+        let passed = self.fences.iter_mut();
+        let passed = passed.filter(|(_, fence)| fence.at() < to && !fence.outrun_said);
+        let said = passed.map(|(peer, fence)| {
+            fence.outrun_said = true;
+            let text = format!(
+                "node {peer} needs the log beyond entry {}, and it is cut up to entry {to}: more than the \
+                 {retain_bytes} bytes that are kept for it, or than the log has room for; it has to begin again with \
+                 a newer snapshot",
+                fence.at()
+            );
+            (*peer, text)
+        });
+        said.collect()
     }
 
     pub(crate) fn fetch_status(&self) -> Option<FetchStatus> {
@@ -484,6 +527,43 @@ mod tests {
             snapshots.on_progress(NodeId(3), progress(10 * tenth, 100), now);
             assert_eq!(snapshots.outrun(5000, |_| 10 * tenth, now), None);
         }
+    }
+
+    /// Of a follower that has its snapshot, and lacks so much of the log, tenth of a second by tenth.
+    fn said_while_it_catches_up(lacks: impl Fn(u64) -> u64) -> Vec<(Micros, String)> {
+        let mut snapshots = Snapshots::default();
+        let mut said = Vec::new();
+        snapshots.on_progress(NodeId(3), progress(1000, 10), Micros(0));
+        for tenth in 0..300 {
+            let now = Micros(tenth * 100_000);
+            snapshots.on_growth(10 * tenth, now);
+            snapshots.on_tick(now, |_| Some(Index(tenth)), |_| false);
+            let text = snapshots.outrun(5000, |_| lacks(tenth), now);
+            said.extend(text.map(|(_, text)| (now, text)));
+        }
+        said
+    }
+
+    #[test]
+    fn a_follower_that_has_its_snapshot_and_is_outrun_is_told_once_and_within_seconds() {
+        let said = said_while_it_catches_up(|tenth| 100 + tenth);
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(said[0].0 < Micros(15_000_000), "{said:?}");
+        assert!(said[0].1.contains("do not become less"), "{said:?}");
+        // However slowly it comes nearer, it comes nearer.
+        let said = said_while_it_catches_up(|tenth| 1000 + tenth % 50 - tenth / 50);
+        assert_eq!(said, []);
+    }
+
+    #[test]
+    fn a_log_that_is_cut_although_a_follower_needs_it_is_told_once() {
+        let mut snapshots = Snapshots::default();
+        snapshots.on_progress(NodeId(3), progress(1, 1), Micros(0));
+        snapshots.on_tick(Micros(0), |_| Some(Index(5)), |_| false);
+        assert_eq!(snapshots.on_cut(Index(5), 1000), []);
+        let said = snapshots.on_cut(Index(6), 1000);
+        assert!(said[0].1.contains("beyond entry 5"), "{said:?}");
+        assert_eq!(snapshots.on_cut(Index(7), 1000), []);
     }
 
     #[test]

@@ -201,7 +201,7 @@ pub enum Notice {
         /// Where its log begins.
         base: LogPosition,
     },
-    /// A follower fetches a snapshot more slowly than the log grows.
+    /// A follower fetches a snapshot more slowly than the log grows, or catches up more slowly from there.
     TransferOutrun {
         /// The group.
         group: GroupId,

@@ -514,13 +514,21 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             to = to.min(raft.index_before_bytes(settings.keep_log_bytes));
             let fences = group.snapshots.fences.values();
             let fences = fences.map(Fence::at);
-            let within = fences.filter(|at| kept(*at) <= settings.retain_log_bytes);
+            // Whoever needs more than there is begins again.
+            let within = fences.filter(|at| base <= *at && kept(*at) <= settings.retain_log_bytes);
             to = within.fold(to, Index::min);
         }
         // A base record a cut: not for every few entries.
         let least = if short { 1 } else { settings.log_bytes / 8 };
         let worth = to > base && (raft.bytes_between(base, to) >= least || to == anchor);
         if worth {
+            for (peer, text) in group.snapshots.on_cut(to, settings.retain_log_bytes) {
+                self.ports.notice(Notice::TransferOutrun {
+                    group: id,
+                    peer,
+                    text,
+                });
+            }
             group.step(now, Input::Cut(to));
             // Nobody will read what was cut away.
             let gone = group.feed_trouble.take_if(|at| *at <= to).is_some();

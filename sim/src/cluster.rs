@@ -23,12 +23,14 @@ mod bounds;
 mod calls;
 mod clients;
 mod ending;
+mod fences;
 mod lives;
 mod steps;
 mod transfers;
 mod turns;
 
 use clients::{Clients, Follow, Try};
+use fences::Fences;
 use transfers::{Fetching, Trap};
 
 /// Where the decisions of a run come from.
@@ -126,6 +128,8 @@ pub struct Cluster<'a, M: Model> {
     fetches: BTreeMap<(NodeId, GroupId), Fetching>,
     /// Whether anybody ever fetched anything.
     has_fetched: bool,
+    /// What log leaders owe to whom.
+    fences: BTreeMap<(NodeId, GroupId), Fences>,
     /// What the first machine that came to an entry held, by the chain there.
     digests: BTreeMap<(GroupId, u128), (NodeId, u64)>,
     /// Which groups had a leader when everything was healed and settled, and in which term.
@@ -241,6 +245,7 @@ impl<'a, M: Model> Cluster<'a, M> {
             traps: Vec::new(),
             fetches: BTreeMap::new(),
             has_fetched: false,
+            fences: BTreeMap::new(),
             digests: BTreeMap::new(),
             settled: BTreeMap::new(),
             healed: false,

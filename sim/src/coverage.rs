@@ -84,6 +84,7 @@ pub enum Mark {
     Outrun,
     TwoFetch,
     SourceLost,
+    KeptLog,
     Wiped,
     Restored,
     FlushLied,
@@ -93,7 +94,7 @@ pub enum Mark {
     Stranger,
 }
 
-const NAMES: [(Mark, &str); 84] = [
+const NAMES: [(Mark, &str); 85] = [
     (Mark::Delay, "slow messages"),
     (Mark::Loss, "lost messages"),
     (Mark::Repeat, "repeated messages"),
@@ -204,6 +205,10 @@ const NAMES: [(Mark, &str); 84] = [
         "two followers of a group that fetched at once",
     ),
     (Mark::SourceLost, "fetches that lost their source"),
+    (
+        Mark::KeptLog,
+        "logs kept for a follower that had fetched a snapshot",
+    ),
     (Mark::Wiped, "emptied disks"),
     (Mark::Restored, "restored images"),
     (Mark::FlushLied, "flushes that lied"),

@@ -694,6 +694,12 @@ impl<M: Model> SimNode<M> {
         running.is_some_and(|running| running.shard.wal().poisoned().is_some())
     }
 
+    /// Whether its log runs out of room, so that it is cut whoever needs it.
+    pub fn is_short(&self) -> bool {
+        let running = self.running.as_ref();
+        running.is_some_and(|running| running.shard.wal().is_short())
+    }
+
     /// How far a group's machine is, while the node runs.
     pub fn applied(&self, group: GroupId) -> Option<LogPosition> {
         self.running.as_ref()?.applier.applied(group)

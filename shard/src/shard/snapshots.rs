@@ -304,6 +304,8 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         };
         let keep_bytes = self.snapshot_settings.keep_log_bytes;
         let near = |index: Index| match &group.phase {
+            // Only those are asked about who have their snapshot.
+            _ if mutated!(self.core.mutant, FenceEndsWithSnapshot) => true,
             Phase::Running(raft) => raft.bytes_between(index, raft.last().index) <= keep_bytes,
             _ => true,
         };
@@ -516,7 +518,9 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             let fences = fences.map(Fence::at);
             // Whoever needs more than there is begins again.
             let within = fences.filter(|at| base <= *at && kept(*at) <= settings.retain_log_bytes);
-            to = within.fold(to, Index::min);
+            if !mutated!(self.core.mutant, FenceIgnored) {
+                to = within.fold(to, Index::min);
+            }
         }
         // A base record a cut: not for every few entries.
         let least = if short { 1 } else { settings.log_bytes / 8 };

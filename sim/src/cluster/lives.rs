@@ -136,6 +136,7 @@ impl<M: Model> Cluster<'_, M> {
         self.hit_crash(crash);
         self.node(id).crash(crash);
         self.fetched(id, None);
+        self.forget_fences(id);
         self.oracle.stopped(id);
         self.read_medium(id);
         self.come_back(id, crash, down_us, recovery);

@@ -39,6 +39,7 @@ impl<M: Model> Cluster<'_, M> {
             });
             let local = self.nodes[place(to)].local(self.now);
             self.oracle.hears(to, &message, local);
+            self.note_told(&message);
             self.node(to).give(PeerInput::Message(message));
         }
         self.told_others = told;
@@ -169,6 +170,7 @@ impl<M: Model> Cluster<'_, M> {
                         format!("node {id} lets its log of group {group} begin at {base}")
                     });
             }
+            self.check_fences(at, id, group)?;
         }
         Ok(())
     }

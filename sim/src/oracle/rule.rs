@@ -47,6 +47,8 @@ pub enum Rule {
     BoundedMemory,
     /// A log keeps no more than its snapshots leave to be kept.
     BoundedGrowth,
+    /// A log keeps what a follower needs next that fetches a snapshot, or has one and catches up.
+    Retention,
     /// A healed core elects, answers and commits.
     Liveness,
     /// A healthy cluster keeps its leader.
@@ -63,7 +65,7 @@ pub enum Rule {
     Assertion,
 }
 
-const RULES: [(Rule, &str); 28] = [
+const RULES: [(Rule, &str); 29] = [
     (Rule::ElectionSafety, "election safety"),
     (Rule::VoteDurability, "vote durability"),
     (Rule::VoteChoice, "vote choice"),
@@ -85,6 +87,7 @@ const RULES: [(Rule, &str); 28] = [
     (Rule::RecoveryTruth, "recovery truth"),
     (Rule::BoundedMemory, "bounded memory"),
     (Rule::BoundedGrowth, "bounded growth"),
+    (Rule::Retention, "retention"),
     (Rule::Liveness, "liveness"),
     (Rule::NeedlessElection, "needless election"),
     (Rule::Convergence, "convergence"),

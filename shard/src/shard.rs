@@ -264,7 +264,8 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         let Some(group) = self.groups.get_mut(&message.group) else {
             return;
         };
-        if let (Phase::Running(_), Some(genesis)) = (&group.phase, &group.genesis)
+        // Also of a group that has halted: what it began with is durable, and an empty directory hears from it.
+        if let (Some(_), Some(genesis)) = (group.raft(), &group.genesis)
             && let Some(answer) = bootstrap::answer(genesis, self.replica, self.boot, &message)
         {
             self.ports.send(answer);

@@ -327,7 +327,8 @@ pub(crate) fn snapshots_died(shared: &Shared, text: &str) {
         "panicked",
         None,
         format!(
-            "a snapshot thread {text}; snapshots are not taken or not sent any more, and nothing else is touched"
+            "a snapshot thread {text}; snapshots are not taken, not sent or not taken over any more, and nothing else \
+             is touched"
         ),
         "restart this node; report this with the log lines before",
     );

@@ -76,6 +76,9 @@ impl<H> SnapshotQueue<H> {
     pub(crate) fn write(&self, handle: Handle<H>) {
         self.state().handles.push_back(handle);
         self.changed.notify_all();
+        if self.is_closed() {
+            self.drop_waiting();
+        }
     }
 
     /// Has a job done.
@@ -89,6 +92,9 @@ impl<H> SnapshotQueue<H> {
     pub(crate) fn install(&self, install: Install) {
         self.state().installs.push_back(install);
         self.changed.notify_all();
+        if self.is_closed() {
+            self.drop_waiting();
+        }
     }
 
     /// The next snapshot that a machine takes over, or the end.
@@ -114,11 +120,22 @@ impl<H> SnapshotQueue<H> {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Nothing more will be asked: the threads end, and give up what they are at.
+    /// Nothing more will be asked: the threads end, and give up what they are at; but a machine takes over all of a
+    /// snapshot. What waits is dropped.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
-        drop(self.state());
+        self.drop_waiting();
         self.changed.notify_all();
+    }
+
+    /// A handle keeps alive what it shows, such as a file that somebody wants to open again. Dropped outside the lock: it
+    /// is the machine's code.
+    fn drop_waiting(&self) {
+        let mut state = self.state();
+        let handles = std::mem::take(&mut state.handles);
+        let installs = std::mem::take(&mut state.installs);
+        drop(state);
+        drop((handles, installs));
     }
 
     fn is_closed(&self) -> bool {

@@ -48,7 +48,10 @@ pub enum NotInstalled {
     Unreadable(String),
 }
 
-/// All machines of a shard.
+/// Room for so many outputs is kept from batch to batch.
+const OUTPUTS_KEPT: usize = 1024;
+
+/// Machines that are applied one after the other: all of a shard, or one for itself.
 #[derive(Debug)]
 pub struct Applier<S: StateMachine> {
     machines: BTreeMap<GroupId, Slot<S>>,
@@ -171,6 +174,8 @@ impl<S: StateMachine> Applier<S> {
             }
             self.outputs.clear();
         }
+        // A large batch leaves no more behind than many small ones need.
+        self.outputs.shrink_to(OUTPUTS_KEPT);
         match &slot.fenced {
             Some(fenced) => Err(fenced.clone()),
             None => Ok(slot.applied),

@@ -88,6 +88,13 @@ pub(crate) const READS_MAX: usize = 8;
 /// How long a transfer may look as if it could not catch up before that is said.
 const OUTRUN_US: u64 = 8_000_000;
 
+/// What a follower that catches up lacks of the log becomes more: it is outrun if all that may be kept is used up in so
+/// long.
+const OUTRUN_WITHIN_US: u64 = 120_000_000;
+
+/// A follower that catches up advances at least so often.
+const ADVANCE_US: u64 = 2_000_000;
+
 /// A snapshot that is there and was read back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Kept {
@@ -125,8 +132,10 @@ pub(crate) struct Fence {
     heard: Micros,
     /// It has the snapshot, and the log up to here.
     reached: Option<Index>,
-    /// The least that it has lacked of the log since then, in bytes.
+    /// What of the log it lacked when it was looked at last whether that becomes more, in bytes; and whether it had
+    /// become more then.
     lacked: u64,
+    fell_back: bool,
     /// Since when it looks as if it could not catch up, and whether that was said.
     outrun_since: Option<Micros>,
     outrun_said: bool,
@@ -176,19 +185,47 @@ impl Fence {
         self.progress.bytes.saturating_sub(self.progress.bytes_have)
     }
 
-    /// Whether it looks as if what is kept for it, `kept` bytes that may become `room` more, were to be used up before it
-    /// gets there: the log grows by `growth` bytes a second.
-    fn is_late(&mut self, growth: u64, kept: u64, room: u64) -> bool {
-        if self.reached.is_none() {
-            let left = self.bytes_left();
-            let rate = self.progress.bytes_per_s.max(1);
-            // left / rate > room / growth, without dividing by what may be 0.
-            return u128::from(left) * u128::from(growth) > u128::from(room) * u128::from(rate);
+    /// Whether it has looked for a while as if what is kept for it, `kept` bytes that may become `room` more, were to be
+    /// used up before it gets there: the log grows by `growth` bytes a second.
+    fn is_late(&mut self, growth: u64, kept: u64, room: u64, now: Micros) -> bool {
+        match self.reached {
+            None => self.fetches_late(growth, room, now),
+            Some(_) => self.falls_back(kept, room, now),
         }
-        // Whoever comes nearer gets there.
-        let nearer = kept < self.lacked;
-        self.lacked = kept.min(self.lacked);
-        growth > 0 && !nearer
+    }
+
+    fn fetches_late(&mut self, growth: u64, room: u64, now: Micros) -> bool {
+        let left = self.bytes_left();
+        let rate = self.progress.bytes_per_s.max(1);
+        // left / rate > room / growth, without dividing by what may be 0.
+        let late = u128::from(left) * u128::from(growth) > u128::from(room) * u128::from(rate);
+        if !late {
+            self.outrun_since = None;
+            return false;
+        }
+        OUTRUN_US <= now.since(*self.outrun_since.get_or_insert(now))
+    }
+
+    fn falls_back(&mut self, kept: u64, room: u64, now: Micros) -> bool {
+        // Whoever does not advance at all has stopped, and is not outrun.
+        if now.since(self.heard) > ADVANCE_US {
+            self.outrun_since = None;
+        }
+        let since = *self.outrun_since.get_or_insert_with(|| {
+            self.lacked = kept;
+            now
+        });
+        let watched_us = now.since(since);
+        if watched_us < OUTRUN_US {
+            return false;
+        }
+        self.outrun_since = None;
+        // At this pace the room is used up in so long. A lag that grows more slowly is one of the load, and one that
+        // does so once, of a burst.
+        let more = kept.saturating_sub(self.lacked);
+        let falls = u128::from(more) * u128::from(OUTRUN_WITHIN_US)
+            > u128::from(room) * u128::from(watched_us);
+        std::mem::replace(&mut self.fell_back, falls) && falls
     }
 
     /// Why it will not get there.
@@ -202,8 +239,8 @@ impl Fence {
                 self.bytes_left()
             ),
             Some(_) => format!(
-                "node {peer} has fetched a snapshot, and lacks {kept} bytes of log beyond entry {at}, which do not \
-                 become less"
+                "node {peer} has fetched a snapshot, and lacks {kept} bytes of log beyond entry {at}, which become \
+                 more"
             ),
         };
         format!(
@@ -349,7 +386,8 @@ impl Snapshots {
             progress,
             heard: now,
             reached: None,
-            lacked: u64::MAX,
+            lacked: 0,
+            fell_back: false,
             outrun_since: same.and_then(|fence| fence.outrun_since),
             outrun_said: before.is_some_and(|fence| fence.outrun_said),
         };
@@ -408,12 +446,7 @@ impl Snapshots {
         for (peer, fence) in &mut self.fences {
             let kept = kept_bytes(fence.at());
             let room = retain_bytes.saturating_sub(kept);
-            if !fence.is_late(growth, kept, room) {
-                fence.outrun_since = None;
-                continue;
-            }
-            let since = *fence.outrun_since.get_or_insert(now);
-            if fence.outrun_said || now.since(since) < OUTRUN_US {
+            if !fence.is_late(growth, kept, room, now) || fence.outrun_said {
                 continue;
             }
             fence.outrun_said = true;
@@ -546,13 +579,36 @@ mod tests {
 
     #[test]
     fn a_follower_that_has_its_snapshot_and_is_outrun_is_told_once_and_within_seconds() {
-        let said = said_while_it_catches_up(|tenth| 100 + tenth);
+        let said = said_while_it_catches_up(|tenth| 100 + 8 * tenth);
         assert_eq!(said.len(), 1, "{said:?}");
-        assert!(said[0].0 < Micros(15_000_000), "{said:?}");
-        assert!(said[0].1.contains("do not become less"), "{said:?}");
+        assert!(said[0].0 < Micros(20_000_000), "{said:?}");
+        assert!(said[0].1.contains("become more"), "{said:?}");
         // However slowly it comes nearer, it comes nearer.
         let said = said_while_it_catches_up(|tenth| 1000 + tenth % 50 - tenth / 50);
         assert_eq!(said, []);
+        // It keeps up, at a distance.
+        let said = said_while_it_catches_up(|tenth| 1000 + tenth % 7);
+        assert_eq!(said, []);
+        // It fell back for a while.
+        let said = said_while_it_catches_up(|tenth| match tenth {
+            0..50 => 1000,
+            50..100 => 1000 + 30 * (tenth - 50),
+            _ => 2500 - 7 * (tenth - 100),
+        });
+        assert_eq!(said, []);
+    }
+
+    #[test]
+    fn a_follower_that_has_stopped_while_it_caught_up_is_not_outrun() {
+        let mut snapshots = Snapshots::default();
+        snapshots.on_progress(NodeId(3), progress(1000, 10), Micros(0));
+        for tenth in 0..99 {
+            let now = Micros(tenth * 100_000);
+            snapshots.on_growth(1000 * tenth, now);
+            snapshots.on_tick(now, |_| Some(Index(tenth.min(5))), |_| false);
+            assert_eq!(snapshots.outrun(5000, |_| 1000 * tenth, now), None);
+        }
+        assert!(snapshots.is_sending());
     }
 
     #[test]

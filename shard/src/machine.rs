@@ -59,6 +59,9 @@ pub trait StateMachine: Send + 'static {
     /// [`SnapshotReader::position`] durable together before it returns; after a crash in between it has the
     /// old state and the old position, or both new ones. A handle of a snapshot may be written down meanwhile
     /// and still shows what it showed.
+    ///
+    /// The engine calls it on a thread that gives way to all others, of lower priority where the system has that for
+    /// threads, while other groups are applied. Threads that are started here inherit it.
     fn install(&mut self, snapshot: &mut dyn SnapshotReader) -> Result<(), Fatal>;
 }
 

@@ -465,7 +465,11 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         let last = raft.last().index;
         group.snapshots.on_growth(raft.appended_bytes(), now);
         let kept = |from: Index| raft.bytes_between(from, last);
-        if let Some((peer, text)) = group.snapshots.outrun(settings.retain_log_bytes, kept, now) {
+        // How far a follower is only its leader knows.
+        let leads = raft.role() == Role::Leader;
+        if leads
+            && let Some((peer, text)) = group.snapshots.outrun(settings.retain_log_bytes, kept, now)
+        {
             self.ports.notice(Notice::TransferOutrun {
                 group: id,
                 peer,
@@ -526,7 +530,12 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         let least = if short { 1 } else { settings.log_bytes / 8 };
         let worth = to > base && (raft.bytes_between(base, to) >= least || to == anchor);
         if worth {
-            for (peer, text) in group.snapshots.on_cut(to, settings.retain_log_bytes) {
+            let passed = if leads {
+                group.snapshots.on_cut(to, settings.retain_log_bytes)
+            } else {
+                Vec::new()
+            };
+            for (peer, text) in passed {
                 self.ports.notice(Notice::TransferOutrun {
                     group: id,
                     peer,

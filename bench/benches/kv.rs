@@ -1,5 +1,5 @@
 //! How long the key-value machine makes others wait: for a snapshot, for the first writes after one, for the
-//! growth of its table.
+//! growth of its table; and how long it takes to take one over.
 //!
 //! `longest_write` is the longest of many entries with one command each, since that is what a percentile sees; `writes`
 //! is all of them, since they are what the first tenth of a second after a snapshot was begun is spent on.
@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
-use logdrive_raft::Index;
 use logdrive_raft::wire::Encode;
-use logdrive_shard::StateMachine;
+use logdrive_raft::{Index, LogPosition};
 use logdrive_shard::kv::{Command, Kv, Op, Origin};
+use logdrive_shard::{MemorySnapshot, StateMachine};
 
 const KEYS: u64 = 1_000_000;
 
@@ -190,11 +190,39 @@ fn growth(c: &mut Criterion) {
     group.finish();
 }
 
+/// A million keys out of a snapshot in memory.
+fn install(c: &mut Criterion) {
+    let mut group = c.benchmark_group("kv_install");
+    group.sample_size(10);
+    for value_bytes in [16, 512] {
+        let mut kv = with_keys(&vec![b'v'; value_bytes]);
+        let handle = kv.snapshot().expect("it gives one always");
+        let position = LogPosition {
+            index: Index(1),
+            ..LogPosition::default()
+        };
+        let mut snapshot = MemorySnapshot::of(handle, position).expect("memory takes it");
+        drop(kv);
+        group.bench_function(format!("1Mx{value_bytes}B"), |b| {
+            b.iter_custom(|count| {
+                let mut once = |_| {
+                    let mut kv = Kv::default();
+                    let begun = Instant::now();
+                    kv.install(&mut snapshot).expect("it was written just now");
+                    begun.elapsed()
+                };
+                (0..count).map(&mut once).sum()
+            });
+        });
+    }
+    group.finish();
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default()
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1));
-    targets = snapshot, ledger, growth
+    targets = snapshot, ledger, growth, install
 }
 criterion_main!(benches);

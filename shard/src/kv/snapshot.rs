@@ -107,18 +107,21 @@ fn read_table(file: &mut Input<'_>, last: Index) -> Result<(Table, Index, u64), 
     let digest = file.u64()?;
     let pairs = file.u64()?;
     let mut table = Table::default();
-    let (mut key, mut value) = (Vec::new(), Vec::new());
+    let mut pair = Vec::new();
     for _ in 0..pairs {
         let key_bytes = file.u16()?.into();
         let value_bytes = file.u32()? as usize;
-        file.bytes(&mut key, key_bytes, KEY_BYTES_MAX)?;
-        file.bytes(&mut value, value_bytes, VALUE_BYTES_MAX)?;
-        let place = Place {
-            key: &key,
-            key_hash: hash::bytes(&key),
-            near: None,
-        };
-        table.put(place, &value, hash::bytes(&value));
+        at_most("key", key_bytes, KEY_BYTES_MAX)?;
+        at_most("value", value_bytes, VALUE_BYTES_MAX)?;
+        file.with(key_bytes + value_bytes, &mut pair, |pair| {
+            let (key, value) = pair.split_at(key_bytes);
+            let place = Place {
+                key,
+                key_hash: hash::bytes(key),
+                near: None,
+            };
+            table.put(place, value, hash::bytes(value));
+        })?;
     }
     file.end()?;
     let found = table.len() as u64;
@@ -132,6 +135,15 @@ fn read_table(file: &mut Input<'_>, last: Index) -> Result<(Table, Index, u64), 
         )));
     }
     Ok((table, Index(applied), malformed))
+}
+
+fn at_most(what: &str, bytes: usize, bytes_max: usize) -> Result<(), Fatal> {
+    if bytes_max < bytes {
+        return Err(Fatal::new(format!(
+            "a {what} of {bytes} bytes is more than {bytes_max}"
+        )));
+    }
+    Ok(())
 }
 
 fn read_ledger(file: &mut Input<'_>, chunks_max: usize) -> Result<Ledger, Fatal> {
@@ -209,18 +221,24 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// Reads so many bytes in place of what `into` held.
-    fn bytes(&mut self, into: &mut Vec<u8>, bytes: usize, bytes_max: usize) -> Result<(), Fatal> {
-        if bytes_max < bytes {
-            return Err(Fatal::new(format!(
-                "a key or a value of {bytes} bytes is more than {bytes_max}"
-            )));
+    /// Hands out the next bytes where they lie, or, if they do not lie in one piece, from `room`.
+    fn with(
+        &mut self,
+        bytes: usize,
+        room: &mut Vec<u8>,
+        take: impl FnOnce(&[u8]),
+    ) -> Result<(), Fatal> {
+        if let Some(lying) = self.file.buffer().get(..bytes) {
+            take(lying);
+            self.file.consume(bytes);
+            return Ok(());
         }
-        into.clear();
-        self.file.by_ref().take(bytes as u64).read_to_end(into)?;
-        if into.len() < bytes {
+        room.clear();
+        self.file.by_ref().take(bytes as u64).read_to_end(room)?;
+        if room.len() < bytes {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
+        take(room);
         Ok(())
     }
 

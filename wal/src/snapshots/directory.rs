@@ -14,6 +14,10 @@ use super::files::{FileListed, Files, FilesError, check_name};
 /// The most files that are kept open.
 const HANDLES_MAX: usize = 8;
 
+/// How much is read ahead.
+#[cfg(all(target_os = "linux", not(logdrive_portable)))]
+const AHEAD_BYTES: Option<NonZeroU64> = NonZeroU64::new(1 << 20);
+
 /// A directory with directories in it, and files in those.
 #[derive(Debug)]
 pub struct DirectoryFiles {
@@ -253,6 +257,7 @@ impl Files for DirectoryFiles {
             // of none that is not all within. Nothing would be all of the file.
             if let Some(read) = NonZeroU64::new(offset_bytes.saturating_add(filled as u64)) {
                 forget(file, 0, Some(read));
+                fetch_ahead(file, read.get());
             }
             Ok(filled)
         })
@@ -314,6 +319,15 @@ fn forget(file: &File, from: u64, bytes: Option<NonZeroU64>) {
 
 #[cfg(not(all(target_os = "linux", not(logdrive_portable))))]
 fn forget(_file: &File, _from: u64, _bytes: Option<NonZeroU64>) {}
+
+/// Files are read from front to back: the device reads on while what was read is made use of.
+#[cfg(all(target_os = "linux", not(logdrive_portable)))]
+fn fetch_ahead(file: &File, from: u64) {
+    let _ = rustix::fs::fadvise(file, from, AHEAD_BYTES, rustix::fs::Advice::WillNeed);
+}
+
+#[cfg(not(all(target_os = "linux", not(logdrive_portable))))]
+fn fetch_ahead(_file: &File, _from: u64) {}
 
 #[cfg(unix)]
 fn free(root: &Path) -> Option<u64> {

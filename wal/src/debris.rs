@@ -9,6 +9,9 @@
 //! In a segment that counts nothing is cleared. What lies beyond its end is remembered, and goes when the segment has
 //! been released.
 //!
+//! An opening reads and clears no more free slots than will be taken soon. The others wait, with those that are released
+//! later, until a free one is wanted: a log of a hundred free slots opens no later than one of two.
+//!
 //! Only blocks that are not whole are cleared. Whole ones are of an earlier boot or segment than any to come, so
 //! that they look as if nothing had landed on them; and until the opening has its verdict they are what the
 //! next one judges by, if this one fails. A block that is not whole tells it nothing that zeros do not: it holds
@@ -20,6 +23,8 @@
 //! the medium; such a block stays.
 
 use std::ops::Range;
+
+use logdrive_raft::Boot;
 
 use crate::disk::{Block, Disk, DiskError, SlotFile, SlotId};
 use crate::format::{SLOT_HEADER_BLOCKS, Stamper};
@@ -57,16 +62,46 @@ impl Debris {
         Ok(debris)
     }
 
-    /// Headers are judged by themselves.
+    /// What of these blocks has to be cleared. They come in their order.
     fn add(&mut self, log_uuid: u128, first: u32, blocks: &[Block]) {
         for (number, block) in (first..).zip(blocks) {
-            if number < SLOT_HEADER_BLOCKS || !Stamper::is_debris(log_uuid, block, number) {
-                continue;
+            if Stamper::is_debris(log_uuid, block, number) {
+                self.add_block(number);
             }
-            match self.runs.last_mut() {
-                Some(run) if run.end == number => run.end += 1,
-                _ => self.runs.push(number..number + 1),
+        }
+    }
+
+    /// The same of a slot of which the opening has not read all: a whole block there may bear the number of this boot,
+    /// and would be one of its own.
+    pub(crate) fn add_unjudged(
+        &mut self,
+        log_uuid: u128,
+        boot: Boot,
+        first: u32,
+        blocks: &[Block],
+    ) {
+        for (number, block) in (first..).zip(blocks) {
+            let stamp = Stamper::whole_stamp_at(log_uuid, block, number);
+            let own = stamp.is_some_and(|stamp| boot.0 <= u64::from(stamp.epoch));
+            if own || Stamper::is_debris(log_uuid, block, number) {
+                self.add_block(number);
             }
+        }
+    }
+
+    /// Blocks that cannot be read.
+    pub(crate) fn add_unreadable(&mut self, blocks: Range<u32>) {
+        blocks.for_each(|number| self.add_block(number));
+    }
+
+    /// Headers are judged by themselves.
+    fn add_block(&mut self, number: u32) {
+        if number < SLOT_HEADER_BLOCKS {
+            return;
+        }
+        match self.runs.last_mut() {
+            Some(run) if run.end == number => run.end += 1,
+            _ => self.runs.push(number..number + 1),
         }
     }
 

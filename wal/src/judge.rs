@@ -135,6 +135,8 @@ pub(crate) struct Judgement {
     pub(crate) bad_copies: Vec<(SlotId, u32)>,
     /// Slots, in use or not, of whose header the first copy counts and the second is bad, older or missing.
     pub(crate) first_counts: BTreeSet<SlotId>,
+    /// Slots whose header can be read, and whose segment that is, or that have none.
+    pub(crate) legible: BTreeMap<SlotId, Option<u64>>,
     /// Slots, in use or not, and which copies of a header in them hold something, bad ones first.
     pub(crate) written_copies: BTreeMap<SlotId, Vec<u32>>,
     pub(crate) entries: u64,
@@ -152,6 +154,8 @@ pub(crate) struct Question {
     pub(crate) split_at_mark: bool,
     /// The last segment is being written to and is left alone.
     pub(crate) sealed_only: bool,
+    /// Slots that no segment needs are not read whole unless something in them asks for it.
+    pub(crate) glances: bool,
     pub(crate) mutant: Option<Mutant>,
 }
 
@@ -220,6 +224,9 @@ pub(crate) fn judge(
                 judgement.known = Some(known);
                 judgement.first_counts = first_counts;
                 judgement.written_copies = written_copies;
+                let legible = scans.iter().filter(|scan| scan.bad_copies.is_empty());
+                let segment = |scan: &SlotScan| scan.header.map(|header| header.segment);
+                judgement.legible = legible.map(|scan| (scan.slot, segment(scan))).collect();
                 if !judgement.tail.is_empty() {
                     let older = |header: &SlotHeader| header.epoch <= newest.epoch;
                     let slots = scans
@@ -331,10 +338,25 @@ impl Judgement {
             rewrite_last: false,
             bad_copies: Vec::new(),
             first_counts: BTreeSet::new(),
+            legible: BTreeMap::new(),
             written_copies: BTreeMap::new(),
             entries: 0,
             debris: BTreeMap::new(),
         }
+    }
+
+    /// Whether nothing in a slot counts, nor will, that is not below this segment, the oldest that is kept. What was
+    /// released stays what it is, and so does what was cleared: the headers that count say so.
+    pub(crate) fn is_done_with(&self, slot: SlotId, oldest: u64) -> bool {
+        let segment = self.legible.get(&slot);
+        let below = segment.is_some_and(|segment| segment.is_none_or(|segment| segment < oldest));
+        below && !self.debris.contains_key(&slot)
+    }
+
+    /// Whether a copy of a header in a slot holds anything.
+    pub(crate) fn has_header(&self, slot: SlotId) -> bool {
+        let copies = self.written_copies.get(&slot);
+        copies.is_some_and(|copies| !copies.is_empty())
     }
 
     /// Fails if anything was found that must not be built upon.

@@ -7,15 +7,15 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::ErrorKind;
 
-use logdrive_raft::Micros;
+use logdrive_raft::{Boot, Micros};
 
 use crate::debris::Debris;
-use crate::disk::{BLOCK_BYTES, Op, OpId, SlotFile, SlotId, ZERO_BLOCKS_MAX};
+use crate::disk::{BLOCK_BYTES, Buffer, Op, OpId, SlotFile, SlotId, ZERO_BLOCKS_MAX};
 use crate::format::BLOCKS_MAX;
 
 mod recycle;
 
-use recycle::Recycling;
+use recycle::{Next, Recycling};
 
 /// How many free slots are kept at least, as far as the pool may grow.
 pub(crate) const FREE_MIN: usize = 2;
@@ -50,6 +50,8 @@ pub(crate) struct Pool {
     recycling: Option<OpId>,
     /// No slot is free, and with one more than there may be others can be released.
     one_more: bool,
+    /// Until the verdict of the opening is durable nothing is cleared that can wait.
+    opening: bool,
     retry_at: Option<Micros>,
     pub(crate) failure: Option<String>,
 }
@@ -83,6 +85,7 @@ impl Pool {
             released: VecDeque::new(),
             recycling: None,
             one_more: false,
+            opening: true,
             retry_at: None,
             failure: None,
         }
@@ -110,6 +113,24 @@ impl Pool {
     pub(crate) fn release(&mut self, slot: SlotId) {
         let debris = self.debris.remove(&slot).unwrap_or_default();
         self.released.push_back(Recycling::new(slot, &debris));
+    }
+
+    /// Takes note of a slot that is not in use, and of which it is not known what has to be cleared. It is free once it has
+    /// been read and cleared, which is done when a free one is wanted.
+    pub(crate) fn leave(&mut self, file: &SlotFile, log_uuid: u128, boot: Boot, has_header: bool) {
+        self.lengths.insert(file.slot, file.blocks);
+        let unread = Recycling::unread(file, log_uuid, boot, has_header);
+        self.released.push_back(unread);
+    }
+
+    /// Whether another slot may be left: as many are free as an opening needs.
+    pub(crate) fn may_leave(&self, file: &SlotFile) -> bool {
+        FREE_MIN < self.free.len() && self.slot_blocks <= file.blocks
+    }
+
+    /// The verdict of the opening is durable.
+    pub(crate) fn on_opened(&mut self) {
+        self.opening = false;
     }
 
     /// How many slots will be free once they have been cleared.
@@ -218,10 +239,13 @@ impl Pool {
             return None;
         }
         let next = self.released.front();
-        let next = next.filter(|_| self.free.len() < FREE_ENOUGH);
-        if let Some(step) = next.and_then(Recycling::step) {
+        let enough = if self.opening { 1 } else { FREE_ENOUGH };
+        let next = next.filter(|_| self.free.len() < enough);
+        if let Some(recycling) = next
+            && let Some(next) = recycling.next()
+        {
             self.recycling = Some(op);
-            return Some(step);
+            return Some(op_of(recycling.slot, next));
         }
         if self.growth.is_none() {
             self.growth = self.begin();
@@ -279,6 +303,18 @@ impl Pool {
     /// Whether this operation is a step of the pool's.
     pub(crate) fn is_step(&self, op: OpId) -> bool {
         self.growing().or(self.recycling) == Some(op)
+    }
+
+    /// A slot that is to be cleared was read, or could not be.
+    pub(crate) fn on_read(&mut self, result: &Result<u64, std::io::Error>, buffer: &Buffer) {
+        self.recycling = None;
+        let Some(mut recycling) = self.released.pop_front() else {
+            return;
+        };
+        let bytes = buffer.blocks().len() as u64 * BLOCK_BYTES as u64;
+        let is_read = matches!(result, Ok(read) if *read == bytes);
+        recycling.on_read(is_read.then(|| buffer.blocks()));
+        self.go_on(recycling);
     }
 
     /// A step has ended. A failure is no danger to what the log holds: nothing in the new slot
@@ -345,7 +381,7 @@ impl Pool {
             return;
         };
         let nothing = |bytes: &u64| *bytes < BLOCK_BYTES as u64;
-        let zeroed = matches!(recycling.step(), Some(Op::Zero { .. }));
+        let zeroed = matches!(recycling.next(), Some(Next::Zero(_)));
         let result = match result {
             Ok(bytes) if zeroed && nothing(&bytes) => Err(ErrorKind::WriteZero.into()),
             result => result,
@@ -361,7 +397,11 @@ impl Pool {
                 recycling.again();
             }
         }
-        if recycling.step().is_some() {
+        self.go_on(recycling);
+    }
+
+    fn go_on(&mut self, recycling: Recycling) {
+        if recycling.next().is_some() {
             self.released.push_front(recycling);
             return;
         }
@@ -369,6 +409,22 @@ impl Pool {
         if let Some(blocks) = self.lengths.remove(&slot) {
             self.add(slot, blocks, true);
         }
+    }
+}
+
+fn op_of(slot: SlotId, next: Next) -> Op {
+    match next {
+        Next::Read(part) => Op::Read {
+            slot,
+            block: part.start,
+            buffer: Buffer::with_blocks(part.len()),
+        },
+        Next::Zero(part) => Op::Zero {
+            slot,
+            block: part.start,
+            blocks: part.end - part.start,
+        },
+        Next::Flush => Op::Flush { slot },
     }
 }
 
@@ -473,5 +529,51 @@ mod tests {
         assert!(matches!(next_step(&mut pool, now), Op::Flush { .. }));
         pool.on_step(Ok(0), Micros(now));
         assert_eq!((pool.growable(), pool.free_slots()), (7, 1));
+    }
+
+    #[test]
+    fn a_slot_that_was_left_is_read_and_cleared_before_it_is_free() {
+        let mut pool = Pool::new(100, 3);
+        let slot = SlotId(2);
+        pool.add(SlotId(0), 100, false);
+        let file = SlotFile { slot, blocks: 100 };
+        pool.leave(&file, 7, Boot(3), true);
+        assert_eq!(
+            (pool.free_slots(), pool.recycled(), pool.slots()),
+            (0, 1, 2)
+        );
+        assert!(!pool.is_spent() && !pool.is_unused(slot));
+        assert_eq!(pool.next_slot(), SlotId(3));
+        // Block 70 is nothing of ours and does not end in zeros; what cannot be read goes, too.
+        for (from, blocks, read) in [(2, 64, false), (66, 34, true)] {
+            let Op::Read {
+                block, mut buffer, ..
+            } = next_step(&mut pool, 0)
+            else {
+                panic!("it is read first");
+            };
+            assert_eq!((block, buffer.blocks().len()), (from, blocks));
+            buffer.blocks_mut()[4].0.fill(1);
+            let bytes = blocks as u64 * BLOCK_BYTES as u64;
+            let result = if read { bytes } else { bytes - 1 };
+            pool.on_read(&Ok(result), &buffer);
+        }
+        let mut done = Vec::new();
+        while pool.free_slots() == 0 {
+            match next_step(&mut pool, 0) {
+                Op::Zero { block, blocks, .. } => {
+                    done.push((block, blocks));
+                    pool.on_step(Ok(u64::from(blocks) * BLOCK_BYTES as u64), Micros(0));
+                }
+                Op::Flush { .. } => {
+                    done.push((0, 0));
+                    pool.on_step(Ok(0), Micros(0));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        let cleared = [(2, 64), (70, 1), (0, 0), (0, 1), (0, 0), (1, 1), (0, 0)];
+        assert_eq!(done, cleared);
+        assert_eq!((pool.recycled(), pool.slots()), (0, 2));
     }
 }

@@ -92,6 +92,7 @@ pub fn verify_disk(
         identity: None,
         split_at_mark: false,
         sealed_only: while_running,
+        glances: false,
         mutant: None,
     };
     if !while_running {

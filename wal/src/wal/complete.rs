@@ -72,7 +72,10 @@ impl<D: Disk> Wal<D> {
     fn on_completion(&mut self, completion: Completion, now: Micros) {
         let Completion { id, result, buffer } = completion;
         if self.pool.is_step(id) {
-            self.pool.on_step(result, now);
+            match buffer {
+                Some(buffer) => self.pool.on_read(&result, &buffer),
+                None => self.pool.on_step(result, now),
+            }
             return;
         }
         if self.reads.is_under_way(id) {

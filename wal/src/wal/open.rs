@@ -95,6 +95,7 @@ impl<D: Disk> Wal<D> {
             identity: Some(options.identity),
             split_at_mark: !disk.facts().direct && !trusts_cache,
             sealed_only: false,
+            glances: true,
             mutant: options.mutant,
         };
         let mut judgement = judge(&mut disk, &slots, &question)?.into_result()?;
@@ -243,6 +244,15 @@ impl<D: Disk> Wal<D> {
         }
         for file in std::mem::take(&mut self.pool.held_back) {
             let log_uuid = self.active.header.log_uuid;
+            let oldest = self.segments.keys().next().copied().unwrap_or_default();
+            if self.pool.may_leave(&file)
+                && judgement.is_done_with(file.slot, oldest)
+                && !mutated!(self.options.mutant, DebrisKept)
+            {
+                let has_header = judgement.has_header(file.slot);
+                self.pool.leave(&file, log_uuid, self.boot, has_header);
+                continue;
+            }
             if !mutated!(self.options.mutant, DebrisKept) {
                 clear(&mut self.disk, &file, judgement, log_uuid)?;
             }
@@ -255,6 +265,7 @@ impl<D: Disk> Wal<D> {
             log.settle();
         }
         self.release.allow();
+        self.pool.on_opened();
         self.counters = Counters::default();
         self.flush_histogram = FlushHistogram::default();
         Ok(())
@@ -511,6 +522,10 @@ impl Opening {
             .map(|(header, end)| (SlotId(header.slot), end.block))
             .collect();
         let kept: BTreeSet<SlotId> = live.iter().map(|header| SlotId(header.slot)).collect();
+        let oldest = live.first().map(|first| first.segment);
+        let is_done_with = |file: &SlotFile| {
+            oldest.is_some_and(|oldest| judgement.is_done_with(file.slot, oldest))
+        };
         for file in slots {
             if kept.contains(&file.slot) {
                 pool.add(file.slot, file.blocks, false);
@@ -518,6 +533,11 @@ impl Opening {
                 pool.remember(file.slot, Debris::read(disk, file, end, log_uuid)?);
             } else if needed.contains(&file.slot) {
                 pool.held_back.push(*file);
+            } else if pool.may_leave(file)
+                && is_done_with(file)
+                && !mutated!(options.mutant, DebrisKept)
+            {
+                pool.leave(file, log_uuid, boot, judgement.has_header(file.slot));
             } else {
                 if !mutated!(options.mutant, DebrisKept) {
                     clear(disk, file, judgement, log_uuid)?;

@@ -10,7 +10,7 @@
 //! been released.
 //!
 //! An opening reads and clears no more free slots than will be taken soon. The others wait, with those that are released
-//! later, until a free one is wanted: a log of a hundred free slots opens no later than one of two.
+//! later, until a free one is wanted: a log of a hundred free slots opens no later than one of three.
 //!
 //! Only blocks that are not whole are cleared. Whole ones are of an earlier boot or segment than any to come, so
 //! that they look as if nothing had landed on them; and until the opening has its verdict they are what the

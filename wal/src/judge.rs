@@ -345,8 +345,8 @@ impl Judgement {
         }
     }
 
-    /// Whether nothing in a slot counts, nor will, that is not below this segment, the oldest that is kept. What was
-    /// released stays what it is, and so does what was cleared: the headers that count say so.
+    /// Whether nothing in a slot counts, nor ever will: its header is of a segment below this one, the oldest that is kept,
+    /// or there is none, and nothing in it was remarkable.
     pub(crate) fn is_done_with(&self, slot: SlotId, oldest: u64) -> bool {
         let segment = self.legible.get(&slot);
         let below = segment.is_some_and(|segment| segment.is_none_or(|segment| segment < oldest));

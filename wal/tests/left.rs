@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 
 use common::cut::*;
 use common::*;
-use logdrive_raft::io::Write;
 use logdrive_sim::disk::{Crash, SimDisk, SimDiskOptions, SimStorage, Tear};
 use logdrive_wal::disk::{BLOCK_BYTES, Block, Disk, SlotId};
 use logdrive_wal::format::SlotHeader;
@@ -57,14 +56,6 @@ fn write(rig: &mut Rig) {
     rig.settle();
 }
 
-fn cut_all(rig: &mut Rig) {
-    let at = rig.tip();
-    rig.append(&[Write::Anchor(anchor_at(at))]);
-    rig.settle();
-    rig.append(&[Write::Base(base_at(at, at))]);
-    rig.settle();
-}
-
 /// A log of which the power failed when a dozen slots had just been released.
 fn released() -> SimStorage {
     let medium = storage();
@@ -100,6 +91,17 @@ fn tear(medium: &SimStorage, slot: SlotId, block: u32) {
 fn is_torn(medium: &SimStorage, slot: SlotId, block: u32) -> bool {
     let end = (block as usize + 1) * BLOCK_BYTES;
     medium.contents(slot)[end - 512..end] == [0x5a; 512]
+}
+
+/// A log whose released slots, these, hide blocks that were torn.
+fn released_and_torn() -> (SimStorage, Vec<SlotId>) {
+    let medium = released();
+    let old = old(&medium);
+    assert!(old.len() >= 8, "{old:?}");
+    for slot in &old {
+        HIDDEN.for_each(|block| tear(&medium, *slot, block));
+    }
+    (medium, old)
 }
 
 fn torn(medium: &SimStorage, slots: &[SlotId]) -> usize {
@@ -144,12 +146,7 @@ fn take_all(rig: &mut Rig, medium: &SimStorage, old: &[SlotId], direct: bool) {
 #[test]
 fn what_a_free_slot_hides_is_cleared_before_the_slot_is_taken() {
     for direct in [true, false] {
-        let medium = released();
-        let old = old(&medium);
-        assert!(old.len() >= 8, "{old:?}");
-        for slot in &old {
-            HIDDEN.for_each(|block| tear(&medium, *slot, block));
-        }
+        let (medium, old) = released_and_torn();
         // Over several boots what nobody wants is left alone.
         for _ in 0..3 {
             drop(Rig::open_with(&medium, slots(24), on(direct), 1).unwrap());
@@ -164,11 +161,7 @@ fn what_a_free_slot_hides_is_cleared_before_the_slot_is_taken() {
 
 #[test]
 fn what_cannot_be_read_of_a_free_slot_is_cleared_as_well() {
-    let medium = released();
-    let old = old(&medium);
-    for slot in &old {
-        HIDDEN.for_each(|block| tear(&medium, *slot, block));
-    }
+    let (medium, old) = released_and_torn();
     let mut rig = Rig::open(&medium, slots(24)).unwrap();
     rig.wal.disk_mut().options_mut().rates.read_error_ppm = 500_000;
     rig.wal.disk_mut().options_mut().rates.short_read_ppm = 300_000;
@@ -178,11 +171,7 @@ fn what_cannot_be_read_of_a_free_slot_is_cleared_as_well() {
 /// Power cuts at any moment of what the pool does, and of the openings after them.
 #[test]
 fn a_power_cut_while_free_slots_are_cleared_does_no_harm() {
-    let original = released();
-    let old = old(&original);
-    for slot in &old {
-        HIDDEN.for_each(|block| tear(&original, *slot, block));
-    }
+    let (original, _) = released_and_torn();
     for steps in 0..120 {
         let medium = original.copy(dice(steps));
         let mut rig = Rig::open(&medium, slots(24)).unwrap();

@@ -50,15 +50,6 @@ fn newest(rig: &Rig) -> u64 {
     headers.last().map_or(0, |header| header.segment)
 }
 
-/// Everything up to the tip is cut away.
-fn cut_all(rig: &mut Rig) {
-    let at = rig.tip();
-    rig.append(&[Write::Anchor(anchor_at(at))]);
-    rig.settle();
-    rig.append(&[Write::Base(base_at(at, at))]);
-    rig.settle();
-}
-
 /// Opens it as after a power cut and finds the same.
 fn reopen(medium: &SimStorage, rig: &Rig) {
     let copy = medium.flushed_only();

@@ -49,6 +49,15 @@ pub fn anchor(rig: &mut Rig, index: u64) {
     rig.settle();
 }
 
+/// Everything up to the tip is cut away, durably.
+pub fn cut_all(rig: &mut Rig) {
+    let at = rig.tip();
+    rig.append(&[Write::Anchor(anchor_at(at))]);
+    rig.settle();
+    rig.append(&[Write::Base(base_at(at, at))]);
+    rig.settle();
+}
+
 /// Cuts the log, and waits until that is durable.
 pub fn cut(rig: &mut Rig, index: u64) {
     cut_later(rig, index);

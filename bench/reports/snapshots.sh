@@ -245,20 +245,20 @@ fi
 
 if wanted taken; then
   say "taken: $pairs pairs of $window s"
-  load taken $(((pairs + 1) * (2 * window + 90) + 10)) --rate "$rate" &
+  load taken $(((pairs + 2) * (2 * window + 90) + 10)) --rate "$rate" &
   load_pid=$!
   sleep 5
-  # The first pair does not count: it makes the segment files that the others use.
-  for pair in $(seq 0 "$pairs"); do
+  # Two pairs do not count: they make the segment files that the others use.
+  for pair in $(seq -1 "$pairs"); do
     begin=$(now)
     taken=$(snapshots_until $(($(date +%s) + window)))
-    [ "$pair" = 0 ] || echo "$pair with $begin $(now)" >>"$out/taken/windows"
+    [ "$pair" -lt 1 ] || echo "$pair with $begin $(now)" >>"$out/taken/windows"
     say "pair $pair: $taken snapshots"
     # What was begun in the window has ended; what it left to the disk settles.
     sleep 2
     begin=$(now)
     sleep "$window"
-    [ "$pair" = 0 ] || echo "$pair without $begin $(now)" >>"$out/taken/windows"
+    [ "$pair" -lt 1 ] || echo "$pair without $begin $(now)" >>"$out/taken/windows"
   done
   end_load taken
   "$windows" "$out/taken/run.hlog" "$out/taken/windows" | tee "$out/taken.md"

@@ -52,6 +52,9 @@ pub struct RunArgs {
     /// Closed loop: keep exactly --in-flight operations outstanding
     #[arg(long)]
     pub closed: bool,
+    /// Operations that fall due within this time of an open loop leave together, and are late by up to it
+    #[arg(long, default_value = "50us", value_parser = units::duration, value_name = "TIME")]
+    pub pace: Duration,
     /// Operations outstanding in total [default: 256 closed, 1M open (a cap)]
     #[arg(long, value_parser = units::count, value_name = "N")]
     pub in_flight: Option<u64>,
@@ -361,6 +364,11 @@ impl RunArgs {
         if self.duration.is_zero() || self.timeout.is_zero() {
             return refuse("--duration and --timeout must be longer than 0s");
         }
+        if self.pace > PACE_MAX {
+            return refuse(
+                "--pace can be 2ms at most: a run whose operations leave later is not valid",
+            );
+        }
         if !(0.001..=1e8).contains(&self.rate) {
             return refuse("--rate must lie between 0.001/s and 100M/s");
         }
@@ -472,6 +480,9 @@ fn likeness(known: &str, written: &str) -> f64 {
 
 const REPLICAS_MAX: usize = 31;
 
+/// Well within the lag that a valid run may have.
+const PACE_MAX: Duration = Duration::from_millis(2);
+
 /// What fits into one proposal beside a key.
 const SIZE_BYTES_MAX: u64 = (1 << 20) - 1024;
 
@@ -554,6 +565,7 @@ mod tests {
             ("--assert|p98<5ms", "did you mean `p99`?"),
             ("--size|2MiB", "--size can be"),
             ("--clients|0", "--clients must lie between"),
+            ("--pace|3ms", "--pace can be 2ms at most"),
             ("runn", "run"),
         ];
         for (args, expected) in cases {

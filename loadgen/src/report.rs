@@ -54,6 +54,8 @@ pub struct Config {
     pub rate_per_s: Option<f64>,
     /// `constant` or `poisson`; null in a closed loop.
     pub arrival: Option<&'static str>,
+    /// What fell due within this time was sent together; null in a closed loop.
+    pub pace_us: Option<u64>,
     /// Bytes of a value.
     pub size_bytes: u64,
     /// Connections or submitting tasks.
@@ -374,6 +376,7 @@ impl Config {
             target: target.to_string(),
             rate_per_s: open.then_some(args.rate),
             arrival: open.then_some(arrival),
+            pace_us: open.then_some(args.pace.as_micros() as u64),
             size_bytes: args.size,
             clients: args.clients(),
             in_flight: args.in_flight(),

@@ -33,6 +33,9 @@ pub struct Plan {
     pub rate: Option<f64>,
     /// When operations of an open loop are due.
     pub arrival: Arrival,
+    /// What falls due within this time in an open loop goes out together: a wake-up and a packet each would take
+    /// cores from the replicas. It shows as lag, and as latency.
+    pub pace_ns: u64,
     /// How many operations may be outstanding in total.
     pub in_flight: u64,
     /// How many clients there are in total.
@@ -88,6 +91,8 @@ pub struct Worker {
     next_client: usize,
     /// `None`: a closed loop.
     schedule: Option<Schedule>,
+    /// Open loop: before this nothing more is sent.
+    pace_ends_ns: u64,
     in_flight_max: u64,
     in_flight: u64,
     /// The time of this turn.
@@ -163,6 +168,7 @@ impl Worker {
             clients,
             next_client: 0,
             schedule,
+            pace_ends_ns: 0,
             in_flight_max,
             in_flight: 0,
             now_ns: 0,
@@ -198,7 +204,11 @@ impl Worker {
         let over = now_ns >= self.shared.plan.measure_to_ns;
         if !self.ended && now_ns >= self.shared.plan.start_ns {
             // What was due before the end and has not gone out yet still does; a closed loop just ends.
-            if !(over && self.schedule.is_none()) {
+            let wanted = match self.schedule {
+                Some(_) => over || now_ns >= self.pace_ends_ns,
+                None => !over,
+            };
+            if wanted {
                 self.send_due(now_ns, lane);
             }
         }
@@ -242,6 +252,7 @@ impl Worker {
     fn build_open(&mut self, now_ns: u64) {
         let plan = &self.shared.plan;
         let (from_ns, to_ns) = (plan.measure_from_ns, plan.measure_to_ns);
+        let pace_ends_ns = now_ns + plan.pace_ns;
         while self.in_flight < self.in_flight_max {
             let Some(schedule) = &mut self.schedule else {
                 return;
@@ -250,6 +261,7 @@ impl Worker {
             if due_ns > now_ns || due_ns >= to_ns {
                 return;
             }
+            self.pace_ends_ns = pace_ends_ns;
             schedule.advance();
             let client = self.next_client;
             self.next_client = (client + 1) % self.clients.len();
@@ -437,7 +449,7 @@ impl Worker {
             } else if let Some(schedule) = &self.schedule
                 && self.in_flight < self.in_flight_max
             {
-                next_ns = next_ns.min(schedule.due_ns().max(now_ns + PACE_NS));
+                next_ns = next_ns.min(schedule.due_ns().max(self.pace_ends_ns));
             }
         }
         next_ns
@@ -485,10 +497,6 @@ pub fn run(mut worker: Worker, target: &dyn Target) -> Result<Ended, TargetError
         }
     }
 }
-
-/// Operations of an open loop that are due within so many nanoseconds go out together: a wake-up each would
-/// take cores from the replicas. It shows as lag, and as latency.
-const PACE_NS: u64 = 50_000;
 
 /// How long a worker sleeps at most: signals are looked for this often.
 const LOOK_AGAIN_NS: u64 = 100_000_000;

@@ -49,6 +49,7 @@ pub(super) fn load(
     let plan = Plan {
         rate: (!args.closed).then_some(args.rate),
         arrival: args.arrival,
+        pace_ns: ns(args.pace),
         in_flight: args.in_flight(),
         clients: clients as u32,
         timeout_ns: ns(args.timeout),

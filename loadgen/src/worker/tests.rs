@@ -70,6 +70,7 @@ fn plan(rate: Option<f64>, in_flight: u64, clients: u32) -> Plan {
     Plan {
         rate,
         arrival: Arrival::Constant,
+        pace_ns: 50_000,
         in_flight,
         clients,
         timeout_ns: 5 * S,
@@ -125,6 +126,26 @@ fn an_open_loop_sends_what_is_due_and_counts_from_then() {
     about(total.send.percentile(5000), 10.0);
     assert_eq!(total.tally.completed, total.tally.completed_writes);
     assert!(total.tally.errors.is_empty() && total.tally.unknown.is_empty());
+}
+
+#[test]
+fn what_falls_due_within_the_pace_leaves_together_and_is_late_by_no_more() {
+    let mut plan = plan(Some(10_000.0), 1000, 1);
+    plan.pace_ns = MS;
+    let mut worker = worker(plan);
+    let mut hand = Hand::default();
+    let mut sizes = Vec::new();
+    // Answers call the worker ten times as often.
+    for now_ns in (0..S).step_by(MS as usize / 10) {
+        let mut answers = hand.answer_all(now_ns);
+        worker.turn(now_ns, &mut answers, &mut hand);
+        sizes.extend(hand.batches.iter().map(|batch| batch.2.len()));
+    }
+    assert_eq!(sizes[0], 1);
+    assert!(sizes[1..].iter().all(|size| *size == 10), "{sizes:?}");
+    let total = run_to_end(&mut worker, &mut hand, S, MS / 10);
+    assert_eq!(total.tally.sent, 100_000);
+    assert!(total.lag.max().unwrap() <= MS + MS / 100, "{total:?}");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use logdrive_raft::{GroupId, LogPosition};
 use logdrive_shard::{MachineEvent, NotInstalled, SnapshotReader, StateMachine};
 
+use crate::ahead::read_ahead;
 use crate::apply::{Appliers, ApplyQueue};
 use crate::snapshots::SnapshotQueue;
 
@@ -40,7 +41,9 @@ impl<S: StateMachine> Installer<S> {
             at,
             mut reader,
         } = install;
-        let installed = self.appliers.of(group).install(group, at, &mut *reader);
+        let installed = read_ahead(&mut *reader, |reader| {
+            self.appliers.of(group).install(group, at, reader)
+        });
         match installed {
             Ok(at) => {
                 self.queue.show_applied(group, at);

@@ -6,6 +6,7 @@
 
 #![deny(missing_docs)]
 
+mod ahead;
 mod apply;
 mod builder;
 mod clients;

@@ -274,14 +274,14 @@ pub(crate) fn start<H: Send + 'static>(
 /// Whatever else of this node wants a processor gets three times as much of it as the calling thread: so little that
 /// it is not noticed, and enough that a snapshot ends before the log is full however busy the machine is.
 #[cfg(all(target_os = "linux", not(logdrive_portable)))]
-fn give_way() {
+pub(crate) fn give_way() {
     // Here a priority is a thread's. Where it is refused, nothing but latency is lost.
     let _ = rustix::process::setpriority_process(None, 5);
 }
 
 /// Elsewhere a priority is a whole process's.
 #[cfg(not(all(target_os = "linux", not(logdrive_portable))))]
-fn give_way() {}
+pub(crate) fn give_way() {}
 
 /// No faster than so many bytes a second, and not beyond the end.
 fn pace_of<H: Send + 'static>(queue: &Arc<SnapshotQueue<H>>, bytes_per_s: u64) -> PaceMaker {

@@ -23,6 +23,7 @@ use logdrive_wal::snapshots::{DirectoryFiles, SnapshotStore};
 
 use tokio::task::LocalSet;
 
+use crate::ahead::read_ahead;
 use crate::apply::{ApplyNews, ApplyOn, ApplyQueue, Inline, Machines, Work};
 use crate::clock::Clock;
 use crate::error::StartError;
@@ -199,7 +200,9 @@ impl<S: StateMachine> Driver<S> {
             let machine = Fatal::catch(|| (setup.machines)(*group)).map_err(failed)?;
             let mut applier = Applier::default();
             applier.open(*group, machine).map_err(failed)?;
-            let prepared = opened.prepare(&mut applier, &store, *group);
+            let prepared = opened.prepare(&mut applier, &store, *group, |applier, at, reader| {
+                read_ahead(reader, |reader| applier.restore(*group, at, reader))
+            });
             let prepared = prepared.map_err(|why| StartError::Snapshots {
                 path: setup.snapshots_path.clone(),
                 why,

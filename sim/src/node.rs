@@ -366,7 +366,9 @@ impl<M: Model> SimNode<M> {
             applier
                 .open(group, model.machine(self.id, group))
                 .map_err(|error| Refusal::of(true, &error))?;
-            let prepared = opened.prepare(&mut applier, &store, group);
+            let prepared = opened.prepare(&mut applier, &store, group, |applier, at, reader| {
+                applier.restore(group, at, reader)
+            });
             let prepared = prepared.map_err(|text| Refusal {
                 damage: false,
                 text,

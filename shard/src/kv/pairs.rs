@@ -84,6 +84,10 @@ impl Default for Pairs {
 }
 
 impl Pairs {
+    pub(super) fn with_room(pairs: usize) -> Self {
+        Self::Own(HashTable::with_capacity(pairs))
+    }
+
     pub(super) fn len(&self) -> usize {
         match self {
             Self::Own(pairs) => pairs.len(),

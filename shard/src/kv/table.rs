@@ -67,6 +67,17 @@ impl Default for Table {
 }
 
 impl Table {
+    /// A table for so many pairs, which does not grow until then.
+    pub(super) fn with_room(pairs: usize) -> Self {
+        let mean = pairs / PARTS;
+        // Hardly any part has more than this above the mean.
+        let room = mean + 4 * mean.isqrt();
+        Self {
+            parts: Box::new(array::from_fn(|_| Pairs::with_room(room))),
+            ..Self::default()
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.parts.iter().map(Pairs::len).sum()
     }

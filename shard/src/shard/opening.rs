@@ -19,6 +19,7 @@ use crate::group::{Group, Phase};
 use crate::inbox::Inbox;
 use crate::machine::StateMachine;
 use crate::ports::{Notice, Ports};
+use crate::snapshot::SnapshotReader;
 use crate::store::{self, StoreFailure};
 
 /// A log that has been opened, before its groups run.
@@ -144,11 +145,18 @@ impl<D: Disk> Opened<D> {
     ///
     /// If there is none, the log may still have what the machine lacks. If not, the group starts all the same, votes,
     /// and fetches a snapshot.
+    ///
+    /// `restore` is [`Applier::restore`], and whatever has to be around it.
     pub fn prepare<S: StateMachine, F: Files + 'static>(
         &self,
         applier: &mut Applier<S>,
         store: &SnapshotStore<F>,
         group: GroupId,
+        mut restore: impl FnMut(
+            &mut Applier<S>,
+            LogPosition,
+            &mut (dyn SnapshotReader + Send),
+        ) -> Result<(), String>,
     ) -> Result<Prepared, String> {
         let mut prepared = Prepared {
             applied: applier.applied(group).unwrap_or_default(),
@@ -175,7 +183,7 @@ impl<D: Disk> Opened<D> {
             if helps && (needs || reported.index == Index(0)) {
                 let installed = store::open(store, snapshot.id)
                     .map_err(|why| why.to_string())
-                    .and_then(|mut reader| applier.restore(group, snapshot.at, &mut *reader));
+                    .and_then(|mut reader| restore(applier, snapshot.at, &mut *reader));
                 match installed {
                     Ok(()) => prepared.applied = snapshot.at,
                     Err(why) => {

@@ -92,7 +92,12 @@ peer() { echo "127.0.0.1:$((27100 + $1))"; }
 client() { echo "127.0.0.1:$((27200 + $1))"; }
 http_port() { echo $((27300 + $1)); }
 
-# begin [SNAPSHOTS]: a new cluster; what stands in the section about snapshots.
+# Half load: two clients that send a thousand times a second. The generator has the same processors as the nodes, and
+# as eight clients that send whatever is due it alone took a quarter of two, so that the nodes had none left.
+half_load=(--clients 2 --pace 1ms)
+
+# begin [SNAPSHOTS]: a new cluster; what stands in the section about snapshots. The flush mode is forced: a start on an
+# idle disk chooses now this one and now the other, and runs would differ by that.
 begin() {
   stop_all
   rm -rf "$dir/data"
@@ -116,6 +121,7 @@ mtu = "loopback"
 dir = "$dir/data/tls"
 [wal]
 bytes_max = "48GiB"
+flush_mode = "drained_fsync"
 [snapshots]
 $1
 EOF
@@ -207,14 +213,12 @@ cut_all() {
   done
   for job in "${jobs[@]}"; do wait "$job"; done
 }
-# Two clients that send a thousand times a second: the generator has the same two or four cores as the nodes, and with
-# eight that send whatever is due it alone took a quarter of two, so that half load was all that they could do.
 load() { # case, seconds, arguments of loadgen; what makes the run invalid stands in invalid.txt
   local case=$1 seconds=$2 status=0
   shift 2
   mkdir -p "$out/$case"
   "$loadgen" run --target cluster "$(client 1),$(client 2),$(client 3)" --tls "$dir/data/tls" --size 512B \
-    --keys "$keys" --mtu loopback --clients 2 --pace 1ms --warmup 1s --duration "${seconds}s" --out "$out/$case" "$@" \
+    --keys "$keys" --mtu loopback --warmup 1s --duration "${seconds}s" --out "$out/$case" "$@" \
     >"$out/$case/loadgen.log" 2>&1 || status=$?
   [ "$status" -ne 12 ] || { echo "$case: $(grep '^ invalid' "$out/$case/loadgen.log")" >>"$out/invalid.txt"; return 0; }
   return "$status"
@@ -247,7 +251,7 @@ fi
 
 if wanted taken; then
   say "taken: $pairs pairs of $window s"
-  load taken $(((pairs + 2) * (2 * window + 90) + 10)) --rate "$rate" &
+  load taken $(((pairs + 2) * (2 * window + 90) + 10)) --rate "$rate" "${half_load[@]}" &
   load_pid=$!
   sleep 5
   # Two pairs do not count: they make the segment files that the others use.
@@ -269,7 +273,7 @@ fi
 if wanted fetched; then
   say "fetched: $pairs pairs of $window s"
   : >"$out/fetched.txt"
-  load fetched $((pairs * (2 * window + 90) + 10)) --rate "$rate" &
+  load fetched $((pairs * (2 * window + 90) + 10)) --rate "$rate" "${half_load[@]}" &
   load_pid=$!
   sleep 5
   for pair in $(seq "$pairs"); do

@@ -364,9 +364,9 @@ impl RunArgs {
         if self.duration.is_zero() || self.timeout.is_zero() {
             return refuse("--duration and --timeout must be longer than 0s");
         }
-        if self.pace > PACE_MAX {
+        if !(PACE_MIN..=PACE_MAX).contains(&self.pace) {
             return refuse(
-                "--pace can be 2ms at most: a run whose operations leave later is not valid",
+                "--pace must lie between 1us and 2ms: what leaves much later than it was due is another load",
             );
         }
         if !(0.001..=1e8).contains(&self.rate) {
@@ -480,6 +480,9 @@ fn likeness(known: &str, written: &str) -> f64 {
 
 const REPLICAS_MAX: usize = 31;
 
+/// The finest that `run.json` tells.
+const PACE_MIN: Duration = Duration::from_micros(1);
+
 /// Well within the lag that a valid run may have.
 const PACE_MAX: Duration = Duration::from_millis(2);
 
@@ -565,7 +568,8 @@ mod tests {
             ("--assert|p98<5ms", "did you mean `p99`?"),
             ("--size|2MiB", "--size can be"),
             ("--clients|0", "--clients must lie between"),
-            ("--pace|3ms", "--pace can be 2ms at most"),
+            ("--pace|3ms", "--pace must lie between 1us and 2ms"),
+            ("--pace|0s", "--pace must lie between 1us and 2ms"),
             ("runn", "run"),
         ];
         for (args, expected) in cases {

@@ -33,7 +33,14 @@ impl Baseline {
         }
         let config = serde_json::to_value(config).map_err(|error| refuse(error.to_string()))?;
         let mtu = (&report["env"]["mtu_profile"], &Value::from(mtu_profile));
-        let pairs = LOAD.map(|key| (key, &report["config"][key], &config[key]));
+        // Reports that do not tell it were made when there was no other.
+        let only_pace_us = Value::from(50);
+        let is_open = report["config"]["loop"] == "open";
+        let then = |key| match &report["config"][key] {
+            Value::Null if key == "pace_us" && is_open => &only_pace_us,
+            then => then,
+        };
+        let pairs = LOAD.map(|key| (key, then(key), &config[key]));
         for (key, then, now) in pairs.into_iter().chain([("mtu_profile", mtu.0, mtu.1)]) {
             if then != now {
                 return Err(refuse(format!(
@@ -73,10 +80,11 @@ impl Baseline {
 }
 
 /// What makes two loads the same. How long they last does not.
-const LOAD: [&str; 9] = [
+const LOAD: [&str; 10] = [
     "loop",
     "target",
     "rate_per_s",
+    "pace_us",
     "size_bytes",
     "clients",
     "in_flight",
@@ -140,6 +148,12 @@ mod tests {
             why.contains("its size_bytes is 128, here it is 256"),
             "{why}"
         );
+        let mut told_none = valid("");
+        told_none.config.pace_us = None;
+        let why = refused(&told_none, "--pace 1ms");
+        assert!(why.contains("its pace_us is 50, here it is 1000"), "{why}");
+        let file = write(&told_none);
+        assert!(Baseline::read(file.path(), &valid("").config, "loopback").is_ok());
         let mut invalid = valid("");
         invalid.verdict.valid = false;
         assert!(refused(&invalid, "").contains("not valid"));

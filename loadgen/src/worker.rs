@@ -91,7 +91,7 @@ pub struct Worker {
     next_client: usize,
     /// `None`: a closed loop.
     schedule: Option<Schedule>,
-    /// Open loop: before this nothing more is sent.
+    /// Open loop: until then what falls due waits, unless the load ends or was stopped by its cap.
     pace_ends_ns: u64,
     in_flight_max: u64,
     in_flight: u64,
@@ -205,7 +205,7 @@ impl Worker {
         if !self.ended && now_ns >= self.shared.plan.start_ns {
             // What was due before the end and has not gone out yet still does; a closed loop just ends.
             let wanted = match self.schedule {
-                Some(_) => over || now_ns >= self.pace_ends_ns,
+                Some(_) => over || was_full || now_ns >= self.pace_ends_ns,
                 None => !over,
             };
             if wanted {

@@ -7,9 +7,8 @@ use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use logdrive_raft::LogPosition;
-use logdrive_shard::SnapshotReader;
-
-use crate::snapshots::give_way;
+use logdrive_shard::{Fatal, SnapshotReader};
+use logdrive_wal::snapshots::Pace;
 
 /// What is handed over at once.
 const BLOCK_BYTES: usize = 64 << 10;
@@ -27,16 +26,15 @@ struct Ask {
 /// Lets `take` have a snapshot that another thread reads. Without such a thread it is read on this one.
 pub(crate) fn read_ahead<T>(
     reader: &mut (dyn SnapshotReader + Send),
+    pace: &mut Pace<'_>,
     mut take: impl FnMut(&mut dyn SnapshotReader) -> T,
 ) -> T {
     let (mut ahead, asked) = ahead(reader);
     let source = &mut *reader;
-    let read = move || {
-        give_way();
-        asked.serve(source);
-    };
     let taken = std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("snapshot-reader".to_owned());
+        // Its priority is that of the thread which takes the snapshot over.
+        let thread = std::thread::Builder::new().name("logdrive-ahead".to_owned());
+        let read = move || asked.serve(source, pace);
         thread.spawn_scoped(scope, read).ok()?;
         let taken = take(&mut ahead);
         // The thread ends when nobody can ask it any more.
@@ -69,12 +67,19 @@ fn ahead(of: &dyn SnapshotReader) -> (Ahead, Asked) {
 
 impl Asked {
     /// Reads what is asked for, until the other end is gone.
-    fn serve(self, reader: &mut dyn SnapshotReader) {
+    fn serve(self, reader: &mut dyn SnapshotReader, pace: &mut Pace<'_>) {
         while let Ok(Ask { name, blocks }) = self.0.recv() {
-            // An error to send means that nobody wants the rest of this file.
-            let _ = match reader.file(&name) {
-                Ok(file) => send_all(file, &blocks),
+            let served = Fatal::catch(|| match reader.file(&name) {
+                Ok(file) => send_all(file, pace, &blocks),
                 Err(error) => blocks.send(Err(error)).map_err(|_| Unwanted),
+            });
+            // Nobody may want it any more.
+            let _ = match served {
+                Ok(served) => served,
+                Err(panic) => {
+                    let told = blocks.send(Err(io::Error::other(panic.what)));
+                    told.map_err(|_| Unwanted)
+                }
             };
         }
     }
@@ -85,6 +90,7 @@ struct Unwanted;
 
 fn send_all(
     mut file: Box<dyn Read + '_>,
+    pace: &mut Pace<'_>,
     blocks: &SyncSender<io::Result<Vec<u8>>>,
 ) -> Result<(), Unwanted> {
     blocks.send(Ok(Vec::new())).map_err(|_| Unwanted)?;
@@ -95,6 +101,8 @@ fn send_all(
             .take(BLOCK_BYTES as u64)
             .read_to_end(&mut block);
         let is_last = read.as_ref().map_or(true, |bytes| *bytes == 0);
+        // A machine takes over all of a snapshot, also when its node ends meanwhile; only faster then.
+        let _ = pace(block.len());
         blocks.send(read.map(|_| block)).map_err(|_| Unwanted)?;
         if is_last {
             return Ok(());
@@ -158,19 +166,26 @@ fn gone() -> io::Error {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::ops::ControlFlow;
 
     use super::*;
 
-    /// Files in memory; one of them cannot be read to its end.
+    /// Files in memory; two of them cannot be read to their ends.
     struct Files(BTreeMap<String, Vec<u8>>);
 
     const BROKEN: &str = "broken";
+    const PANICKING: &str = "panicking";
 
-    struct Broken;
+    /// The end that a file has by its name.
+    struct End<'a>(&'a str);
 
-    impl Read for Broken {
+    impl Read for End<'_> {
         fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-            Err(io::Error::other("rot"))
+            match self.0 {
+                BROKEN => Err(io::Error::other("rot")),
+                PANICKING => panic!("not our code"),
+                _ => Ok(0),
+            }
         }
     }
 
@@ -186,32 +201,43 @@ mod tests {
 
         fn file(&mut self, name: &str) -> io::Result<Box<dyn Read + '_>> {
             let content = self.0.get(name).ok_or(io::ErrorKind::NotFound)?;
-            Ok(match name {
-                BROKEN => Box::new(content.chain(Broken)),
-                _ => Box::new(&content[..]),
-            })
+            let (name, _) = self.0.get_key_value(name).expect("it has content");
+            Ok(Box::new(content.chain(End(name))))
         }
     }
 
     fn files() -> Files {
         let content = |bytes: usize| (0..bytes).map(|at| (at / 7) as u8).collect();
         let large = BLOCK_BYTES * (BLOCKS_AHEAD + 3) + 5;
-        let files = [("empty", 0), ("large", large), ("small", 3), (BROKEN, 9)];
+        let files = [
+            ("empty", 0),
+            ("large", large),
+            ("small", 3),
+            (BROKEN, 9),
+            (PANICKING, 9),
+        ];
         let named = |(name, bytes): (&str, usize)| (name.to_owned(), content(bytes));
         Files(files.map(named).into())
     }
 
-    fn with<T>(test: impl FnOnce(&mut dyn SnapshotReader) -> T) -> T {
+    /// Says how many bytes went at the pace.
+    fn with(test: impl FnOnce(&mut dyn SnapshotReader)) -> usize {
         let mut test = Some(test);
-        read_ahead(&mut files(), |snapshot| {
-            test.take().expect("once is enough")(snapshot)
-        })
+        let mut paced = 0;
+        let mut pace = |bytes| {
+            paced += bytes;
+            ControlFlow::Continue(())
+        };
+        read_ahead(&mut files(), &mut pace, |snapshot| {
+            test.take().expect("once is enough")(snapshot);
+        });
+        paced
     }
 
     #[test]
     fn files_come_as_they_are_again_and_again_and_in_any_order() {
         let expected = files();
-        with(|snapshot| {
+        let paced = with(|snapshot| {
             assert_eq!(snapshot.files(), expected.files());
             for name in ["small", "large", "empty", "large"] {
                 let mut content = Vec::new();
@@ -221,6 +247,8 @@ mod tests {
                 assert_eq!(file.read(&mut [0; 8]).unwrap(), 0);
             }
         });
+        let bytes = |name: &str| expected.0[name].len();
+        assert_eq!(paced, bytes("small") + 2 * bytes("large"));
     }
 
     #[test]
@@ -248,12 +276,17 @@ mod tests {
         with(|snapshot| {
             let missing = snapshot.file("missing").err().unwrap();
             assert_eq!(missing.kind(), io::ErrorKind::NotFound);
-            let mut content = Vec::new();
-            let mut file = snapshot.file(BROKEN).unwrap();
-            let error = file.read_to_end(&mut content).unwrap_err();
-            assert_eq!(error.to_string(), "rot");
-            // Never an end: whoever tries again does not take what it has for all of it.
-            assert!(file.read(&mut [0; 8]).is_err());
+            for (name, why) in [(BROKEN, "rot"), (PANICKING, "panicked: not our code")] {
+                let mut file = snapshot.file(name).unwrap();
+                let error = file.read_to_end(&mut Vec::new()).unwrap_err();
+                assert_eq!(error.to_string(), why);
+                // Never an end: whoever tries again does not take what it has for all of it.
+                assert!(file.read(&mut [0; 8]).is_err());
+            }
+            let mut small = Vec::new();
+            let mut file = snapshot.file("small").unwrap();
+            file.read_to_end(&mut small).unwrap();
+            assert_eq!(small.len(), 3);
         });
     }
 }

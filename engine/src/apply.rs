@@ -20,7 +20,7 @@ use logdrive_shard::{
 use crate::error::StartError;
 use crate::install::{Install, Installer};
 use crate::metrics::Metrics;
-use crate::snapshots::{Handle, SnapshotQueue};
+use crate::snapshots::{Handle, SnapshotQueue, pace_of};
 
 /// The most batches on their way to the applier, whatever their size.
 const BATCHES_MAX: usize = 256;
@@ -279,11 +279,12 @@ impl<S: StateMachine> Machines<S> {
     }
 
     /// What gives these machines the snapshots that they take over.
-    pub(crate) fn installer(&self) -> Installer<S> {
+    pub(crate) fn installer(&self, bytes_per_s: u64) -> Installer<S> {
         Installer {
             appliers: Arc::clone(&self.appliers),
             queue: Arc::clone(&self.queue),
             snapshots: Arc::clone(&self.snapshots),
+            pace: pace_of(&self.snapshots, bytes_per_s),
         }
     }
 

@@ -1,11 +1,13 @@
 //! The thread that gives machines the snapshots that they take over.
 //!
 //! A gibibyte takes a machine in memory seconds of a processor. Meanwhile all other groups of the node are applied, and
-//! like whatever else snapshots need this gives way.
+//! like whatever else snapshots need this gives way: by its priority, and at a pace. Priority alone decides who is next,
+//! and whoever wakes up waits a moment all the same for what runs; this runs for a fraction of that at a time.
 
 use std::sync::Arc;
 
 use logdrive_raft::{GroupId, LogPosition};
+use logdrive_shard::store::PaceMaker;
 use logdrive_shard::{MachineEvent, NotInstalled, SnapshotReader, StateMachine};
 
 use crate::ahead::read_ahead;
@@ -25,6 +27,8 @@ pub(crate) struct Installer<S: StateMachine> {
     pub(crate) appliers: Arc<Appliers<S>>,
     pub(crate) queue: Arc<ApplyQueue<S::Output>>,
     pub(crate) snapshots: Arc<SnapshotQueue<S::Snapshot>>,
+    /// At this pace a snapshot is read for a machine.
+    pub(crate) pace: PaceMaker,
 }
 
 impl<S: StateMachine> Installer<S> {
@@ -41,7 +45,8 @@ impl<S: StateMachine> Installer<S> {
             at,
             mut reader,
         } = install;
-        let installed = read_ahead(&mut *reader, |reader| {
+        let mut pace = (self.pace)();
+        let installed = read_ahead(&mut *reader, &mut *pace, |reader| {
             self.appliers.of(group).install(group, at, reader)
         });
         match installed {
@@ -148,7 +153,7 @@ mod tests {
         let snapshots = SnapshotQueue::new(waker.clone());
         let (given, metrics) = (Arc::clone(&snapshots), Arc::new(Metrics::new()));
         let machines = Machines::new(appliers, 1 << 20, waker, given, metrics);
-        let installer = machines.installer();
+        let installer = machines.installer(u64::MAX);
         let queue = Arc::clone(machines.queue());
         let thread = std::thread::spawn(move || installer.run());
         let at = LogPosition {

@@ -79,8 +79,9 @@ impl Limits {
         const RING_BYTES: u64 = 19 << 20;
         // Where an entry lies, in the core and in the log, in vectors that grow by doubling.
         const ENTRY_BYTES: u64 = 96;
-        // Parts of snapshots that are read for peers or wait for the disk, and what is being written: two chunks.
-        const SNAPSHOT_BYTES: u64 = 4 << 20;
+        // Parts of snapshots that are read for peers or wait for the disk: 2 MiB. What is being written: two chunks. What
+        // is read ahead for a machine: as much, and 2 MiB.
+        const SNAPSHOT_BYTES: u64 = 6 << 20;
         let bytes = |bytes: usize| bytes as u64;
         let group = bytes(self.proposals_bytes_max)
             + bytes(self.uncommitted_bytes_max)
@@ -327,6 +328,7 @@ pub(crate) fn check_snapshots(snapshots: &SnapshotSettings) -> Result<(), String
         ("log_bytes", snapshots.log_bytes),
         ("log_entries", snapshots.log_entries),
         ("fetch_bytes_per_s", snapshots.fetch_bytes_per_s),
+        ("catch_up_bytes_per_s", snapshots.catch_up_bytes_per_s),
         ("write_bytes_per_s", snapshots.write_bytes_per_s),
     ];
     if let Some((name, _)) = more_than_nothing.iter().find(|(_, value)| *value == 0) {

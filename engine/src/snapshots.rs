@@ -2,8 +2,7 @@
 //!
 //! Two threads a shard are here: one writes what machines hand over, the other receives and reads for peers, so that a
 //! follower is served while this node writes a snapshot of its own. Both are paced. A third gives machines what they
-//! take over (`install.rs`). How much waits is bounded by
-//! whoever asks: one snapshot is taken at a time, and of parts that are fetched or sent there are a few.
+//! take over (`install.rs`), and has a fourth read it meanwhile (`ahead.rs`). How much waits is bounded by whoever asks: one snapshot is taken at a time, and of parts that are fetched or sent there are a few.
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -274,17 +273,20 @@ pub(crate) fn start<H: Send + 'static>(
 /// Whatever else of this node wants a processor gets three times as much of it as the calling thread: so little that
 /// it is not noticed, and enough that a snapshot ends before the log is full however busy the machine is.
 #[cfg(all(target_os = "linux", not(logdrive_portable)))]
-pub(crate) fn give_way() {
+fn give_way() {
     // Here a priority is a thread's. Where it is refused, nothing but latency is lost.
     let _ = rustix::process::setpriority_process(None, 5);
 }
 
 /// Elsewhere a priority is a whole process's.
 #[cfg(not(all(target_os = "linux", not(logdrive_portable))))]
-pub(crate) fn give_way() {}
+fn give_way() {}
 
 /// No faster than so many bytes a second, and not beyond the end.
-fn pace_of<H: Send + 'static>(queue: &Arc<SnapshotQueue<H>>, bytes_per_s: u64) -> PaceMaker {
+pub(crate) fn pace_of<H: Send + 'static>(
+    queue: &Arc<SnapshotQueue<H>>,
+    bytes_per_s: u64,
+) -> PaceMaker {
     let queue = Arc::clone(queue);
     Box::new(move || {
         let queue = Arc::clone(&queue);

@@ -19,7 +19,7 @@ use logdrive_shard::{
     SnapshotReader, SnapshotSettings, StateMachine, StoreFailure, StoreJob,
 };
 use logdrive_wal::disk::{Disk, WakeBy};
-use logdrive_wal::snapshots::{DirectoryFiles, SnapshotStore};
+use logdrive_wal::snapshots::{DirectoryFiles, SnapshotStore, unpaced};
 
 use tokio::task::LocalSet;
 
@@ -201,7 +201,10 @@ impl<S: StateMachine> Driver<S> {
             let mut applier = Applier::default();
             applier.open(*group, machine).map_err(failed)?;
             let prepared = opened.prepare(&mut applier, &store, *group, |applier, at, reader| {
-                read_ahead(reader, |reader| applier.restore(*group, at, reader))
+                // Nothing else of this node runs yet.
+                read_ahead(reader, &mut unpaced, |reader| {
+                    applier.restore(*group, at, reader)
+                })
             });
             let prepared = prepared.map_err(|why| StartError::Snapshots {
                 path: setup.snapshots_path.clone(),
@@ -249,7 +252,7 @@ impl<S: StateMachine> Driver<S> {
             snapshots: Arc::clone(&snapshots),
             threads: snapshots::spawn(&store, setup.cluster, replica, rate, &snapshots)?,
         };
-        let installer = machines.installer();
+        let installer = machines.installer(rate);
         let name = format!("logdrive-{}-install", replica.id);
         let install = snapshots::start(name, &snapshots, move || installer.run())?;
         ending.threads.push(install);

@@ -23,7 +23,11 @@ pub struct SnapshotSettings {
     pub retain_log_bytes: u64,
     /// A snapshot is fetched no faster than this, in bytes a second.
     pub fetch_bytes_per_s: u64,
-    /// One is written no faster than this, and read back so, in bytes a second. For whoever runs the store.
+    /// A leader reads entries that a follower lacks back from the log no faster than this, in bytes a second, or than three
+    /// times what is written if that is more.
+    pub catch_up_bytes_per_s: u64,
+    /// One is written no faster than this, read back so, and taken over so by a machine that runs, in bytes a second. For
+    /// whoever runs the store and the machines.
     pub write_bytes_per_s: u64,
 }
 
@@ -45,7 +49,7 @@ impl SnapshotSettings {
 
 impl Default for SnapshotSettings {
     /// A snapshot every 256 MiB of log or million entries, 64 MiB of log kept, 2 GiB for whoever fetches one, at
-    /// 64 MiB a second; written at 128.
+    /// 64 MiB a second; written at 128, and as much read back for followers.
     fn default() -> Self {
         Self {
             log_bytes: 256 << 20,
@@ -53,6 +57,7 @@ impl Default for SnapshotSettings {
             keep_log_bytes: 64 << 20,
             retain_log_bytes: 2 << 30,
             fetch_bytes_per_s: 64 << 20,
+            catch_up_bytes_per_s: 128 << 20,
             write_bytes_per_s: 128 << 20,
         }
     }

@@ -60,8 +60,9 @@ pub trait StateMachine: Send + 'static {
     /// old state and the old position, or both new ones. A handle of a snapshot may be written down meanwhile
     /// and still shows what it showed.
     ///
-    /// The engine calls it on a thread that gives way to all others, of lower priority where the system has that for
-    /// threads, while other groups are applied. Threads that are started here inherit it.
+    /// At a start nothing else of the node runs. Later the engine calls it on a thread that gives way to all others, of
+    /// lower priority where the system has that for threads, while other groups are applied. Threads that are started
+    /// here inherit it. What is read comes from another thread, a little ahead; let go of a file before the next one.
     fn install(&mut self, snapshot: &mut dyn SnapshotReader) -> Result<(), Fatal>;
 }
 

@@ -24,6 +24,7 @@ use crate::ticket::{Failure, Runs};
 
 mod feed;
 mod opening;
+mod pacing;
 mod snapshots;
 
 pub use opening::{CoreSettings, GroupSetup, Opened, Prepared, StartError};
@@ -31,6 +32,7 @@ pub use opening::{CoreSettings, GroupSetup, Opened, Prepared, StartError};
 pub use snapshots::MachineEvent;
 
 use feed::ReadFor;
+use pacing::FeedPace;
 
 /// What a group may write in answer to one input besides the entries in it, at most: term and vote, and the
 /// no-op of a new leader.
@@ -73,6 +75,7 @@ pub struct Shard<D: Disk, P: Ports> {
     core: CoreSettings,
     reads: BTreeMap<u64, ReadFor>,
     next_read: u64,
+    feed_pace: FeedPace,
     /// The doors say that the log is full: it had no room for so many bytes.
     full_for_bytes: Option<usize>,
     /// What this turn will hand to the log, at most: it is not in the log's queue yet.
@@ -95,6 +98,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             entries: 0,
         };
         self.take_reads(now);
+        self.feed(now);
         self.release(now);
         // Time is an input like any other, and a full inbox must not keep it out.
         self.tick(now);
@@ -113,7 +117,9 @@ impl<D: Disk, P: Ports> Shard<D, P> {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Micros> {
         let groups = self.groups.values().filter_map(Group::next_deadline).min();
-        groups.into_iter().chain(self.wal.next_deadline()).min()
+        let log = self.wal.next_deadline();
+        let feed = self.feed_pace.next_deadline();
+        groups.into_iter().chain(log).chain(feed).min()
     }
 
     /// A copy of how everything stands.
@@ -347,6 +353,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         for id in ids {
             self.carry_out_group(now, id);
         }
+        self.feed(now);
     }
 
     fn carry_out_group(&mut self, now: Micros, id: GroupId) {
@@ -401,7 +408,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             }
         }
         for read in reads {
-            self.read_for_peer(now, id, read);
+            self.feed_pace.want(id, read);
         }
         let group = self.groups.get_mut(&id).expect("groups stay");
         if let Some(change) = role {

@@ -364,9 +364,16 @@ pub const KEYS: &[Key] = &[
          does not catch up; less than the network, or clients notice."
     ),
     rate!(
+        "snapshots.catch_up_bytes_per_s",
+        catch_up_bytes_per_s,
+        "No faster than this does a leader read back from its log what a follower lacks, in bytes a second, or than\n\
+         three times what the load writes, whichever is more."
+    ),
+    rate!(
         "snapshots.write_bytes_per_s",
         write_bytes_per_s,
-        "No faster than this is a snapshot written, and read back to check it, in bytes a second."
+        "No faster than this is a snapshot written, read back to check it, and taken over by a machine that runs,\n\
+         in bytes a second."
     ),
     time!(
         "raft.heartbeat_interval",

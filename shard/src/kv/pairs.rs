@@ -85,7 +85,10 @@ impl Default for Pairs {
 
 impl Pairs {
     pub(super) fn with_room(pairs: usize) -> Self {
-        Self::Own(HashTable::with_capacity(pairs))
+        let mut table = HashTable::new();
+        // Without it the table grows as pairs come, or says then that it cannot.
+        let _ = table.try_reserve(pairs, hash_of);
+        Self::Own(table)
     }
 
     pub(super) fn len(&self) -> usize {

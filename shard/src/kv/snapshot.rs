@@ -198,7 +198,8 @@ pub(super) fn write_u64(out: &mut impl Write, number: u64) -> io::Result<()> {
     out.write_all(&number.to_le_bytes())
 }
 
-/// A file of a snapshot, on its way in. What it says about lengths costs nothing before the bytes are there.
+/// A file of a snapshot, on its way in. What it says about lengths costs nothing before the bytes are there,
+/// but for room in the table for as many pairs as may be in so long a file.
 pub(super) struct Input<'a> {
     file: BufReader<Box<dyn Read + 'a>>,
 }

@@ -67,13 +67,10 @@ impl Default for Table {
 }
 
 impl Table {
-    /// A table for so many pairs, which does not grow until then.
+    /// A table with room for about so many pairs, if memory can be had for them.
     pub(super) fn with_room(pairs: usize) -> Self {
-        let mean = pairs / PARTS;
-        // Hardly any part has more than this above the mean.
-        let room = mean + 4 * mean.isqrt();
         Self {
-            parts: Box::new(array::from_fn(|_| Pairs::with_room(room))),
+            parts: Box::new(array::from_fn(|_| Pairs::with_room(pairs / PARTS))),
             ..Self::default()
         }
     }

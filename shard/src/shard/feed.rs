@@ -29,7 +29,14 @@ pub(super) enum ReadFor {
 }
 
 impl<D: Disk, P: Ports> Shard<D, P> {
-    pub(super) fn read_for_peer(&mut self, now: Micros, id: GroupId, read: ReadLog) {
+    /// Reads for followers whatever the pace allows.
+    pub(super) fn feed(&mut self, now: Micros) {
+        while let Some((group, read)) = self.feed_pace.next(now) {
+            self.read_for_peer(now, group, read);
+        }
+    }
+
+    fn read_for_peer(&mut self, now: Micros, id: GroupId, read: ReadLog) {
         let request = ReadRequest {
             id: self.next_read,
             group: id,
@@ -65,6 +72,11 @@ impl<D: Disk, P: Ports> Shard<D, P> {
                         self.feeding_failed(group, from, error);
                     }
                     let entries = result.unwrap_or_default();
+                    let bytes = entries.iter().map(|entry| entry.frame().len() as u64);
+                    let growth = self.groups.values();
+                    let growth = growth.map(|group| group.snapshots.growth_per_s());
+                    let rate = self.snapshot_settings.catch_up_bytes_per_s;
+                    self.feed_pace.on_read(bytes.sum(), rate, growth.sum(), now);
                     if let Some(group) = self.groups.get_mut(&group) {
                         if group.feeding_works(from, &entries) {
                             self.ports.notice(Notice::ReadWorks { group: group.id });

@@ -12,6 +12,7 @@ use logdrive_wal::disk::Disk;
 use logdrive_wal::snapshots::{Files, SnapshotStore, SnapshotSummary};
 use logdrive_wal::{Admitted, OpenError, RecoveredGroup, Wal};
 
+use super::pacing::FeedPace;
 use super::{Shard, core_config};
 use crate::apply::Applier;
 use crate::compaction::{Kept, SnapshotSettings, Turns};
@@ -272,6 +273,7 @@ impl<D: Disk> Opened<D> {
             core,
             reads: BTreeMap::new(),
             next_read: 0,
+            feed_pace: FeedPace::default(),
             full_for_bytes: None,
             taken: Admitted::default(),
             snapshot_settings: snapshots,

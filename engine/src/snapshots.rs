@@ -2,7 +2,8 @@
 //!
 //! Two threads a shard are here: one writes what machines hand over, the other receives and reads for peers, so that a
 //! follower is served while this node writes a snapshot of its own. Both are paced. A third gives machines what they
-//! take over (`install.rs`), and has a fourth read it meanwhile (`ahead.rs`). How much waits is bounded by whoever asks: one snapshot is taken at a time, and of parts that are fetched or sent there are a few.
+//! take over (`install.rs`), and has a fourth read it meanwhile (`ahead.rs`). How much waits is bounded by whoever asks:
+//! one snapshot is taken at a time, and of parts that are fetched or sent there are a few.
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;

@@ -23,8 +23,8 @@ pub struct SnapshotSettings {
     pub retain_log_bytes: u64,
     /// A snapshot is fetched no faster than this, in bytes a second.
     pub fetch_bytes_per_s: u64,
-    /// A leader reads entries that a follower lacks back from the log no faster than this, in bytes a second, or than three
-    /// times what is written if that is more.
+    /// A leader reads entries that followers lack back from the log no faster than this, in bytes a second, or than three
+    /// times what is written for each of them if that is more; while nothing is written, as fast as it can.
     pub catch_up_bytes_per_s: u64,
     /// One is written no faster than this, read back so, and taken over so by a machine that runs, in bytes a second. For
     /// whoever runs the store and the machines.

@@ -106,8 +106,8 @@ pub(super) fn carry(shared: &Shared, notice: Notice) -> Option<Notice> {
                 "snapshot_outrun",
                 Some(group.0),
                 text,
-                "raise snapshots.fetch_bytes_per_s on that node, or snapshots.retain_log_bytes (and wal.bytes_max) \
-                 here, or offer less load until it has caught up",
+                "raise snapshots.fetch_bytes_per_s on that node, or snapshots.catch_up_bytes_per_s or \
+                 snapshots.retain_log_bytes (and wal.bytes_max) here, or offer less load until it has caught up",
             );
         }
         Notice::LogPinned { group, stuck: true } => {

@@ -108,10 +108,12 @@ impl Raft {
             return Next::Nothing;
         }
         let bytes_max = usize::try_from(bytes).unwrap_or(usize::MAX);
+        // No more than go into one append.
+        let through = peer.next_index.0 + entries.clamp(1, APPEND_ENTRIES_MAX as u64) - 1;
         Next::Read(ReadLog {
             peer: peer.replica.id,
             from: peer.next_index,
-            through: Index(first_cached.0 - 1),
+            through: Index(through.min(first_cached.0 - 1)),
             bytes_max: bytes_max.min(self.config.append_bytes_max),
         })
     }

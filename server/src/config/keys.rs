@@ -366,8 +366,8 @@ pub const KEYS: &[Key] = &[
     rate!(
         "snapshots.catch_up_bytes_per_s",
         catch_up_bytes_per_s,
-        "No faster than this does a leader read back from its log what a follower lacks, in bytes a second, or than\n\
-         three times what the load writes, whichever is more."
+        "No faster than this does a leader read back from its log what followers lack, in bytes a second, or than\n\
+         three times what the load writes for each of them, whichever is more. Without load, as fast as it can."
     ),
     rate!(
         "snapshots.write_bytes_per_s",

@@ -1,6 +1,6 @@
 //! Entries for the applier and for followers that lag: from memory, or read back from the log.
 
-use logdrive_raft::io::{Input, ReadLog};
+use logdrive_raft::io::{Input, ReadLog, Role};
 use logdrive_raft::{GroupId, Index, Micros, NodeId, mutated};
 use logdrive_wal::disk::Disk;
 use logdrive_wal::{ReadDone, ReadError, ReadRequest};
@@ -21,6 +21,7 @@ pub(super) enum ReadFor {
         group: GroupId,
         peer: NodeId,
         from: Index,
+        began: Micros,
     },
     Apply {
         group: GroupId,
@@ -49,11 +50,13 @@ impl<D: Disk, P: Ports> Shard<D, P> {
                 group: id,
                 peer: read.peer,
                 from: read.from,
+                began: now,
             };
             self.reads.insert(self.next_read, wanted);
             self.next_read += 1;
             return;
         }
+        self.was_read(0, now);
         let group = self.groups.get_mut(&id).expect("groups stay");
         let nothing = Input::Read {
             peer: read.peer,
@@ -63,20 +66,31 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         group.step(now, nothing);
     }
 
+    /// A read for a follower has ended.
+    fn was_read(&mut self, bytes: u64, began: Micros) {
+        let leads = |group: &&Group<P::Output>| matches!(&group.phase, Phase::Running(raft) if raft.role() == Role::Leader);
+        let led = self.groups.values().filter(leads);
+        let load = led.map(|group| group.snapshots.growth_per_s()).sum();
+        let rate = self.snapshot_settings.catch_up_bytes_per_s;
+        self.feed_pace.on_read(bytes, began, rate, load);
+    }
+
     pub(super) fn take_reads(&mut self, now: Micros) {
         for ReadDone { id, result } in self.wal.take_reads() {
             let wanted = self.reads.remove(&id).expect("every read has an owner");
             match wanted {
-                ReadFor::Peer { group, peer, from } => {
+                ReadFor::Peer {
+                    group,
+                    peer,
+                    from,
+                    began,
+                } => {
                     if let Err(error) = &result {
                         self.feeding_failed(group, from, error);
                     }
                     let entries = result.unwrap_or_default();
                     let bytes = entries.iter().map(|entry| entry.frame().len() as u64);
-                    let growth = self.groups.values();
-                    let growth = growth.map(|group| group.snapshots.growth_per_s());
-                    let rate = self.snapshot_settings.catch_up_bytes_per_s;
-                    self.feed_pace.on_read(bytes.sum(), rate, growth.sum(), now);
+                    self.was_read(bytes.sum(), began);
                     if let Some(group) = self.groups.get_mut(&group) {
                         if group.feeding_works(from, &entries) {
                             self.ports.notice(Notice::ReadWorks { group: group.id });

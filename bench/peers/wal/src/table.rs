@@ -1,0 +1,172 @@
+//! What was measured, as a table of ratios within rounds.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use crate::measure::Measured;
+use crate::shape::Shape;
+
+/// One stretch of one contender.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    contender: &'static str,
+    shape: String,
+    payload_bytes: usize,
+    callers: usize,
+    round: usize,
+    appends_per_s: f64,
+    bytes_per_s: f64,
+    p50_ns: Option<u64>,
+    p99_ns: Option<u64>,
+    p999_ns: Option<u64>,
+    cpu_s_per_gb: f64,
+}
+
+impl Row {
+    /// What a stretch comes to.
+    pub fn of(
+        contender: &'static str,
+        shape: Shape,
+        callers: usize,
+        round: usize,
+        measured: &Measured,
+    ) -> Self {
+        let appends = measured.latencies.count() as f64;
+        let bytes = appends * shape.payload_bytes() as f64;
+        let seconds = measured.took.as_secs_f64();
+        Self {
+            contender,
+            shape: shape.to_string(),
+            payload_bytes: shape.payload_bytes(),
+            callers,
+            round,
+            appends_per_s: appends / seconds,
+            bytes_per_s: bytes / seconds,
+            p50_ns: measured.latencies.quantile_ns(0.5),
+            p99_ns: measured.latencies.quantile_ns(0.99),
+            p999_ns: measured.latencies.quantile_ns(0.999),
+            cpu_s_per_gb: measured.cpu.as_secs_f64() / (bytes / 1e9),
+        }
+    }
+}
+
+/// All stretches.
+#[derive(Debug, Default, Serialize)]
+pub struct Results {
+    rows: Vec<Row>,
+}
+
+impl Results {
+    /// One more.
+    pub fn add(&mut self, row: Row) {
+        self.rows.push(row);
+    }
+
+    /// All of them.
+    pub fn to_json(&self) -> serde_json::Result<String> {
+        serde_json::to_string_pretty(self)
+    }
+
+    /// Medians of the rounds; beside them how many times as many appends `ours` made as each, round by round.
+    pub fn to_markdown(&self, ours: &str) -> String {
+        let mut cases: Vec<(&str, usize)> = Vec::new();
+        for row in &self.rows {
+            let case = (row.shape.as_str(), row.callers);
+            if !cases.contains(&case) {
+                cases.push(case);
+            }
+        }
+        let mut out = String::new();
+        for (shape, callers) in cases {
+            let rows = self.rows.iter();
+            let rows: Vec<&Row> = rows
+                .filter(|row| row.shape == shape && row.callers == callers)
+                .collect();
+            let _ = writeln!(out, "### {shape}, {callers} callers\n");
+            let _ = writeln!(
+                out,
+                "| | appends/s | MB/s | p50 µs | p99 µs | p99.9 µs | CPU s/GB | {ours} × | smallest, largest |"
+            );
+            let _ = writeln!(out, "|---|--:|--:|--:|--:|--:|--:|--:|--:|");
+            let mut by_name: BTreeMap<&str, Vec<&Row>> = BTreeMap::new();
+            for row in &rows {
+                by_name.entry(row.contender).or_default().push(row);
+            }
+            let mut names: Vec<&str> = rows.iter().map(|row| row.contender).collect();
+            names.sort_unstable();
+            names.dedup();
+            for name in names {
+                write_row(&mut out, name, &by_name[name], by_name.get(ours));
+            }
+            out.push('\n');
+        }
+        out
+    }
+}
+
+fn write_row(out: &mut String, name: &str, rows: &[&Row], ours: Option<&Vec<&Row>>) {
+    let of = |figure: fn(&Row) -> f64| median(rows.iter().map(|row| figure(row)));
+    let micros = |figure: fn(&Row) -> Option<u64>| {
+        let known: Vec<f64> = rows
+            .iter()
+            .filter_map(|row| figure(row))
+            .map(|ns| ns as f64)
+            .collect();
+        match known.is_empty() {
+            true => "-".to_owned(),
+            false => format!("{:.0}", median(known.into_iter()) / 1e3),
+        }
+    };
+    let mut ratios: Vec<f64> = Vec::new();
+    for row in rows {
+        let same = ours
+            .into_iter()
+            .flatten()
+            .find(|ours| ours.round == row.round);
+        ratios.extend(same.map(|ours| ours.appends_per_s / row.appends_per_s));
+    }
+    ratios.sort_unstable_by(f64::total_cmp);
+    let (ratio, spread) = match (ratios.first(), ratios.last()) {
+        (Some(least), Some(most)) => (
+            format!("{:.2}", median(ratios.iter().copied())),
+            format!("{least:.2}, {most:.2}"),
+        ),
+        _ => ("-".to_owned(), "-".to_owned()),
+    };
+    let _ = writeln!(
+        out,
+        "| {name} | {:.0} | {:.1} | {} | {} | {} | {:.2} | {ratio} | {spread} |",
+        of(|row| row.appends_per_s),
+        of(|row| row.bytes_per_s) / 1e6,
+        micros(|row| row.p50_ns),
+        micros(|row| row.p99_ns),
+        micros(|row| row.p999_ns),
+        of(|row| row.cpu_s_per_gb),
+    );
+}
+
+/// The middle one; of an even number, the mean of the two in the middle.
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_unstable_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => f64::NAN,
+        count if count % 2 == 1 => values[middle],
+        _ => f64::midpoint(values[middle - 1], values[middle]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_middle_is_taken_and_of_two_the_mean() {
+        assert_eq!(median([3.0, 1.0, 2.0].into_iter()), 2.0);
+        assert_eq!(median([4.0, 1.0, 2.0, 3.0].into_iter()), 2.5);
+        assert!(median([].into_iter()).is_nan());
+    }
+}

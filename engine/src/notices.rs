@@ -4,8 +4,8 @@ mod snapshots;
 
 use std::any::Any;
 
-use logdrive_raft::GroupId;
-use logdrive_raft::io::Role;
+use logdrive_raft::io::{Guard, Role};
+use logdrive_raft::{GroupId, LogPosition};
 use logdrive_shard::{Fenced, Notice};
 
 use crate::shared::Shared;
@@ -262,6 +262,16 @@ pub(crate) fn carry(shared: &Shared, notice: Notice) {
             );
             shared.clear("log_read_failed", Some(group.0));
         }
+        Notice::Guarded { group, guard, last } => guarded(shared, group, guard, last),
+        Notice::GuardOver { group, guard } => {
+            tracing::info!(
+                event = "guard_over",
+                node = shared.node,
+                group = group.0,
+                "what may have been acknowledged up to {guard} is back"
+            );
+            shared.clear("guarded", Some(group.0));
+        }
         Notice::Recovered { findings } => {
             for finding in findings {
                 tracing::warn!(
@@ -274,6 +284,33 @@ pub(crate) fn carry(shared: &Shared, notice: Notice) {
         }
         other => tracing::warn!(event = "notice", node = shared.node, "{other:?}"),
     }
+}
+
+/// The end of a log could not be judged.
+fn guarded(shared: &Shared, group: GroupId, guard: Guard, last: LogPosition) {
+    let acknowledged = match guard.index {
+        Some(index) => format!("entries up to {index} of term {}", guard.term),
+        None => format!("any entry of term {}", guard.term),
+    };
+    let text = format!(
+        "the log of group {group} ends at {last}, and this node may have acknowledged {acknowledged} before its end \
+         went bad: it does not lead, and elects nobody who has less; what was acknowledged is on a majority"
+    );
+    tracing::error!(
+        event = "guarded",
+        node = shared.node,
+        group = group.0,
+        code = "guarded",
+        "{text}"
+    );
+    raise(
+        shared,
+        "guarded",
+        Some(group.0),
+        text,
+        "keep the other nodes running: their leader brings back what is missing, and this ends by itself; then check \
+         this node's disk",
+    );
 }
 
 /// A state machine has failed.

@@ -85,6 +85,9 @@ pub struct GroupLine {
     pub applied: u64,
     /// The last entry durable here.
     pub durable: u64,
+    /// Up to where entries may have been acknowledged here that the log has lost, as `term.index` or `term.any`; none in
+    /// a healthy log.
+    pub guard: Option<String>,
     /// The last entry.
     pub last: u64,
     /// The first entry that is still in the log, or would be.
@@ -248,6 +251,7 @@ pub const ALARM_CODES: &[&str] = &[
     "log_failed",
     "storage_full",
     "log_read_failed",
+    "guarded",
     "frame_too_large",
     "snapshot_failed",
     "snapshot_lacking",
@@ -395,6 +399,7 @@ fn group_line(
         commit: group.commit.index.0,
         applied: applied(group.group),
         durable: group.durable,
+        guard: group.guard.map(|guard| guard.to_string()),
         last: group.last.index.0,
         first: group.base.index.0 + 1,
         snapshot: group.snapshot.map(|snapshot| snapshot.at.index.0),

@@ -114,6 +114,7 @@ impl Liar<'_> {
                     commit: self.commit(),
                     last_index: Index(self.number()),
                     round: Round(self.number()),
+                    heard: None,
                 })
             }
             7 => Body::Ack(Ack {
@@ -132,6 +133,7 @@ impl Liar<'_> {
                 commit: self.commit(),
                 last_index: Index(self.number()),
                 round: Round(self.number()),
+                heard: None,
             }),
             10 => Body::HeartbeatReply(HeartbeatReply {
                 round: Round(self.number()),

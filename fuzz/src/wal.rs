@@ -1,12 +1,13 @@
 //! Bytes from a disk, one structure at a time. Checksums are made to fit first: noise would end there.
 
 use bytes::BytesMut;
+use logdrive_raft::io::Guard;
 use logdrive_raft::wire::{Decode, Encode, Reader, Writer};
 use logdrive_raft::{ClusterId, GroupId, Replica};
 use logdrive_wal::disk::{BLOCK_BYTES, Block, SlotId};
 use logdrive_wal::format::{
     Anchor, AnchorFile, BLOCK_DATA_BYTES, BlockState, EntryRun, FooterRow, GROUP_HEADER_BYTES,
-    GroupCheckpoint, GroupHeader, Guard, Hole, Place, Record, SlotHeader, Stamper, Verdict,
+    GroupCheckpoint, GroupHeader, Hole, Place, Record, SlotHeader, Stamper, Verdict,
 };
 use logdrive_wal::snapshots::{CHUNK_BYTES, Manifest, ManifestFile, check_name};
 use xxhash_rust::xxh3::xxh3_128;

@@ -204,6 +204,7 @@ fn peers(bytes: usize, mtu: MtuProfile, seconds: u64) {
                 commit: CommitPoint::default(),
                 last_index: Index(1),
                 round: Round(1),
+                heard: None,
             }),
         };
         let begin = Instant::now();

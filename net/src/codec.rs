@@ -313,6 +313,7 @@ mod tests {
             commit: CommitPoint::default(),
             last_index: Index(1),
             round: Round(1),
+            heard: None,
         }))
     }
 
@@ -363,6 +364,7 @@ mod tests {
                 commit: CommitPoint::default(),
                 last_index: Index(7),
                 round: Round(8),
+                heard: None,
             })));
             let mut chunks = Vec::new();
             put_messages(&messages, &mut chunks);

@@ -165,6 +165,7 @@ pub(crate) mod tests {
                 commit,
                 last_index,
                 round,
+                heard: None,
             }),
             Body::Ack(Ack {
                 session,
@@ -182,6 +183,7 @@ pub(crate) mod tests {
                 commit,
                 last_index,
                 round,
+                heard: None,
             }),
             Body::HeartbeatReply(HeartbeatReply { round }),
             Body::GenesisQuery(GenesisQuery {

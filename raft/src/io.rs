@@ -3,6 +3,9 @@
 //! Outputs gather until they are taken. An order that matters is data: what may leave this machine only
 //! once something is durable lies *inside* the write it waits for.
 
+use std::cmp::Ordering;
+use std::fmt;
+
 use bytes::Bytes;
 
 use crate::entry::{Entry, UnsealedEntry};
@@ -15,7 +18,7 @@ use crate::membership::Membership;
 use crate::message::Message;
 use crate::mutant::Mutant;
 use crate::snapshot::{Anchor, Base};
-use crate::wire::DecodeError;
+use crate::wire::{Decode, DecodeError, Encode, Reader, Writer};
 
 /// What a replica is and how it behaves. Fixed for the life of the value.
 #[derive(Clone, Debug)]
@@ -124,6 +127,67 @@ pub struct HardState {
     pub vote: Option<Replica>,
 }
 
+/// The tail guard: the last entry that a replica may have acknowledged and lost, at most.
+///
+/// A leader may have counted that ack. Until the replica has all of it back, its log says less than what it
+/// promised, so it neither campaigns nor elects anybody who has less than that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Guard {
+    /// The term of that entry.
+    pub term: Term,
+    /// Its index. `None`: it cannot be read, so any of that term.
+    pub index: Option<Index>,
+}
+
+impl Guard {
+    /// Whether a log that ends here holds whatever was acknowledged (Raft §5.4.1: terms first, never lengths).
+    #[must_use]
+    pub fn is_met_by(&self, last: &LogPosition) -> bool {
+        match last.term.cmp(&self.term) {
+            Ordering::Greater => true,
+            Ordering::Equal => self.index.is_some_and(|index| index <= last.index),
+            Ordering::Less => false,
+        }
+    }
+
+    /// The one that asks for more.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        let asks = |guard: &Self| (guard.term, guard.index.is_none(), guard.index);
+        if asks(&self) < asks(&other) {
+            other
+        } else {
+            self
+        }
+    }
+}
+
+/// `term.index`, or `term.any`.
+impl fmt::Display for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.index {
+            Some(index) => write!(f, "{}.{index}", self.term),
+            None => write!(f, "{}.any", self.term),
+        }
+    }
+}
+
+impl Encode for Guard {
+    fn encode(&self, out: &mut Writer<'_>) {
+        self.term.encode(out);
+        self.index.encode(out);
+    }
+}
+
+impl Decode for Guard {
+    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            term: Decode::decode(input)?,
+            index: Decode::decode(input)?,
+        })
+    }
+}
+
 /// What the core remembers of an entry whose frame may be on disk only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EntryMeta {
@@ -160,6 +224,8 @@ pub struct Restored {
     /// Nothing that can be read stands for what lies up to the base. The replica votes, and does not campaign before
     /// it has a snapshot.
     pub lacks_snapshot: bool,
+    /// What may have been acknowledged and is not in the log any more.
+    pub guard: Option<Guard>,
 }
 
 impl Restored {
@@ -177,6 +243,7 @@ impl Restored {
             term_starts: Vec::new(),
             anchor: base,
             lacks_snapshot: false,
+            guard: None,
         }
     }
 }
@@ -413,6 +480,8 @@ pub struct Ready {
     pub wants_snapshot: Option<SnapshotWanted>,
     /// The log begins at this snapshot, durably: the state machine may follow.
     pub installed: Option<Installed>,
+    /// What may have been acknowledged and lost is back: the replica votes and campaigns as any other.
+    pub guard_over: Option<Guard>,
 }
 
 /// A snapshot is wanted.

@@ -117,6 +117,8 @@ pub struct Append {
     pub last_index: Index,
     /// The round in which this was sent.
     pub round: Round,
+    /// The boot of the follower that the leader has heard of: what it sends since then was sent in that boot.
+    pub heard: Option<Boot>,
 }
 
 /// A follower's log is durable and proved equal to the leader's up to here.
@@ -154,6 +156,8 @@ pub struct Heartbeat {
     pub last_index: Index,
     /// The round in which this was sent.
     pub round: Round,
+    /// The boot of the follower that the leader has heard of.
+    pub heard: Option<Boot>,
 }
 
 /// Answers a heartbeat.
@@ -265,6 +269,7 @@ impl Message {
                 body.commit.chain.encode(out);
                 body.last_index.encode(out);
                 body.round.encode(out);
+                body.heard.encode(out);
                 let count = u32::try_from(body.entries.len()).expect("APPEND_ENTRIES_MAX is small");
                 count.encode(out);
                 for entry in &body.entries {
@@ -292,6 +297,7 @@ impl Message {
                 body.commit.chain.encode(out);
                 body.last_index.encode(out);
                 body.round.encode(out);
+                body.heard.encode(out);
             }
             Body::HeartbeatReply(body) => {
                 7_u8.encode(out);
@@ -384,6 +390,7 @@ impl Message {
                 commit: decode_commit(input)?,
                 last_index: Decode::decode(input)?,
                 round: Decode::decode(input)?,
+                heard: Decode::decode(input)?,
                 entries: Vec::new(),
             }),
             4 => Body::Ack(Ack {
@@ -402,6 +409,7 @@ impl Message {
                 commit: decode_commit(input)?,
                 last_index: Decode::decode(input)?,
                 round: Decode::decode(input)?,
+                heard: Decode::decode(input)?,
             }),
             7 => Body::HeartbeatReply(HeartbeatReply {
                 round: Decode::decode(input)?,
@@ -482,6 +490,7 @@ mod tests {
                 commit: CommitPoint::default(),
                 last_index: Index(1),
                 round: Round::default(),
+                heard: None,
                 entries: vec![entry],
             }),
         };

@@ -104,6 +104,19 @@ mutants! {
     /// what is committed. A check that was missing altogether: ClickHouse/NuRaft#134, in the pre-vote.
     VoteByLength = "vote-by-length",
 
+    /// A replica whose log came back with a bad end forgets that it may have acknowledged more, and votes with what
+    /// is left. What cutting at the first bad checksum does: PAR (FAST'18) of LogCabin and ZooKeeper.
+    GuardIgnored = "guard-ignored",
+
+    /// Whether a log has what may have been lost is asked by its length and not by its term.
+    GuardByLength = "guard-by-length",
+
+    /// What may have been lost counts as back as soon as a leader is heard of, before it has brought anything.
+    GuardEndsEarly = "guard-ends-early",
+
+    /// What may have been lost is never back, whatever a leader brings: a replica that was guarded once is no use any more.
+    GuardNeverEnds = "guard-never-ends",
+
     /// A pre-vote that comes late, when the candidacy it was for has begun, counts as a vote. Whoever gave it
     /// has promised nothing and may vote for somebody else in the same term.
     PreVoteCountsAsVote = "pre-vote-counts-as-vote",
@@ -448,7 +461,7 @@ mod tests {
     #[cfg(mutants)]
     #[test]
     fn every_name_is_of_one_mutant_and_reads_back() {
-        assert!(Mutant::ALL.len() >= 84);
+        assert!(Mutant::ALL.len() >= 88);
         for mutant in Mutant::ALL {
             assert_eq!(mutant.name().parse(), Ok(*mutant));
         }

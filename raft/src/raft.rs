@@ -8,6 +8,7 @@
 //! voter        who gets this replica's vote (§5.2, §5.4.1)
 //! candidate    pre-votes and votes (§5.2, thesis §9.6)
 //! follower     log matching, acks, how far the log is committed (§5.3)
+//! guard        what was acknowledged and lost: when it is back
 //! leader       proposals, commitment, heartbeats, when to give up (§5.3, §5.4.2)
 //! replication  what is sent to each follower, and what its answers prove
 //! compaction   where the log begins: anchors, cuts, received snapshots
@@ -18,6 +19,7 @@ mod candidate;
 mod compaction;
 mod dispatch;
 mod follower;
+mod guard;
 mod leader;
 mod outbox;
 mod replication;
@@ -27,8 +29,8 @@ use crate::configurations::Configurations;
 use crate::entry::{Entry, EntryKind};
 use crate::ids::{Index, LogPosition, Micros, NodeId, Replica, ReplicationSession, Term};
 use crate::io::{
-    Config, EntryMeta, HaltReason, HardState, Input, PeerStatus, PersistId, Ready, Restored, Role,
-    RoleChange,
+    Config, EntryMeta, Guard, HaltReason, HardState, Input, PeerStatus, PersistId, Ready, Restored,
+    Role, RoleChange,
 };
 use crate::log::Log;
 use crate::membership::Membership;
@@ -48,6 +50,8 @@ pub struct Raft {
     config: Config,
     hard_state: HardState,
     never_votes: bool,
+    /// What may have been acknowledged and is not back yet.
+    guard: Option<Guard>,
     log: Log,
     configurations: Configurations,
     compaction: Compaction,
@@ -125,6 +129,7 @@ impl Raft {
         let mut raft = Self {
             hard_state,
             never_votes: restored.never_votes,
+            guard: restored.guard,
             configurations,
             compaction,
             commit: restored.base,
@@ -151,6 +156,7 @@ impl Raft {
             log,
             config,
         };
+        raft.release_guard();
         if raft.commit != restored.commit {
             raft.set_commit(restored.commit);
         }
@@ -355,6 +361,7 @@ impl Raft {
             return;
         }
         self.on_compaction_durable();
+        self.release_guard();
         match &self.role {
             RoleState::Follower(_) => self.send_owed_ack(),
             RoleState::PreCandidate(_) => {}
@@ -458,9 +465,9 @@ impl Raft {
         );
         match &self.role {
             RoleState::Follower(follower) => follower.check_invariants(last.index),
-            RoleState::PreCandidate(_) => assert!(!self.never_votes),
+            RoleState::PreCandidate(_) => assert!(self.may_campaign()),
             RoleState::Candidate(_) => {
-                assert!(!self.never_votes);
+                assert!(self.may_campaign());
                 assert!(self.hard_state.vote == Some(self.config.replica));
             }
             RoleState::Leader(_) if mutated!(self.config.mutant, NoNoop) => {}

@@ -218,6 +218,7 @@ impl Server {
                 },
                 last_index,
                 round: Round(1),
+                heard: None,
             }),
         );
     }

@@ -118,6 +118,7 @@ impl Liar {
                     commit: self.commit(),
                     last_index: Index(self.number()),
                     round: Round(self.number()),
+                    heard: None,
                 })
             }
             6 => Body::Ack(Ack {
@@ -136,6 +137,7 @@ impl Liar {
                 commit: self.commit(),
                 last_index: Index(self.number()),
                 round: Round(self.number()),
+                heard: None,
             }),
             9 => Body::HeartbeatReply(HeartbeatReply {
                 round: Round(self.number()),

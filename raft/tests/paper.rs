@@ -155,6 +155,7 @@ fn append(terms: &[u64], prev: usize, commit: usize) -> Body {
         },
         last_index: Index(terms.len() as u64),
         round: Round(1),
+        heard: None,
     })
 }
 
@@ -167,6 +168,7 @@ fn heartbeat(commit: &[u64]) -> Body {
         },
         last_index: commit.index,
         round: Round(1),
+        heard: None,
     })
 }
 

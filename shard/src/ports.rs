@@ -1,6 +1,6 @@
 //! What a shard needs of the world besides a disk.
 
-use logdrive_raft::io::{HaltReason, RoleChange};
+use logdrive_raft::io::{Guard, HaltReason, RoleChange};
 use logdrive_raft::{Anchor, GroupId, Index, LogPosition, Message, NodeId, SnapshotId};
 use logdrive_wal::{AppendError, Finding};
 
@@ -226,6 +226,23 @@ pub enum Notice {
     TransferOver {
         /// The group.
         group: GroupId,
+    },
+    /// The group may have acknowledged entries that this log has lost: it neither leads nor elects anybody who has less
+    /// until they are back.
+    Guarded {
+        /// The group.
+        group: GroupId,
+        /// What it may have acknowledged.
+        guard: Guard,
+        /// Where its log ends.
+        last: LogPosition,
+    },
+    /// They are back.
+    GuardOver {
+        /// The group.
+        group: GroupId,
+        /// What it may have acknowledged.
+        guard: Guard,
     },
     /// What recovery found.
     Recovered {

@@ -379,6 +379,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             halted,
             wants_snapshot,
             installed,
+            guard_over,
         } = ready;
         if let Some(from) = truncated_from
             && !mutated!(self.core.mutant, AnswerReplaced)
@@ -428,6 +429,10 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         if let Some(reason) = halted {
             group.halt(Halt::Core(reason.clone()));
             self.ports.notice(Notice::Halted { group: id, reason });
+        }
+        if let Some(guard) = guard_over {
+            self.wal.guard_over(id);
+            self.ports.notice(Notice::GuardOver { group: id, guard });
         }
         if let Some(wanted) = wants_snapshot {
             self.on_snapshot_wanted(now, id, wanted);

@@ -1,7 +1,7 @@
 //! How a shard stands, as a copy.
 
 use logdrive_raft::bootstrap::Outcome;
-use logdrive_raft::io::{PeerStatus, Role};
+use logdrive_raft::io::{Guard, PeerStatus, Role};
 use logdrive_raft::message::Progress;
 use logdrive_raft::{
     Boot, GroupId, Index, LogPosition, Membership, Micros, NodeId, Replica, SnapshotId, Term,
@@ -48,6 +48,8 @@ pub struct GroupStatus {
     pub last: LogPosition,
     /// How far the log is durable here.
     pub durable: u64,
+    /// What may have been acknowledged here and is not in the log any more.
+    pub guard: Option<Guard>,
     /// How far entries have been handed to the machine.
     pub handed: u64,
     /// Who belongs to it.
@@ -129,6 +131,7 @@ pub(crate) fn of_group<O>(group: &Group<O>, own: Replica) -> GroupStatus {
         base: raft.map_or_else(LogPosition::default, |raft| raft.base()),
         last: raft.map_or_else(LogPosition::default, |raft| raft.last()),
         durable: raft.map_or(0, |raft| raft.durable_index().0),
+        guard: raft.and_then(|raft| raft.guard()),
         handed: group.handed.0,
         membership: raft
             .map(|raft| raft.membership().clone())

@@ -49,6 +49,7 @@ pub enum Mark {
     FileLost,
     TornSector,
     Rot,
+    Guarded,
     Poisoned,
     RefusedStart,
     NeverAppended,
@@ -94,7 +95,7 @@ pub enum Mark {
     Stranger,
 }
 
-const NAMES: [(Mark, &str); 85] = [
+const NAMES: [(Mark, &str); 86] = [
     (Mark::Delay, "slow messages"),
     (Mark::Loss, "lost messages"),
     (Mark::Repeat, "repeated messages"),
@@ -152,6 +153,7 @@ const NAMES: [(Mark, &str); 85] = [
     (Mark::FileLost, "new files that a power cut took"),
     (Mark::TornSector, "blocks torn at 512 bytes"),
     (Mark::Rot, "rot at rest"),
+    (Mark::Guarded, "starts with a tail guard"),
     (Mark::Poisoned, "poisoned logs"),
     (Mark::RefusedStart, "refused starts"),
     (Mark::NeverAppended, "proposals never appended"),

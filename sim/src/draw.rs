@@ -271,6 +271,7 @@ impl Drawing<'_> {
             self.draw_beyond();
         } else {
             self.draw_damage();
+            self.draw_lost_acks();
         }
         self.steps.sort_by_key(|timed| timed.at);
         self.steps
@@ -637,9 +638,15 @@ impl Drawing<'_> {
                 continue;
             }
             let at = self.random.u64(1_000_000..self.plan.faulty_us);
-            for _ in 0..self.random.u8(1..=3) {
-                let rot = one(&mut self.random, &[Rot::Bit, Rot::Zeros, Rot::Garbage]);
-                self.push(at, Step::Rot { node, rot });
+            if self.random.bool() {
+                // Zeros would be a write that never landed: that nobody can tell.
+                let rot = one(&mut self.random, &[Rot::Bit, Rot::Garbage]);
+                self.push(at, Step::RotTail { node, rot });
+            } else {
+                for _ in 0..self.random.u8(1..=3) {
+                    let rot = one(&mut self.random, &[Rot::Bit, Rot::Zeros, Rot::Garbage]);
+                    self.push(at, Step::Rot { node, rot });
+                }
             }
             let crash = Step::Crash {
                 target: Target::Node(node),
@@ -649,6 +656,36 @@ impl Drawing<'_> {
             };
             self.push(at + 1, crash);
         }
+    }
+
+    /// A leader is cut off and goes on writing what nobody else gets; another one is elected, and of those who help it to
+    /// commit one loses what its disk got last. Then those two come together without the new leader: soon, or once that
+    /// has begun to bring back what was lost.
+    fn draw_lost_acks(&mut self) {
+        if self.plan.nodes < 3 || !percent(&mut self.random, 25) {
+            return;
+        }
+        let last = self.plan.faulty_us.saturating_sub(2_000_000).max(1_000_001);
+        let at = self.random.u64(1_000_000..last);
+        let (node, group) = (self.node(), self.group());
+        let first = Target::Leader(group);
+        let shape = Shape::Isolate;
+        self.push(at, Step::Cut { shape, first });
+        let at = at + self.random.u64(350_000..900_000);
+        let rot = one(&mut self.random, &[Rot::Bit, Rot::Garbage]);
+        self.push(at, Step::RotTail { node, rot });
+        let crash = Step::Crash {
+            target: Target::Node(node),
+            crash: Crash::Process,
+            down_us: 5_000,
+            recovery: None,
+        };
+        self.push(at + 1, crash);
+        let at = at + self.random.u64(2..40_000);
+        self.push(at, Step::Mend);
+        self.push(at + 1, Step::Cut { shape, first });
+        let mended = at + self.random.u64(300_000..900_000);
+        self.push(mended, Step::Mend);
     }
 
     /// Disks that lie, and disks that are not what they were.

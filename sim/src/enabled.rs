@@ -95,6 +95,8 @@ fn of_step(step: &Step) -> Vec<Mark> {
             DiskFault::Misdirect => Mark::Misdirected,
         }],
         Step::Rot { .. } => vec![Mark::Rot],
+        // There may be nothing without a mark.
+        Step::RotTail { .. } => Vec::new(),
         Step::Wipe { .. } => vec![Mark::Wiped],
         Step::Restore { .. } => vec![Mark::Restored],
     }

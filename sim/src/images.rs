@@ -101,6 +101,8 @@ pub struct ImagesReport {
     pub recoveries: u64,
     /// Torn images that were refused as suspect.
     pub suspect: u64,
+    /// Torn images whose groups came back guarded.
+    pub guarded: u64,
     /// Images with a damaged block.
     pub damage: DamageCounts,
     /// What the histories did.
@@ -127,6 +129,8 @@ pub struct DamageCounts {
     pub opened: u64,
     /// Of these opened and told of.
     pub healed: u64,
+    /// Of these opened with groups that are guarded.
+    pub guarded: u64,
     /// That had to be called rot, and were.
     pub rot_deserved: u64,
     /// That had to be refused, and were.
@@ -162,6 +166,7 @@ impl DamageCounts {
         self.suspect += other.suspect;
         self.opened += other.opened;
         self.healed += other.healed;
+        self.guarded += other.guarded;
         self.rot_deserved += other.rot_deserved;
         self.refused_deserved += other.refused_deserved;
         self.healed_deserved += other.healed_deserved;
@@ -319,7 +324,7 @@ impl ImagesReport {
             ("nested_torn", self.nested_torn),
             ("nested_process", self.nested_process),
             ("failed_openings", self.failed_openings),
-            ("suspect", self.suspect),
+            ("guarded", self.guarded),
             ("appends", acts.appends),
             ("votes", acts.votes),
             ("truncations", acts.truncations),
@@ -340,9 +345,9 @@ impl ImagesReport {
             ("closed whole", damage.closed),
             ("unclean", damage.unclean),
             ("rot_deserved", damage.rot_deserved),
-            ("refused_deserved", damage.refused_deserved),
             ("healed_deserved", damage.healed_deserved),
             ("undetectable", damage.undetectable),
+            ("damaged and guarded", damage.guarded),
             ("earlier_rot_deserved", damage.earlier_rot_deserved),
             ("zeroed", damage.zeroed),
             ("ones", damage.ones),
@@ -374,6 +379,7 @@ impl ImagesReport {
         self.failed_openings += other.failed_openings;
         self.recoveries += other.recoveries;
         self.suspect += other.suspect;
+        self.guarded += other.guarded;
         self.damage.add(other.damage);
         self.acts.add(other.acts);
         self.violations.extend(other.violations);

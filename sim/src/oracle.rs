@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use logdrive_raft::io::Guard;
 use logdrive_raft::message::Body;
 use logdrive_raft::{
     GroupId, Index, LogPosition, Member, Membership, Message, Micros, NodeId, Raft, Replica, Term,
@@ -111,6 +112,8 @@ struct Seen {
     acked: LogPosition,
     /// The last entry that it took for durable: a leader counts itself with that.
     owed: LogPosition,
+    /// What it had acknowledged, or taken for durable, and lost: whoever it helps to lead has to have it.
+    lost: LogPosition,
     /// Where its log begins, and how far it may be cut.
     base: LogPosition,
     anchor: LogPosition,
@@ -244,6 +247,16 @@ impl Oracle {
         medium.untrusted |= zeros && needed == OnPath::Unmarked;
     }
 
+    /// The blocks of a node's log over which no mark lies.
+    pub(crate) fn unmarked(&self, node: NodeId) -> Vec<(SlotId, u32)> {
+        self.media[place(node)].view.unmarked()
+    }
+
+    /// A process has come up: its recovery has read all that it needs, and seen what was bad of it.
+    pub(crate) fn came_up(&mut self, node: NodeId) {
+        self.media[place(node)].rotted = false;
+    }
+
     /// Whether a node has begun every group, durably, as far as its medium was read.
     pub(crate) fn has_begun(&self, node: NodeId) -> bool {
         let view = &self.media[place(node)].view;
@@ -290,6 +303,7 @@ impl Oracle {
             *seen = Seen {
                 acked: seen.acked,
                 owed: seen.owed,
+                lost: seen.lost,
                 promised: seen.promised,
                 based: seen.based,
                 ..Seen::default()
@@ -346,16 +360,24 @@ impl Oracle {
         for (what, owed) in owes {
             let held = core.position(owed.index);
             // What is committed stands for whatever was below it.
-            if owed.index >= base.index.next() && held != Some(owed) {
-                return Err(Violation::new(
-                    Rule::RecoveryTruth,
-                    format!(
-                        "node {node} {what} {owed} of group {id}, recovers a log up to {} and has \
-                         {held:?} there",
-                        core.last()
-                    ),
-                ));
+            if owed.index < base.index.next() || held == Some(owed) {
+                continue;
             }
+            if core.guard().is_some_and(|guard| guards(guard, owed)) {
+                let seen = &mut group.nodes[place(node)];
+                if owed.at_least_as_up_to_date_as(&seen.lost) {
+                    seen.lost = owed;
+                }
+                (seen.acked, seen.owed) = Default::default();
+                continue;
+            }
+            return Err(Violation::new(
+                Rule::RecoveryTruth,
+                format!(
+                    "node {node} {what} {owed} of group {id}, recovers a log up to {} and has {held:?} there",
+                    core.last()
+                ),
+            ));
         }
         Ok(())
     }
@@ -422,6 +444,7 @@ impl Oracle {
                 if request.last.at_least_as_up_to_date_as(best) {
                     *best = request.last;
                 }
+                group.check_nothing_lost(about, message, Some(request.last))?;
                 if request.pre {
                     return Ok(());
                 }
@@ -513,6 +536,12 @@ impl Oracle {
     pub(crate) fn committed_at(&self, group: GroupId, index: Index) -> Option<LogPosition> {
         self.groups[&group].truth.committed_at(index)
     }
+}
+
+/// Whether a replica with this guard fears for that entry.
+fn guards(guard: Guard, entry: LogPosition) -> bool {
+    let at_most = guard.index.is_none_or(|index| entry.index <= index);
+    entry.term < guard.term || entry.term == guard.term && at_most
 }
 
 type Outcome = Result<(), Violation>;

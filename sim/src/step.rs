@@ -161,6 +161,13 @@ pub enum Step {
         /// How.
         rot: Rot,
     },
+    /// The same of what the disk got last, over which the log has no mark yet.
+    RotTail {
+        /// Whose disk.
+        node: NodeId,
+        /// How.
+        rot: Rot,
+    },
     /// The disk is replaced by an empty one; its machine is off meanwhile.
     Wipe {
         /// Whose.
@@ -470,6 +477,7 @@ impl fmt::Display for Step {
             }
             Step::Snapshot { target, group } => write!(f, "snapshot {target} group={group}"),
             Step::Rot { node, rot } => write!(f, "rot {node} {}", name_of(&ROTS, rot)),
+            Step::RotTail { node, rot } => write!(f, "rot-tail {node} {}", name_of(&ROTS, rot)),
             Step::Wipe { node, down_us } => write!(f, "wipe {node} down={down_us}"),
             Step::Image { node } => write!(f, "image {node}"),
             Step::Restore { node, down_us } => write!(f, "restore {node} down={down_us}"),
@@ -630,6 +638,10 @@ fn parse(line: &str) -> Option<Timed> {
             group: GroupId(words.value("group")?),
         },
         "rot" => Step::Rot {
+            node: words.node()?,
+            rot: named(&ROTS, words.bare(1)?)?,
+        },
+        "rot-tail" => Step::RotTail {
             node: words.node()?,
             rot: named(&ROTS, words.bare(1)?)?,
         },

@@ -21,8 +21,10 @@ pub enum FindingVerdict {
     /// Something that was durable reads back bad.
     Rot,
     /// Something at the end of the log is neither what was written nor what was there before. It may have
-    /// been acknowledged.
+    /// been acknowledged, and so may a vote that it hides.
     Suspect,
+    /// The same, and all that it may hide are entries: the log is opened, and its groups are guarded.
+    Guarded,
 }
 
 impl FindingVerdict {
@@ -32,8 +34,14 @@ impl FindingVerdict {
         match self {
             Self::Healable => "healable",
             Self::Rot => "rot",
-            Self::Suspect => "suspect",
+            Self::Suspect | Self::Guarded => "suspect",
         }
+    }
+
+    /// Whether a log with such a finding is not opened.
+    #[must_use]
+    pub fn refuses(self) -> bool {
+        matches!(self, Self::Rot | Self::Suspect)
     }
 }
 
@@ -84,6 +92,10 @@ pub(crate) const ADVICE_ROT: &str = "do not delete anything: keep a copy of the 
 /// Advice for an end of the log that cannot be judged.
 pub(crate) const ADVICE_SUSPECT: &str = "the last write may have been acknowledged: keep a copy of the \
     directory, check the device, and replace this replica from the others with a new directory";
+
+/// Advice for an end of the log that is guarded.
+pub(crate) const ADVICE_GUARDED: &str = "the last write may have been acknowledged: the node starts, and neither \
+    leads nor elects anybody who has less until a leader has brought that back; check the device";
 
 /// Advice for a copy that went bad.
 pub(crate) const ADVICE_HEALABLE: &str = "nothing is lost: the other copy is good, and opening the log writes this one again; check the device";

@@ -12,8 +12,8 @@ mod stamp;
 
 pub use group::{GROUP_HEADER_BYTES, GroupHeader, GroupKind, digest_of};
 pub use record::{
-    Anchor, AnchorFile, EntryRun, FooterRow, GroupCheckpoint, Guard, Hole, Record, RecordKind,
-    Verdict, VerdictKind,
+    Anchor, AnchorFile, EntryRun, FooterRow, GroupCheckpoint, Hole, Record, RecordKind, Verdict,
+    VerdictKind,
 };
 pub use slot::{SLOT_HEADER_BLOCKS, SlotHeader};
 pub use stamp::{BLOCK_DATA_BYTES, BlockState, Stamp, Stamper};

@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use logdrive_raft::io::HardState;
+use logdrive_raft::io::{Guard, HardState};
 use logdrive_raft::mutant::Mutant;
 use logdrive_raft::{Boot, Chain, GroupId};
 
@@ -31,6 +31,7 @@ mod court;
 mod decide;
 mod logs;
 mod orphans;
+mod suspicion;
 mod walk;
 
 pub use logs::VOTE_SPENT;
@@ -38,6 +39,7 @@ pub(crate) use logs::base_of;
 
 use chain::newest_of;
 use court::{Court, Without};
+use suspicion::Suspicion;
 
 /// What a recovery decided about what it found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -104,6 +106,10 @@ pub(crate) struct Judgement {
     pub(crate) removed: BTreeSet<GroupId>,
     /// Term and vote as they must be from now on.
     pub(crate) hard_states: BTreeMap<GroupId, HardState>,
+    /// What groups may have acknowledged and do not hold, those among them that the tail brings.
+    pub(crate) guards: BTreeMap<GroupId, Guard>,
+    /// This judgement fears that something is lost: until it is durable nothing of what it judged by may go.
+    pub(crate) is_guarded: bool,
     /// Where the log ends.
     pub(crate) end: Place,
     pub(crate) chain: Chain,
@@ -127,7 +133,8 @@ pub(crate) struct Judgement {
     /// The groups between the mark and the end, where the caller asked for them; the log then ends at the
     /// mark.
     pub(crate) tail: Vec<Beyond>,
-    /// Slots that may hold what the tail was written again from: it may be in the page cache only.
+    /// Slots that may hold what the tail was written again from, for it may be in the page cache only, or what a guard
+    /// follows from.
     pub(crate) originals: Vec<SlotId>,
     /// The last flush group is a mark that may be in the page cache only, and nothing else is.
     pub(crate) rewrite_last: bool,
@@ -198,8 +205,9 @@ pub(crate) fn judge(
     let first_counts: BTreeSet<SlotId> = first_counts.map(|scan| scan.slot).collect();
     let written_copies = scans.iter().map(|scan| (scan.slot, scan.written_copies()));
     let written_copies: BTreeMap<SlotId, Vec<u32>> = written_copies.collect();
+    let mut suspicion = Suspicion::default();
     loop {
-        let mut court = Court::new(disk, &scans, question);
+        let mut court = Court::new(disk, &scans, question, suspicion.clone());
         let Some(newest) = newest_of(&candidates) else {
             // The very first opening did not get as far as its verdict.
             let mut fresh = Judgement::empty();
@@ -211,6 +219,9 @@ pub(crate) fn judge(
         };
         let judged = court.try_chain(&candidates, newest)?;
         boot = boot.max(judged.boot);
+        if judged.without.is_some() {
+            suspicion = judged.suspicion;
+        }
         match judged.without {
             Some(Without::Epoch(epoch)) => {
                 candidates.retain(|scan| scan.header.is_some_and(|header| header.epoch < epoch))
@@ -227,13 +238,15 @@ pub(crate) fn judge(
                 let legible = scans.iter().filter(|scan| scan.bad_copies.is_empty());
                 let segment = |scan: &SlotScan| scan.header.map(|header| header.segment);
                 judgement.legible = legible.map(|scan| (scan.slot, segment(scan))).collect();
-                if !judgement.tail.is_empty() {
-                    let older = |header: &SlotHeader| header.epoch <= newest.epoch;
-                    let slots = scans
-                        .iter()
-                        .filter(|scan| scan.header.as_ref().is_some_and(older));
-                    judgement.originals = slots.map(|scan| scan.slot).collect();
-                }
+                let needed = |scan: &&SlotScan| {
+                    let older = scan
+                        .header
+                        .is_some_and(|header| header.epoch <= newest.epoch);
+                    judgement.is_guarded && !scan.written_copies().is_empty()
+                        || !judgement.tail.is_empty() && older
+                };
+                let originals = scans.iter().filter(needed);
+                judgement.originals = originals.map(|scan| scan.slot).collect();
                 return Ok(judgement);
             }
         }
@@ -322,6 +335,8 @@ impl Judgement {
             configurations: Configurations::default(),
             removed: BTreeSet::new(),
             hard_states: BTreeMap::new(),
+            guards: BTreeMap::new(),
+            is_guarded: false,
             end: Place::default(),
             chain: Chain::default(),
             number: 0,
@@ -359,16 +374,23 @@ impl Judgement {
         copies.is_some_and(|copies| !copies.is_empty())
     }
 
+    /// Whether something was found that must not be built upon.
+    pub(crate) fn is_refused(&self) -> bool {
+        let mut findings = self.findings.iter();
+        findings.any(|finding| finding.verdict.refuses())
+    }
+
     /// Fails if anything was found that must not be built upon.
     pub(crate) fn into_result(self) -> Result<Self, OpenError> {
+        let findings = |judgement: Self| judgement.findings;
         match self.verdict {
-            Verdict::Clean | Verdict::Torn => Ok(self),
             Verdict::Rot => Err(OpenError::Rot {
-                findings: self.findings,
+                findings: findings(self),
             }),
-            Verdict::Suspect => Err(OpenError::Suspect {
-                findings: self.findings,
+            Verdict::Suspect if self.is_refused() => Err(OpenError::Suspect {
+                findings: findings(self),
             }),
+            Verdict::Clean | Verdict::Torn | Verdict::Suspect => Ok(self),
         }
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use logdrive_raft::io::{EntryMeta, HardState};
+use logdrive_raft::io::{EntryMeta, Guard, HardState};
 use logdrive_raft::wire::Encode;
 use logdrive_raft::{Chain, Entry, Genesis, Index, LogPosition, Membership, SnapshotId, Term};
 
@@ -126,6 +126,8 @@ pub(crate) struct GroupLog {
     /// Bytes of the frames of all rows.
     bytes: u64,
     pub(crate) hard_state: HardState,
+    /// What an opening found that it may have acknowledged and lost.
+    pub(crate) guard: Option<Guard>,
     pub(crate) anchor: Option<Arc<Anchor>>,
     pub(crate) anchors: Anchors,
     /// As far as flush groups have been built: what a checkpoint states.
@@ -239,6 +241,7 @@ impl GroupLog {
             rows: VecDeque::new(),
             bytes: 0,
             hard_state: HardState::default(),
+            guard: None,
             anchor: None,
             anchors: Anchors::default(),
             carried,
@@ -383,6 +386,16 @@ impl GroupLog {
         }
     }
 
+    /// What it may have acknowledged and does not hold.
+    pub(crate) fn open_guard(&self) -> Option<Guard> {
+        self.guard.filter(|guard| !guard.is_met_by(&self.tip()))
+    }
+
+    /// Takes note of what it may have acknowledged and lost.
+    pub(crate) fn raise_guard(&mut self, guard: Guard) {
+        self.guard = Some(self.guard.map_or(guard, |before| before.or(guard)));
+    }
+
     /// Takes a hard state that is not older than the one there is.
     pub(crate) fn raise_hard_state(&mut self, hard_state: HardState) {
         self.hard_state = newest(self.hard_state, hard_state);
@@ -403,7 +416,7 @@ impl GroupLog {
             snapshot: start.snapshot,
             tip: *tip,
             anchor: anchor.as_ref().map(|anchor| anchor.at),
-            guard: None,
+            guard: self.guard.filter(|guard| !guard.is_met_by(tip)),
             holes: Vec::new(),
         }
     }

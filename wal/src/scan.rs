@@ -8,7 +8,7 @@ use logdrive_raft::wire::{Decode, DecodeError, Reader};
 use logdrive_raft::{Chain, EntryHeader, EntryKind, Index, LogPosition, Membership, Term};
 use logdrive_raft::{ClusterId, Entry, Incarnation};
 
-use crate::build::gather;
+use crate::build::{blocks_for, gather};
 use crate::disk::{Block, Disk, DiskError, SlotFile, SlotId};
 use crate::format::{
     BLOCK_DATA_BYTES, BlockState, EntryRun, GROUP_HEADER_BYTES, GroupHeader, Place, Record,
@@ -94,6 +94,56 @@ pub(crate) struct Bad {
     pub(crate) whole_blocks: u32,
     /// And blocks after the first one that are garbage.
     pub(crate) garbage_blocks: u32,
+    /// What can be read of the flush groups that lie here: what they were to do, if not the entries themselves.
+    pub(crate) told: Vec<Told>,
+    /// Blocks after the first one in which groups may begin of which nothing is told, before the first block that was
+    /// not written. What lies beyond that one is durable no more.
+    pub(crate) starts: u32,
+    /// There is such a block.
+    pub(crate) ends: bool,
+}
+
+/// A bad flush group of which header, table and echo are good.
+#[derive(Clone, Debug)]
+pub(crate) struct Told {
+    pub(crate) number: u64,
+    /// The first block of the group, and the one after its last.
+    pub(crate) block: u32,
+    pub(crate) end: u32,
+    pub(crate) table: Vec<Record>,
+    pub(crate) echo: Vec<Record>,
+}
+
+impl Bad {
+    /// One more block of what is bad here, after the first one.
+    fn add_block(&mut self, number: u32, state: BlockState) {
+        self.whole_blocks += u32::from(matches!(state, BlockState::Whole { .. }));
+        self.garbage_blocks += u32::from(state == BlockState::Garbage);
+        if self.ends || self.tells_of(number) {
+            return;
+        }
+        match state {
+            BlockState::NotLanded => self.ends = true,
+            BlockState::Garbage | BlockState::Whole { first: true } => self.starts += 1,
+            BlockState::Whole { first: false } => {}
+        }
+    }
+
+    /// One more block, in which a group begins of which this much is told.
+    fn add_told(&mut self, number: u32, state: BlockState, told: Vec<Told>) {
+        let starts = self.starts;
+        self.add_block(number, state);
+        if starts < self.starts && !told.is_empty() {
+            self.starts = starts;
+            self.told.extend(told);
+        }
+    }
+
+    /// Whether the block belongs to a group of which something is told.
+    pub(crate) fn tells_of(&self, number: u32) -> bool {
+        let holds = |told: &Told| (told.block..told.end).contains(&number);
+        self.told.iter().any(holds)
+    }
 }
 
 /// A part of a segment.
@@ -277,8 +327,7 @@ pub(crate) fn scan_blocks(
         let state = stamper.check(&blocks[at], number);
         if !expected_here && state != (BlockState::Whole { first: true }) {
             if let Some(Piece::Bad(bad)) = pieces.last_mut() {
-                bad.whole_blocks += u32::from(matches!(state, BlockState::Whole { .. }));
-                bad.garbage_blocks += u32::from(state == BlockState::Garbage);
+                bad.add_block(number, state);
             }
             at += 1;
             continue;
@@ -293,9 +342,8 @@ pub(crate) fn scan_blocks(
                 at += 1;
                 match pieces.last_mut() {
                     Some(Piece::Bad(first)) => {
-                        first.whole_blocks += bad.whole_blocks;
-                        first.garbage_blocks += bad.garbage_blocks;
                         first.mark = first.mark.max(bad.mark);
+                        first.add_told(number, state, bad.told);
                     }
                     _ => pieces.push(Piece::Bad(bad)),
                 }
@@ -328,6 +376,9 @@ impl GroupReader<'_> {
             mark: None,
             whole_blocks: 0,
             garbage_blocks: 0,
+            told: Vec::new(),
+            starts: 0,
+            ends: false,
         }
     }
 
@@ -367,6 +418,7 @@ impl GroupReader<'_> {
                 Trouble::Bad(bad) => Trouble::Bad(Bad {
                     mark: Some(header.mark),
                     whole_blocks: 1,
+                    told: self.told(&header).into_iter().collect(),
                     ..bad
                 }),
                 future => future,
@@ -375,12 +427,7 @@ impl GroupReader<'_> {
 
     fn read_rest(&self, header: GroupHeader, chain: Chain) -> Result<GroupScan, Trouble> {
         let first = self.place.block;
-        let expected = self.expected;
-        let ours = header.place == self.place
-            && header.cluster == expected.cluster
-            && header.incarnation == expected.incarnation
-            && header.blocks as usize <= self.blocks.len();
-        if !ours {
+        if !self.is_ours(&header) {
             return Err(Trouble::Bad(self.bad(
                 first,
                 false,
@@ -410,6 +457,40 @@ impl GroupReader<'_> {
             table,
             echo,
             frames,
+        })
+    }
+
+    fn is_ours(&self, header: &GroupHeader) -> bool {
+        header.place == self.place
+            && header.cluster == self.expected.cluster
+            && header.incarnation == self.expected.incarnation
+            && header.blocks as usize <= self.blocks.len()
+    }
+
+    /// What a group was to do whose frames are bad, or some of them.
+    fn told(&self, header: &GroupHeader) -> Option<Told> {
+        let told_bytes = header.data_bytes() - header.body_bytes as usize;
+        let blocks = blocks_for(told_bytes) as usize;
+        let blocks = self.blocks.get(..blocks).filter(|_| self.is_ours(header))?;
+        let whole = |(number, block)| {
+            let first = number == self.place.block;
+            self.stamper.check(block, number) == BlockState::Whole { first }
+        };
+        if !(self.place.block..).zip(blocks).all(whole) {
+            return None;
+        }
+        let data = gather(blocks, GROUP_HEADER_BYTES, told_bytes - GROUP_HEADER_BYTES);
+        let (table, echo) = data.split_at(header.table_bytes as usize);
+        if digest_of(table, echo) != header.digest {
+            return None;
+        }
+        let block = self.place.block;
+        Some(Told {
+            number: header.number,
+            block,
+            end: block + header.blocks,
+            table: self.records(table, header.records).ok()?,
+            echo: self.records(echo, header.echo_records).ok()?,
         })
     }
 

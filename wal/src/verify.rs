@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use logdrive_raft::io::HardState;
+use logdrive_raft::io::{Guard, HardState};
 use logdrive_raft::{Chain, GroupId, Index, Term};
 
 use crate::disk::lock::LOCK_FILE;
@@ -50,6 +50,8 @@ pub struct GroupReport {
     pub chain: Chain,
     /// Term and vote.
     pub hard_state: HardState,
+    /// What it may have acknowledged and does not hold.
+    pub guard: Option<Guard>,
 }
 
 /// Verifies every log in a node's data directory. Reads only.
@@ -145,6 +147,7 @@ impl Report {
                     .get(group)
                     .copied()
                     .unwrap_or_default(),
+                guard: judgement.guards.get(group).copied(),
             }
         });
         Self {
@@ -213,8 +216,10 @@ pub fn inspect(
         let (id, base, last) = (group.group, group.base_index, group.last_index);
         let anchor = group.anchor_index.map(|index| index.to_string());
         let anchor = anchor.unwrap_or_else(|| "none".to_owned());
+        let guard = group.guard.map(|guard| format!(" guard {guard}"));
         line(format_args!(
-            "group {id} base {base} anchor {anchor} last {last}"
+            "group {id} base {base} anchor {anchor} last {last}{}",
+            guard.unwrap_or_default()
         ));
     }
     Ok(report)

@@ -64,6 +64,8 @@ pub struct Wal<D> {
     first_group: FirstGroup,
     accepted: Position,
     echo_wanted: Position,
+    /// Groups whose guard is over, and nothing says so yet.
+    guards_over: BTreeSet<GroupId>,
     idle_at: Option<Micros>,
     ops: u64,
     done: Vec<Completion>,
@@ -291,6 +293,16 @@ impl<D: Disk> Wal<D> {
     pub fn want_echo(&mut self, position: Position) {
         assert!(position <= self.accepted);
         self.echo_wanted = self.echo_wanted.max(position);
+    }
+
+    /// A group has all back that it may have acknowledged and lost. The next opening need not fear for it any more, once
+    /// that is written.
+    pub fn guard_over(&mut self, group: GroupId) {
+        if let Some(log) = self.groups.get_mut(&group)
+            && log.guard.take().is_some()
+        {
+            self.guards_over.insert(group);
+        }
     }
 
     /// When [`Wal::submit`] wants to be called again without a completion. `None`: never.

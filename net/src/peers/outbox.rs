@@ -425,6 +425,7 @@ mod tests {
                 commit: CommitPoint::default(),
                 last_index: Index(9),
                 round: Round(1),
+                heard: None,
             }),
         }
     }

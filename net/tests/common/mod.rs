@@ -253,6 +253,7 @@ pub fn heartbeat(round: u64) -> Body {
         commit: CommitPoint::default(),
         last_index: Index(0),
         round: Round(round),
+        heard: None,
     })
 }
 
@@ -292,6 +293,7 @@ pub fn append_of(session: u64, entries: Vec<Entry>) -> Body {
         commit: CommitPoint::default(),
         last_index: Index(9),
         round: Round(1),
+        heard: None,
     })
 }
 

@@ -29,11 +29,9 @@ impl Raft {
             return;
         }
         let sits_out = std::mem::take(&mut self.sits_out);
-        let may_campaign =
-            self.configurations.quorum().counts(self.config.replica) && !self.never_votes;
         // Whoever has no state to serve from cannot lead.
-        let may_campaign = may_campaign && self.compaction.has_state();
-        if may_campaign && !sits_out {
+        let votes = self.configurations.quorum().counts(self.config.replica);
+        if votes && self.may_campaign() && self.compaction.has_state() && !sits_out {
             self.become_pre_candidate();
         } else {
             self.become_follower(self.hard_state.term);

@@ -16,7 +16,9 @@ pub(super) struct Follower {
     /// The highest session seen. What belongs to an earlier one is late and proves nothing.
     session: Option<ReplicationSession>,
     /// The last index found equal to the leader's log in that session.
-    proved: Option<Index>,
+    pub(super) proved: Option<Index>,
+    /// Where the leader's log ended when it first said that it had heard of the boot that this is.
+    pub(super) brings: Option<Index>,
     /// The last index for which an ack in that session has left, or lies in a write.
     promised: Option<Index>,
     /// The last append that could not be placed followed this index.
@@ -60,11 +62,13 @@ impl Raft {
         if follower.session != Some(append.session) {
             *follower = Follower {
                 session: Some(append.session),
+                brings: follower.brings,
                 round: follower.round,
                 ..Follower::default()
             };
         }
         follower.round = follower.round.max(append.round);
+        self.note_what_is_brought(append.heard, append.last_index);
         match self.place(&append) {
             Place::After { skip } => self.accept(from, append, skip),
             Place::Nowhere { hint } => {
@@ -83,6 +87,8 @@ impl Raft {
         follower.round = follower.round.max(heartbeat.round);
         let round = heartbeat.round;
         self.send(from.id, Body::HeartbeatReply(HeartbeatReply { round }));
+        self.note_what_is_brought(heartbeat.heard, heartbeat.last_index);
+        self.release_guard();
         self.learn_commit(from, heartbeat.commit);
     }
 
@@ -132,6 +138,7 @@ impl Raft {
         };
         *follower = Follower {
             session: follower.session,
+            brings: follower.brings,
             rejected: follower.rejected,
             round: follower.round,
             ..Follower::default()
@@ -307,6 +314,8 @@ impl Raft {
             follower.owes_ack = true;
             self.send_owed_ack();
         }
+        // All that the leader has may have been here, and durable, before it said so.
+        self.release_guard();
         self.learn_commit(from, append.commit);
     }
 

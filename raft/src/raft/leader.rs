@@ -250,7 +250,7 @@ impl Raft {
             }
             if interval <= now.since(peer.sent) {
                 peer.sent = now;
-                silent.push(peer.replica.id);
+                silent.push((peer.replica.id, peer.boot));
             }
             if !mutated!(self.config.mutant, ReadFailedForEver) {
                 peer.read_failed = false;
@@ -259,11 +259,12 @@ impl Raft {
         }
         leader.heartbeat_due = due;
         leader.wants_sending = true;
-        for to in silent {
+        for (to, heard) in silent {
             let heartbeat = Body::Heartbeat(Heartbeat {
                 commit,
                 last_index,
                 round,
+                heard,
             });
             let message = self.message(to, term, heartbeat);
             self.outbox.ready.messages.push(message);

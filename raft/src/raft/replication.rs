@@ -173,6 +173,7 @@ impl Raft {
             commit,
             last_index,
             round,
+            heard: peer.boot,
         });
         let message = self.message(to, term, append);
         self.outbox.ready.messages.push(message);

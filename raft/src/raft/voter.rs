@@ -73,7 +73,8 @@ impl Raft {
         // Else the same answer already waits for the disk.
     }
 
-    /// Whether a log that ends at `other` is at least as up to date as this one (Raft §5.4.1).
+    /// Whether a log that ends at `other` is at least as up to date as this one (Raft §5.4.1), and as this one was
+    /// before something of it was lost.
     fn is_outdone_by(&self, other: &LogPosition) -> bool {
         let last = self.log.last();
         if mutated!(self.config.mutant, VoteByDurableLog) {
@@ -83,7 +84,7 @@ impl Raft {
         if mutated!(self.config.mutant, VoteByLength) {
             return last.index <= other.index;
         }
-        other.at_least_as_up_to_date_as(&last)
+        other.at_least_as_up_to_date_as(&last) && self.guard_is_met_by(other)
     }
 
     /// Stickiness lasts the *minimum* election timeout: a longer one would refuse the first candidate

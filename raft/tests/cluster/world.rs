@@ -296,6 +296,7 @@ impl World {
             halted,
             wants_snapshot: _,
             installed: _,
+            guard_over: _,
         } = raft.take_ready();
         assert!(halted.is_none(), "{halted:?}");
         self.totals.truncations += u64::from(truncated_from.is_some());

@@ -7,7 +7,7 @@ use logdrive_raft::mutant::Mutant;
 
 use super::play;
 
-const BROKEN: [(Mutant, &str); 26] = [
+const BROKEN: [(Mutant, &str); 30] = [
     (Mutant::AckBeforeFlush, "replication/ack_when_durable"),
     (Mutant::VoteBeforeFlush, "election/vote_waits_for_its_echo"),
     (Mutant::VoteNotWritten, "election/one_vote_a_term"),
@@ -17,6 +17,13 @@ const BROKEN: [(Mutant, &str); 26] = [
         "election/votes_compare_what_was_accepted",
     ),
     (Mutant::VoteByLength, "election/up_to_date"),
+    (Mutant::GuardIgnored, "safety/guard_elects_only_who_has_it"),
+    (Mutant::GuardByLength, "safety/guard_elects_only_who_has_it"),
+    (Mutant::GuardNeverEnds, "safety/guard_ends_with_the_log"),
+    (
+        Mutant::GuardEndsEarly,
+        "safety/guard_ends_with_all_of_a_leader",
+    ),
     (Mutant::AckDurableEnd, "replication/ack_only_what_is_proved"),
     (Mutant::AckChainUnchecked, "replication/foreign_ack"),
     (

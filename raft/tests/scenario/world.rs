@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use logdrive_raft::bootstrap::{self, Outcome};
 use logdrive_raft::io::{
-    Config, EntryMeta, HardState, Input, Persist, Proposed, Ready, Restored, Write,
+    Config, EntryMeta, Guard, HardState, Input, Persist, Proposed, Ready, Restored, Write,
 };
 use logdrive_raft::message::{
     Ack, Append, CommitPoint, GenesisReply, Heartbeat, HeartbeatReply, Reject, VoteReply,
@@ -95,6 +95,15 @@ fn replica(id: u64, life: u64) -> Replica {
 fn named(text: &str) -> Replica {
     let (id, life) = text.split_once('/').unwrap_or((text, "1"));
     replica(id.parse().expect(text), life.parse().expect(text))
+}
+
+/// `4.7` or `4`: the term and the index that may have been acknowledged; without one, any of that term.
+fn guarded(text: &str) -> Guard {
+    let (term, index) = text.split_once('.').map_or((text, None), |(term, index)| {
+        (term, Some(Index(index.parse().expect(text))))
+    });
+    let term = Term(term.parse().expect(text));
+    Guard { term, index }
 }
 
 fn members(ids: &[u64]) -> Vec<Member> {
@@ -264,6 +273,7 @@ impl World {
         let restored = Restored {
             hard_state: node.hard_state,
             never_votes: words.has("never-votes"),
+            guard: words.text("guard").map(guarded),
             entries: node.disk[base..].iter().map(meta).collect(),
             configurations: configurations
                 .map(|entry| {
@@ -564,6 +574,7 @@ impl World {
             halted,
             wants_snapshot: _,
             installed: _,
+            guard_over: _,
         } = ready;
         if let Some(role) = role {
             self.say(id, words::role(&role));
@@ -612,8 +623,10 @@ impl World {
             leader: raft.leader(),
         });
         let (last, durable, commit) = (raft.last(), raft.durable_index(), raft.commit().index);
+        let guard = raft.guard().map(|guard| format!(" guard {guard}"));
+        let guard = guard.unwrap_or_default();
         let mut lines = vec![format!(
-            "{role}, last {last} durable {durable} commit {commit}"
+            "{role}, last {last} durable {durable} commit {commit}{guard}"
         )];
         for peer in raft.peers() {
             let matched = peer
@@ -658,6 +671,12 @@ impl World {
             index: commit.index,
             chain: commit.chain,
         };
+        // Without a word of it, the leader has heard of the boot that its receiver is in.
+        let heard = match words.text("heard") {
+            Some("none") => None,
+            Some(_) => words.number("heard").map(Boot),
+            None => Some(Boot(self.nodes[&words.number("to").unwrap()].boot)),
+        };
         let kind = words.0[0];
         let body = match kind {
             "pre-vote-request" | "vote-request" => Body::VoteRequest(VoteRequest {
@@ -685,6 +704,7 @@ impl World {
                     commit,
                     last_index: last.index,
                     round,
+                    heard,
                 })
             }
             "ack" => {
@@ -706,6 +726,7 @@ impl World {
                 commit,
                 last_index: last.index,
                 round,
+                heard,
             }),
             "heartbeat-reply" => Body::HeartbeatReply(HeartbeatReply { round }),
             "genesis-reply" => Body::GenesisReply(GenesisReply {

@@ -92,6 +92,25 @@ impl<M: Model> Cluster<'_, M> {
         Ok(())
     }
 
+    /// A guarded replica waits for a leader, as does one that lacks a snapshot. Where those that do not are no majority
+    /// there may be none.
+    fn excuse_the_guarded(&mut self) {
+        for group in (1..=self.plan.groups).map(GroupId) {
+            if !self.leaders(group).is_empty() {
+                continue;
+            }
+            let cores = self.core.iter();
+            let cores = cores.filter_map(|id| self.nodes[place(*id)].core(group));
+            let (mut guarded, mut waiting) = (false, 0);
+            for core in cores {
+                guarded |= core.guard().is_some();
+                waiting += usize::from(core.guard().is_some() || core.lacks_snapshot());
+            }
+            let free = (self.core.len() - waiting) as u64;
+            self.justified |= guarded && 2 * free <= self.plan.nodes;
+        }
+    }
+
     fn leaders(&self, group: GroupId) -> Vec<(NodeId, u64)> {
         let leads = |id: &NodeId| {
             let core = self.nodes[place(*id)].core(group)?;
@@ -102,6 +121,7 @@ impl<M: Model> Cluster<'_, M> {
 
     /// A healed core has had its time: it should have leaders, and each has committed what it found.
     pub(super) fn note_leaders(&mut self) -> Checked {
+        self.excuse_the_guarded();
         self.check_all_growth()?;
         for group in (1..=self.plan.groups).map(GroupId) {
             let [(leader, term)] = self.leaders(group)[..] else {
@@ -195,7 +215,16 @@ impl<M: Model> Cluster<'_, M> {
                     return Err(Violation::new(Rule::Liveness, text));
                 }
             }
+            let guarded = self.core.iter().find(|id| {
+                let core = self.nodes[place(**id)].core(group);
+                core.is_some_and(|core| core.guard().is_some())
+            });
             let leaders = self.leaders(group);
+            if let Some(id) = guarded.filter(|_| !leaders.is_empty()) {
+                let text =
+                    format!("group {group} has a leader, and its guard on node {id} does not end");
+                return Err(Violation::new(Rule::Liveness, text));
+            }
             let [(leader, term)] = leaders[..] else {
                 let text = format!(
                     "group {group} has {} leaders in a healed core",

@@ -32,9 +32,13 @@ impl<M: Model> Cluster<'_, M> {
                 for group in (1..=self.plan.groups).map(GroupId) {
                     if let Some(core) = self.nodes[place].core(group) {
                         self.oracle.recovered(id, group, core)?;
+                        if core.guard().is_some() {
+                            self.coverage.hit(Mark::Guarded);
+                        }
                     }
                     self.check_digest(place, group)?;
                 }
+                self.oracle.came_up(id);
                 for other in (1..=self.plan.nodes).map(NodeId) {
                     if other != id {
                         self.connect(id, other);

@@ -104,18 +104,8 @@ impl<M: Model> Cluster<'_, M> {
                     self.node(id).want_snapshot(group);
                 }
             }
-            Step::Rot { node, rot } => {
-                // A founder that is lost before its group has formed takes the group with it.
-                if !self.has_formed() {
-                    return Ok(());
-                }
-                self.damaged.insert(node);
-                // What is durable by now is judged by what it was.
-                self.read_medium(node);
-                if let Some(block) = self.node(node).medium().rot(rot) {
-                    self.oracle.rotted(node, block, rot == Rot::Zeros);
-                }
-            }
+            Step::Rot { node, rot } => self.rot(node, rot, false),
+            Step::RotTail { node, rot } => self.rot(node, rot, true),
             Step::Wipe { node, down_us } => {
                 self.crash(node, Crash::Process, down_us, None)?;
                 self.coverage.hit(Mark::Wiped);
@@ -193,6 +183,20 @@ impl<M: Model> Cluster<'_, M> {
     }
 
     /// Whether every group has formed on every node of the core.
+    fn rot(&mut self, node: NodeId, rot: Rot, tail: bool) {
+        // A founder that is lost before its group has formed takes the group with it.
+        if !self.has_formed() {
+            return;
+        }
+        // What is durable by now is judged by what it was.
+        self.read_medium(node);
+        let among = tail.then(|| self.oracle.unmarked(node));
+        if let Some(block) = self.node(node).medium().rot(rot, among) {
+            self.damaged.insert(node);
+            self.oracle.rotted(node, block, rot == Rot::Zeros);
+        }
+    }
+
     fn has_formed(&self) -> bool {
         let formed = |id: &NodeId| {
             let node = &self.nodes[place(*id)];

@@ -156,13 +156,15 @@ impl SimStorage {
         }
     }
 
-    /// Damages a block that is flushed and holds something; the dice choose it. None if there is none.
-    pub fn rot(&self, rot: Rot) -> Option<(SlotId, u32)> {
+    /// Damages a block that is flushed and holds something, or one of these; the dice choose it. None if there is none.
+    pub fn rot(&self, rot: Rot, among: Option<Vec<(SlotId, u32)>>) -> Option<(SlotId, u32)> {
         let mut medium = self.lock();
-        let mut places = Vec::new();
-        for (slot, contents) in &medium.slots {
-            places.extend(contents.flushed_places().map(|block| (*slot, block)));
-        }
+        let places = among.unwrap_or_else(|| {
+            let slots = medium.slots.iter();
+            let flushed = slots
+                .flat_map(|(slot, contents)| contents.flushed_places().map(|block| (*slot, block)));
+            flushed.collect()
+        });
         let last = (places.len() as u64).checked_sub(1)?;
         let place = medium.dice.between(What::Place, 0..=last);
         let (slot, block) = *places.get(usize::try_from(place).ok()?)?;

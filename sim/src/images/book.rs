@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use logdrive_raft::io::{EntryMeta, HardState};
+use logdrive_raft::io::{EntryMeta, Guard, HardState};
 use logdrive_raft::{Chain, GroupId, Term};
 use logdrive_wal::{Position, Recovery, VOTE_SPENT};
 
@@ -14,6 +14,30 @@ pub(super) type Rows = Vec<(Term, Chain)>;
 pub(super) struct GroupState {
     pub(super) rows: Rows,
     pub(super) hard_state: HardState,
+    /// What it may have acknowledged and does not have, as it says itself.
+    pub(super) guard: Option<Guard>,
+}
+
+impl GroupState {
+    /// Whether all that was acknowledged when the group stood so is there, or feared for.
+    fn has_or_fears(&self, stood: &GroupState) -> bool {
+        let fears = |(index, term): (u64, Term)| {
+            let guard = self.guard.is_some_and(|guard| {
+                let at_most = guard.index.is_none_or(|most| index <= most.0);
+                term < guard.term || term == guard.term && at_most
+            });
+            guard
+                || self
+                    .rows
+                    .get(index as usize - 1)
+                    .is_some_and(|row| row.0 == term)
+        };
+        let last = stood
+            .rows
+            .last()
+            .map(|row| (stood.rows.len() as u64, row.0));
+        last.is_none_or(fears)
+    }
 }
 
 pub(super) type Groups = BTreeMap<GroupId, GroupState>;
@@ -100,6 +124,15 @@ impl Book {
     /// Checks what came back: the state after some step that is not before the acknowledged one, and no vote
     /// that was cast is forgotten or made up. Tells the step.
     pub(super) fn check(&self, acked: &Acked, found: &Groups) -> Result<usize, String> {
+        self.check_from(acked.step, acked, found)
+    }
+
+    /// The same where blocks were damaged: what was acknowledged may be gone, if it is feared for.
+    pub(super) fn check_feared(&self, acked: &Acked, found: &Groups) -> Result<usize, String> {
+        self.check_from(0, acked, found)
+    }
+
+    fn check_from(&self, first: usize, acked: &Acked, found: &Groups) -> Result<usize, String> {
         let paths = |step: &usize| {
             let groups = &self.steps[*step].1;
             groups.len() == found.len()
@@ -109,8 +142,12 @@ impl Book {
                         .is_some_and(|found| found.rows == state.rows)
                 })
         };
-        let fits = |step: &usize| paths(step) && self.votes_fit(*step, acked, found).is_ok();
-        if let Some(step) = (acked.step..self.steps.len()).rev().find(fits) {
+        let fits = |step: &usize| {
+            paths(step)
+                && self.votes_fit(*step, acked, found).is_ok()
+                && self.is_feared_for(*step, acked.step, found)
+        };
+        if let Some(step) = (first..self.steps.len()).rev().find(fits) {
             return Ok(step);
         }
         let same: Vec<usize> = (0..self.steps.len()).filter(paths).collect();
@@ -127,6 +164,17 @@ impl Book {
             self.steps.len() - 1,
             acked.step
         ))
+    }
+
+    /// Whether whatever stood after this step, and was acknowledged, is there or feared for. A group that had neither
+    /// entries nor a vote had promised nothing.
+    fn is_feared_for(&self, step: usize, acked: usize, found: &Groups) -> bool {
+        let after = self.steps.get(step + 1..=acked).unwrap_or_default();
+        let mut stood = after.iter().flat_map(|(_, groups)| groups);
+        stood.all(|(group, stood)| match found.get(group) {
+            Some(found) => found.has_or_fears(stood),
+            None => stood.rows.is_empty() && stood.hard_state == HardState::default(),
+        })
     }
 
     fn votes_fit(&self, step: usize, acked: &Acked, found: &Groups) -> Result<(), String> {
@@ -175,19 +223,21 @@ impl Book {
 
 /// What a log came back with.
 pub(super) fn groups_of(recovery: &Recovery) -> Groups {
-    let state = |entries: &[EntryMeta], hard_state| GroupState {
+    let state = |entries: &[EntryMeta], hard_state, guard| GroupState {
         rows: entries
             .iter()
             .map(|entry| (entry.term, entry.chain))
             .collect(),
         hard_state,
+        guard,
     };
     recovery
         .groups
         .iter()
         .map(|(group, found)| {
             let restored = &found.restored;
-            (*group, state(&restored.entries, restored.hard_state))
+            let state = state(&restored.entries, restored.hard_state, restored.guard);
+            (*group, state)
         })
         .collect()
 }

@@ -43,8 +43,9 @@ pub(super) enum Deserves {
     Rot,
     /// One of two copies of a header: opened as if nothing were, and with `told` it has to be told.
     Healed { told: bool },
-    /// It may have been acknowledged and nothing can tell any more whether it was written: refused.
-    Refused,
+    /// It may have been acknowledged and nothing can tell any more whether it was written: refused, or what may have been
+    /// acknowledged is guarded.
+    Feared,
     /// The same, but it looks like a block that never landed. That cannot be told apart by anybody.
     ///
     /// The opening of a life may be taken for one that did not get as far as its verdict. Then what it wrote down of
@@ -448,7 +449,7 @@ impl Known {
                     let is_of_opening = hit.any(|owner| self.writes[*owner].is_of_opening);
                     return Deserves::Undetectable { is_of_opening };
                 }
-                deserves = Deserves::Refused;
+                deserves = Deserves::Feared;
             }
         }
         deserves
@@ -474,8 +475,10 @@ pub(super) struct Came<'a> {
 pub(super) struct Opened {
     /// How many findings were told of.
     pub(super) findings: usize,
-    /// Whether something that was acknowledged is gone.
+    /// Whether something that was acknowledged is gone and not guarded.
     pub(super) loss: Result<(), String>,
+    /// Whether a group is guarded.
+    pub(super) is_guarded: bool,
     /// Whether it came back with what never was.
     pub(super) invention: Result<(), String>,
     /// Whether something is gone that was acknowledged before this life.
@@ -531,8 +534,8 @@ impl Deserves {
                 Ok(())
             }
             (Deserves::Rot, Some(other), _) => wrong(other),
-            (Deserves::Rot | Deserves::Refused, None, _) => wrong("was opened"),
-            (Deserves::Refused, Some(_), _) => {
+            (Deserves::Rot, None, _) => wrong("was opened"),
+            (Deserves::Feared, Some(_), _) => {
                 counts.refused_deserved += 1;
                 Ok(())
             }
@@ -560,10 +563,13 @@ impl Deserves {
             }
             (Deserves::Dropped, Some("rot"), _) => wrong("rot"),
             (Deserves::Dropped | Deserves::NoLoss, Some(_), _) => Ok(()),
-            (_, None, Ok(opened)) => opened
-                .loss
-                .clone()
-                .map_err(|why| format!("deserves {self:?}: {why}")),
+            (_, None, Ok(opened)) => {
+                counts.guarded += u64::from(opened.is_guarded);
+                opened
+                    .loss
+                    .clone()
+                    .map_err(|why| format!("deserves {self:?}: {why}"))
+            }
             (_, None, Err(_)) => wrong("neither opened nor refused"),
         }
     }

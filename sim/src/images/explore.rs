@@ -19,6 +19,9 @@ use crate::disk::{Crash, FaultRates, SimDisk, SimDiskOptions, SimImage, SimStora
 /// The recovery of one image in so many is looked into, at each depth.
 const NESTED_ONE_IN: [u64; 2] = [16, 200];
 
+/// So many damaged images that came back guarded are opened again, and their openings interrupted.
+const GUARDED_ONE_IN: u64 = 16;
+
 /// One history in so many tries all subsets of more pieces.
 const EXHAUSTIVE_ONE_IN: u64 = 8;
 
@@ -90,6 +93,8 @@ struct Expect<'a> {
 enum Wanted<'a> {
     /// No less than was acknowledged, and nothing else than was written.
     Book(&'a Book, &'a Acked),
+    /// The same, or what is lacking of that is feared for.
+    Feared(&'a Book, &'a Acked),
     /// What a recovery has made of it that was complete.
     Same(&'a Groups),
 }
@@ -98,6 +103,7 @@ impl Expect<'_> {
     fn check(&self, found: &Groups) -> Result<(), String> {
         match self.what {
             Wanted::Book(book, acked) => book.check(acked, found).map(|_| ()),
+            Wanted::Feared(book, acked) => book.check_feared(acked, found).map(|_| ()),
             Wanted::Same(groups) if groups == found => Ok(()),
             Wanted::Same(groups) => Err(format!(
                 "a complete recovery found {}, the next one {}",
@@ -132,6 +138,7 @@ impl std::fmt::Display for How {
             }
             How::Process => write!(f, "death of the process"),
             How::Forgotten => write!(f, "death of the process after a failed flush"),
+            How::Damaged => write!(f, "damage"),
         }
     }
 }
@@ -165,6 +172,8 @@ enum How {
     Process,
     /// The same after a flush that failed.
     Forgotten,
+    /// A block goes bad after it was written.
+    Damaged,
 }
 
 impl Explorer {
@@ -278,11 +287,13 @@ impl Explorer {
                     let Some(damaged) = known.damaged(image, *slot, block, damage) else {
                         continue;
                     };
-                    let outcome = recover(&damaged.into(), &life.disk, self.how.honest(), None);
+                    let damaged = damaged.into();
+                    let outcome = recover(&damaged, &life.disk, self.how.honest(), None);
                     let result = match &outcome {
                         Outcome::Opened(groups, findings, _) => Ok(Opened {
                             findings: *findings,
-                            loss: life.book.check(acked, groups).map(|_| ()),
+                            loss: life.book.check_feared(acked, groups).map(|_| ()),
+                            is_guarded: groups.values().any(|state| state.guard.is_some()),
                             invention: life.book.check(&opened_with, groups).map(|_| ()),
                             loss_before: life.before.check(life.before.acked(), groups).map(|_| ()),
                             is_same: *groups == healthy,
@@ -300,9 +311,19 @@ impl Explorer {
                     counts.count(damage, is_earlier_life);
                     let earlier = known.is_of_earlier_life(*slot, block);
                     counts.earlier_rot_deserved += u64::from(earlier && deserves == Deserves::Rot);
+                    let guarded = came.result.as_ref().is_ok_and(|opened| opened.is_guarded);
                     if let Err(why) = deserves.check(&came, &mut self.report.damage) {
                         let image = format!("life {number}, {slot:?} block {block} {damage:?}");
                         self.violation(&image, &why);
+                    }
+                    // Whatever interrupts its openings, what is feared for stays so.
+                    let told = !matches!(deserves, Deserves::Undetectable { .. });
+                    if guarded && told && self.random.u64(0..GUARDED_ONE_IN) == 0 {
+                        let what = Wanted::Feared(&life.book, acked);
+                        let expect = Expect { what, torn: true };
+                        self.cut(usize::MAX, u64::from(block), How::Damaged, |explorer| {
+                            explorer.image(number, &life.disk, &damaged, expect);
+                        });
                     }
                 }
             }
@@ -437,6 +458,8 @@ impl Explorer {
         if let Err(why) = expect.check(&groups) {
             return self.wrong(life, &why);
         }
+        let is_guarded = groups.values().any(|state| state.guard.is_some());
+        self.report.guarded += u64::from(expect.torn && is_guarded);
         if self.random.u64(0..FAILING_ONE_IN) == 0 {
             self.failing(life, disk, image, expect);
         }
@@ -593,8 +616,9 @@ fn open(medium: SimStorage, disk: &SimDiskOptions, how: Opening, trace: Option<&
 fn brief(groups: &Groups) -> String {
     let brief = groups.iter().map(|(group, state)| {
         format!(
-            "{group}: {} entries, {:?}",
+            "{group}: {} entries, guard {:?}, {:?}",
             state.rows.len(),
+            state.guard,
             state.hard_state
         )
     });

@@ -214,6 +214,17 @@ impl FlushedView {
         }
     }
 
+    /// The blocks of flush groups on the path over which no mark lies.
+    pub(super) fn unmarked(&self) -> Vec<(SlotId, u32)> {
+        let mark = self.path.mark();
+        let beyond = |whole: &Whole| whole.on_path && mark <= whole.header.place;
+        let groups = self.wholes.iter().filter(|(_, whole)| beyond(whole));
+        let blocks = groups.flat_map(|((slot, first), whole)| {
+            (*first..*first + whole.header.blocks).map(|block| (*slot, block))
+        });
+        blocks.collect()
+    }
+
     /// The disk is gone.
     pub(super) fn forget(&mut self) {
         *self = Self::default();

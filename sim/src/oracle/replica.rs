@@ -212,6 +212,7 @@ impl GroupTruth {
         let seen = &self.nodes[place(node)];
         let candidate = message.to;
         let asked = self.asked.get(&(candidate, message.term, pre));
+        self.check_nothing_lost(about, message, asked.copied())?;
         // Whoever voted in a term may have more of it by the time its vote is durable.
         let newer = seen.last.term == message.term && !pre;
         let behind = asked.is_none_or(|asked| {
@@ -241,6 +242,29 @@ impl GroupTruth {
             ));
         }
         Ok(())
+    }
+
+    /// Whoever has lost what it had acknowledged, or taken for durable, asks for no vote and gives none, nor a pre-vote, to
+    /// whom that is not at the end of the log, or something of a later term.
+    pub(super) fn check_nothing_lost(
+        &self,
+        about: About,
+        message: &Message,
+        last: Option<LogPosition>,
+    ) -> Outcome {
+        let About { node, id } = about;
+        let lost = self.nodes[place(node)].lost;
+        if last.is_some_and(|last| last.at_least_as_up_to_date_as(&lost)) {
+            return Ok(());
+        }
+        Err(Violation::new(
+            Rule::VoteChoice,
+            format!(
+                "node {node} has lost {lost} of group {id}, which it had promised, and in term {} helps somebody to lead \
+                 whose log ends at {last:?}",
+                message.term
+            ),
+        ))
     }
 
     pub(super) fn check_vote(

@@ -429,6 +429,20 @@ impl Directory {
         }
         let disk = SimDisk::new(medium, self.disk.clone());
         match Wal::open(disk, self.options()) {
+            Ok((_, recovery)) if recovery.verdict == Verdict::Suspect => {
+                self.counts.suspect += 1;
+                if !matches!(verdict, Ok(Verdict::Suspect)) {
+                    return Err(format!(
+                        "it was opened as suspect, and verify said {verdict:?}"
+                    ));
+                }
+                let mut groups = recovery.groups.values();
+                if groups.any(|group| group.restored.guard.is_some()) {
+                    return Ok(());
+                }
+                // What nobody has to fear for is there.
+                model::reopen(&mut self.models.clone(), &recovery.groups)
+            }
             Ok((_, recovery)) => {
                 if !matches!(verdict, Ok(Verdict::Clean | Verdict::Torn)) {
                     return Err(format!("it was opened, and verify said {verdict:?}"));

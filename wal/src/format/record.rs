@@ -3,7 +3,7 @@
 //! Their bytes are drawn in the crate's documentation, `wal/README.md`.
 
 use bytes::Bytes;
-use logdrive_raft::io::HardState;
+use logdrive_raft::io::{Guard, HardState};
 use logdrive_raft::limits::GROUPS_MAX;
 use logdrive_raft::wire::{Decode, DecodeError, Encode, Reader, Writer};
 use logdrive_raft::{
@@ -57,15 +57,6 @@ impl EntryRun {
     pub fn count(&self) -> u64 {
         self.last.index.0 - self.prev.index.0
     }
-}
-
-/// The highest (term, index) that a replica might have acknowledged and lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Guard {
-    /// The term.
-    pub term: Term,
-    /// The index; none: unreadable, so every index.
-    pub index: Option<Index>,
 }
 
 /// Entries that are on the path and cannot be read.
@@ -271,25 +262,16 @@ impl Record {
     }
 
     /// What it says that this build would have to act upon and cannot.
-    ///
-    /// A guard that is forgotten lets its replica vote with a log that is shorter than what it acknowledged.
     pub(crate) fn unsupported(&self) -> Option<&'static str> {
         if let Record::Anchor(Anchor { file: Some(_), .. }) = self {
             return Some("a file of an anchor");
         }
-        let (guarded, holes) = match self {
-            Record::Checkpoint(rows) => (
-                rows.iter().any(|row| row.guard.is_some()),
-                rows.iter().any(|row| !row.holes.is_empty()),
-            ),
-            Record::Verdict(verdict) => (!verdict.guards.is_empty(), !verdict.holes.is_empty()),
-            _ => (false, false),
+        let holes = match self {
+            Record::Checkpoint(rows) => rows.iter().any(|row| !row.holes.is_empty()),
+            Record::Verdict(verdict) => !verdict.holes.is_empty(),
+            _ => false,
         };
-        match (guarded, holes) {
-            (true, _) => Some("a tail guard"),
-            (false, true) => Some("a hole in the log"),
-            (false, false) => None,
-        }
+        holes.then_some("a hole in the log")
     }
 
     /// What the next flush group repeats of it: all of it where it moves a tip, a base or a vote, and for
@@ -462,20 +444,13 @@ impl Decode for EntryRun {
     }
 }
 
-impl Encode for Guard {
-    fn encode(&self, out: &mut Writer<'_>) {
-        self.term.encode(out);
-        self.index.encode(out);
+/// A guard whose numbers can be counted on from.
+fn checked_guard(guard: Guard) -> Result<Guard, DecodeError> {
+    counted("term of a guard", guard.term.0)?;
+    if let Some(index) = guard.index {
+        counted("index of a guard", index.0)?;
     }
-}
-
-impl Decode for Guard {
-    fn decode(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self {
-            term: Decode::decode(input)?,
-            index: Decode::decode(input)?,
-        })
-    }
+    Ok(guard)
 }
 
 impl Encode for Hole {
@@ -591,7 +566,9 @@ impl Decode for GroupCheckpoint {
             snapshot: Decode::decode(input)?,
             tip: decode_position(input)?,
             anchor: Option::<Checked>::decode(input)?.map(|at| at.0),
-            guard: Decode::decode(input)?,
+            guard: Option::<Guard>::decode(input)?
+                .map(checked_guard)
+                .transpose()?,
             holes: input.list("holes", LIST_MAX)?,
         })
     }
@@ -628,13 +605,16 @@ impl Decode for Verdict {
         let boot = decode_boot(input)?;
         let holes = input.list("holes", LIST_MAX)?;
         let guards: Vec<Pair<GroupId, Guard>> = input.list("guards", GROUPS_MAX)?;
+        let guards = guards
+            .into_iter()
+            .map(|pair| Ok((pair.0, checked_guard(pair.1)?)));
         Ok(Self {
             kind,
             end,
             chain,
             boot,
             holes,
-            guards: guards.into_iter().map(|pair| (pair.0, pair.1)).collect(),
+            guards: guards.collect::<Result<_, DecodeError>>()?,
         })
     }
 }

@@ -5,12 +5,13 @@ use logdrive_raft::{Boot, GroupId, Index, Term};
 
 use crate::disk::{BLOCK_BYTES, Block, Disk, SlotId};
 use crate::error::{
-    ADVICE_HEALABLE, ADVICE_ROT, ADVICE_SUSPECT, Finding, FindingVerdict, OpenError,
+    ADVICE_GUARDED, ADVICE_HEALABLE, ADVICE_ROT, ADVICE_SUSPECT, Finding, FindingVerdict, OpenError,
 };
 use crate::format::{Place, SLOT_HEADER_BLOCKS, SlotHeader, Stamper};
 use crate::scan::{Bad, GroupScan, Piece, SegmentScan, SlotScan, scan_segment};
 
 use super::chain::{link, mark_of, unfinished};
+use super::suspicion::Suspicion;
 use super::{Judgement, Live, Question, open_error};
 
 /// The most findings that are kept; one is reason enough to stop.
@@ -21,6 +22,8 @@ pub(super) struct Judged {
     pub(super) judgement: Judgement,
     pub(super) without: Option<Without>,
     pub(super) boot: Boot,
+    /// What may have been acknowledged of what does not count.
+    pub(super) suspicion: Suspicion,
 }
 
 /// What does not count.
@@ -39,11 +42,12 @@ enum Tried {
 }
 
 impl Tried {
-    fn without(live: Vec<Live>, segments: &[SegmentScan]) -> Self {
+    fn without(live: Vec<Live>, segments: &[SegmentScan], suspicion: Suspicion) -> Self {
         Self::Judged(Box::new(Judged {
             judgement: Judgement::empty(),
             without: Some(Without::Segments(live)),
             boot: boot_of(segments),
+            suspicion,
         }))
     }
 }
@@ -67,10 +71,19 @@ pub(super) struct Court<'a, D> {
     pub(super) blocks: Vec<Block>,
     /// The highest boot in the stamps of slots that are not in the chain.
     pub(super) orphans_boot: Boot,
+    /// What may have been acknowledged and is lost.
+    pub(super) suspicion: Suspicion,
+    /// The same of what was found not to count before.
+    before: Suspicion,
 }
 
 impl<'a, D: Disk> Court<'a, D> {
-    pub(super) fn new(disk: &'a mut D, scans: &'a [SlotScan], question: &'a Question) -> Self {
+    pub(super) fn new(
+        disk: &'a mut D,
+        scans: &'a [SlotScan],
+        question: &'a Question,
+        before: Suspicion,
+    ) -> Self {
         Self {
             disk,
             scans,
@@ -78,6 +91,8 @@ impl<'a, D: Disk> Court<'a, D> {
             judgement: Judgement::empty(),
             blocks: Vec::new(),
             orphans_boot: Boot(0),
+            suspicion: before.clone(),
+            before,
         }
     }
 
@@ -95,6 +110,7 @@ impl<'a, D: Disk> Court<'a, D> {
                 Tried::Older(older) => oldest = older,
             }
             self.judgement = Judgement::empty();
+            self.suspicion = self.before.clone();
         }
     }
 
@@ -130,7 +146,8 @@ impl<'a, D: Disk> Court<'a, D> {
             );
             segments.push(scan.map_err(|error| open_error(self.disk, error))?);
             if self.was_taken(&segment.header) {
-                return Ok(Tried::without(vec![segment.clone()], &segments));
+                let suspicion = self.suspicion.clone();
+                return Ok(Tried::without(vec![segment.clone()], &segments, suspicion));
             }
         }
         self.judgement.mark = mark_of(&segments).max(stated);
@@ -144,7 +161,7 @@ impl<'a, D: Disk> Court<'a, D> {
             let uncounted = unmarked || self.was_discounted(epoch);
             if uncounted && !self.question.sealed_only {
                 // Its header never landed, nor was anything after it acknowledged.
-                return Ok(Tried::without(live, &segments));
+                return Ok(Tried::without(live, &segments, self.suspicion.clone()));
             }
             let meaning = format!("segment {missing} is missing");
             self.find(FindingVerdict::Rot, live[0].slot, 0, None, meaning);
@@ -154,7 +171,7 @@ impl<'a, D: Disk> Court<'a, D> {
         self.judgement.live = live;
         let walk = self.walk(&segments);
         let boot = boot_of(&segments).max(self.orphans_boot);
-        let open_end = self.judgement.findings.is_empty() && !self.question.sealed_only;
+        let open_end = !self.judgement.is_refused() && !self.question.sealed_only;
         let unfinished = if open_end {
             unfinished(&segments, &walk)
         } else {
@@ -165,15 +182,18 @@ impl<'a, D: Disk> Court<'a, D> {
             let last = segments[..walk.segments].last().filter(|_| !whole);
             let older = last.map(|last| last.header.oldest);
             let older = older.filter(|older| *older < oldest);
-            if let Some(older) = older.filter(|_| self.judgement.findings.is_empty()) {
+            if let Some(older) = older.filter(|_| !self.judgement.is_refused()) {
                 return Ok(Tried::Older(older));
             }
             self.decide(segments, walk);
+        } else {
+            self.suspicion.keep_what_is_stated(&segments);
         }
         Ok(Tried::Judged(Box::new(Judged {
             judgement: std::mem::replace(&mut self.judgement, Judgement::empty()),
             without: unfinished.map(Without::Epoch),
             boot,
+            suspicion: std::mem::take(&mut self.suspicion),
         })))
     }
 
@@ -256,7 +276,19 @@ impl<'a, D: Disk> Court<'a, D> {
         if self.judgement.findings.len() >= FINDINGS_MAX {
             return;
         }
-        self.judgement.findings.push(Finding {
+        let finding = self.finding(verdict, slot, block, hit, meaning);
+        self.judgement.findings.push(finding);
+    }
+
+    fn finding(
+        &self,
+        verdict: FindingVerdict,
+        slot: SlotId,
+        block: u32,
+        hit: Option<(GroupId, Index, Term)>,
+        meaning: String,
+    ) -> Finding {
+        Finding {
             verdict,
             file: self.disk.slot_path(slot),
             offset_bytes: u64::from(block) * BLOCK_BYTES as u64,
@@ -267,12 +299,13 @@ impl<'a, D: Disk> Court<'a, D> {
             advice: match verdict {
                 FindingVerdict::Rot => ADVICE_ROT,
                 FindingVerdict::Suspect => ADVICE_SUSPECT,
+                FindingVerdict::Guarded => ADVICE_GUARDED,
                 FindingVerdict::Healable => ADVICE_HEALABLE,
             },
-        });
+        }
     }
 
-    /// Says what a bad flush group held, as far as the next one repeats it.
+    /// Says what a bad flush group held, as far as it tells that itself or the next one repeats it.
     pub(super) fn find_bad(
         &mut self,
         verdict: FindingVerdict,
@@ -285,10 +318,14 @@ impl<'a, D: Disk> Court<'a, D> {
             Piece::Group(group) if group.place() > bad.at => Some(group),
             _ => None,
         });
-        let hit = after
-            .into_iter()
-            .next()
-            .and_then(|next| GroupScan::first_entry(&next.echo));
+        let told = bad.told.iter().find(|told| told.block == bad.at.block);
+        let hit = match told {
+            Some(told) => GroupScan::first_entry(&told.table),
+            None => after
+                .into_iter()
+                .next()
+                .and_then(|next| GroupScan::first_entry(&next.echo)),
+        };
         self.find(verdict, segment.slot, bad.block, hit, bad.meaning.clone());
     }
 }

@@ -14,6 +14,7 @@ impl<D: Disk> Court<'_, D> {
     /// Applies everything up to the end, and settles terms and votes.
     pub(super) fn decide(&mut self, segments: Vec<SegmentScan>, mut walk: Walk) {
         let mut logs = Logs::new(self.question.mutant);
+        self.suspicion.note(&mut logs);
         let mark = self.judgement.mark;
         // A mark that stands alone beyond what it states is written again, and that is all.
         self.judgement.rewrite_last = self.question.split_at_mark && walk.quiet && !walk.dropped;
@@ -24,8 +25,15 @@ impl<D: Disk> Court<'_, D> {
         let mut whole: Option<Logs> = None;
         for (number, segment) in segments.iter().enumerate() {
             for piece in &segment.pieces {
-                let Piece::Group(group) = piece else {
-                    continue;
+                let group = match piece {
+                    Piece::Group(group) => group,
+                    Piece::Bad(bad) => {
+                        for told in &bad.told {
+                            logs.note_records(&told.table);
+                            logs.note_records(&told.echo);
+                        }
+                        continue;
+                    }
                 };
                 logs.note(group);
                 if group.place() >= walk.end {
@@ -67,6 +75,15 @@ impl<D: Disk> Court<'_, D> {
             }
         }
         self.judgement.last_table = table.to_vec();
+        let noted = logs.hard_states();
+        let all = whole.as_mut().unwrap_or(&mut logs);
+        self.suspicion.apply(all, &noted);
+        self.judgement.is_guarded = !self.suspicion.is_empty();
+        self.judgement.guards = all.guards();
+        if let Some((group, (slot, block))) = self.suspicion.lost_group(all) {
+            let meaning = format!("all that was known of group {group} is lost with it");
+            self.find(FindingVerdict::Suspect, slot, block, None, meaning);
+        }
         if let Some(first) = segments.first() {
             self.look_for_missing(whole.as_ref().unwrap_or(&logs), first, &walk);
         }
@@ -100,7 +117,7 @@ impl<D: Disk> Court<'_, D> {
             .min()
         {
             Some(FindingVerdict::Rot | FindingVerdict::Healable) => Verdict::Rot,
-            Some(FindingVerdict::Suspect) => Verdict::Suspect,
+            Some(FindingVerdict::Suspect | FindingVerdict::Guarded) => Verdict::Suspect,
             None if walk.dropped => Verdict::Torn,
             None => Verdict::Clean,
         };
@@ -112,7 +129,7 @@ impl<D: Disk> Court<'_, D> {
         let end = newest.map_or(Place::default(), |header| header.predecessor_end);
         // What covers it may be under way, or be what was found to be bad.
         let under_way = self.question.sealed_only && walk.end < end;
-        if under_way || !self.judgement.findings.is_empty() {
+        if under_way || self.judgement.is_refused() {
             return;
         }
         for (group, from, last) in logs.missing() {

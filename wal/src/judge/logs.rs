@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use logdrive_raft::io::HardState;
+use logdrive_raft::io::{Guard, HardState};
 use logdrive_raft::mutant::Mutant;
 use logdrive_raft::{Base, GroupId, Index, LogPosition, NodeId, Replica, Term, mutated};
 
@@ -65,7 +65,12 @@ impl Logs {
 
     /// Takes note of what holds wherever it stands: a vote that may have been cast was cast.
     pub(super) fn note(&mut self, group: &GroupScan) {
-        for record in group.table.iter().chain(&group.echo) {
+        self.note_records(&group.table);
+        self.note_records(&group.echo);
+    }
+
+    pub(super) fn note_records(&mut self, records: &[Record]) {
+        for record in records {
             match record {
                 Record::HardState { group, hard_state } => {
                     let stated = self.stated.entry(*group).or_default();
@@ -198,6 +203,7 @@ impl Logs {
                         }
                         let log = self.log(id)?;
                         log.raise_hard_state(row.hard_state);
+                        log.guard = row.guard;
                         if log.tip() != row.tip {
                             return Err(Misfit::Checkpoint(id, row.tip, log.tip()));
                         }
@@ -208,7 +214,12 @@ impl Logs {
                     self.configurations.remove(*group);
                     self.removed.insert(*group);
                 }
-                Record::Verdict(_) | Record::Footer(_) => {}
+                Record::Verdict(verdict) => {
+                    for (group, guard) in &verdict.guards {
+                        self.log(*group)?.guard = Some(*guard);
+                    }
+                }
+                Record::Footer(_) => {}
                 Record::Mention { .. } => return Err(Misfit::Misplaced),
             }
         }
@@ -239,6 +250,13 @@ impl Logs {
             return Err(Misfit::Anchor(group));
         }
         Ok(())
+    }
+
+    /// What groups may have acknowledged and do not hold.
+    pub(super) fn guards(&self) -> BTreeMap<GroupId, Guard> {
+        let groups = self.groups.iter();
+        let guards = groups.filter_map(|(group, log)| Some((*group, log.open_guard()?)));
+        guards.collect()
     }
 
     /// Entries that lay in segments that were released, and that nothing in those that are kept has covered since.

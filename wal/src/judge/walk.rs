@@ -9,6 +9,7 @@ use crate::format::{GroupKind, Place, Record};
 use crate::scan::{Bad, GroupScan, Piece, SegmentScan};
 
 use super::court::Court;
+use super::suspicion::VoteHidden;
 
 impl<D: Disk> Court<'_, D> {
     /// Follows the flush groups to the end of the log.
@@ -35,6 +36,9 @@ impl<D: Disk> Court<'_, D> {
                             mark: None,
                             whole_blocks: group.header.blocks,
                             garbage_blocks: 0,
+                            told: Vec::new(),
+                            starts: 0,
+                            ends: false,
                         },
                     },
                     Piece::Bad(bad) => bad.clone(),
@@ -49,8 +53,15 @@ impl<D: Disk> Court<'_, D> {
                     return walk;
                 }
                 if !bad.not_landed && !cuts_at_once {
-                    self.find_bad(FindingVerdict::Suspect, segments, segment, &bad);
+                    let beyond = &segments[number..];
+                    let verdict = match self.suspicion.add(beyond, &bad, walk.number) {
+                        // Of a group that belongs elsewhere nobody knows what should be here.
+                        Ok(()) if matches!(piece, Piece::Bad(_)) => FindingVerdict::Guarded,
+                        Ok(()) | Err(VoteHidden) => FindingVerdict::Suspect,
+                    };
+                    self.find_bad(verdict, segments, segment, &bad);
                 }
+                walk.dropped |= !bad.not_landed;
                 walk.dropped |= bad.whole_blocks > 0 || number + 1 < segments.len();
                 walk.dropped |= segment
                     .pieces

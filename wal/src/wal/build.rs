@@ -22,7 +22,9 @@ impl<D: Disk> Wal<D> {
             return;
         }
         while self.may_build() {
-            let built = if !self.queue.is_empty() {
+            let built = if !self.guards_over.is_empty() {
+                self.build_guards_over()
+            } else if !self.queue.is_empty() {
                 self.build_data()
             } else if self.wants_roll() {
                 self.roll()
@@ -89,6 +91,25 @@ impl<D: Disk> Wal<D> {
             return true;
         };
         self.write_group(GroupKind::Data, plan, Vec::new());
+        true
+    }
+
+    /// States anew where groups stand whose guard is over.
+    fn build_guards_over(&mut self) -> bool {
+        let groups = self.guards_over.iter();
+        let logs = groups.filter_map(|group| self.groups.get(group));
+        let record = Record::Checkpoint(logs.map(|log| log.checkpoint()).collect());
+        let plan = Plan {
+            table_bytes: record.to_bytes().len(),
+            ..Plan::default()
+        };
+        if self.fits(&plan) {
+            self.write_group(GroupKind::Data, Plan::default(), vec![record]);
+        } else if !self.roll() {
+            return false;
+        }
+        // The first group of a segment states it for all.
+        self.guards_over.clear();
         true
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use logdrive_raft::io::Restored;
+use logdrive_raft::io::{Guard, Restored};
 use logdrive_raft::wire::{Encode, Writer};
 use logdrive_raft::{
     Anchor, Base, Boot, Chain, Entry, Genesis, GroupId, Incarnation, LogPosition, Membership,
@@ -18,7 +18,7 @@ use super::{
 use crate::build::gather;
 use crate::debris::Debris;
 use crate::disk::{Block, Disk, FlushMode, FlushWatchdog, SlotFile, SlotId};
-use crate::error::{Finding, FindingVerdict, OpenError};
+use crate::error::{Finding, OpenError};
 use crate::format::{
     self, COUNT_MAX, Place, Record, SEGMENT_MAX, SLOT_HEADER_BLOCKS, SlotHeader, VerdictKind,
 };
@@ -34,10 +34,14 @@ use crate::status::{Counters, FlushHistogram};
 /// The last boot that is followed by another one: of a boot stamps have 32 bits.
 const BOOT_LAST: u64 = (u32::MAX >> 1) as u64;
 
+/// Bytes of a verdict without guards, at most, and of each of these.
+const VERDICT_BYTES: usize = 1 + 1 + 12 + 16 + 8 + 4 + 4;
+const GUARD_BYTES: usize = 8 + 8 + 1 + 8;
+
 /// What a log came back with.
 #[derive(Debug)]
 pub struct Recovery {
-    /// Clean or torn; with anything else the log is not opened.
+    /// Clean or torn, or suspect with groups that are guarded; with anything else the log is not opened.
     pub verdict: Verdict,
     /// The life of the directory.
     pub incarnation: Incarnation,
@@ -47,7 +51,7 @@ pub struct Recovery {
     pub log_uuid: u128,
     /// Every group in it.
     pub groups: BTreeMap<GroupId, RecoveredGroup>,
-    /// What was bad and could be put right.
+    /// What was bad and could be put right, or is guarded against.
     pub findings: Vec<Finding>,
 }
 
@@ -179,6 +183,7 @@ impl<D: Disk> Wal<D> {
             first_group: FirstGroup::default(),
             accepted: Position(0),
             echo_wanted: Position(0),
+            guards_over: BTreeSet::new(),
             idle_at: None,
             ops: 0,
             done: Vec::new(),
@@ -208,7 +213,7 @@ impl<D: Disk> Wal<D> {
             self.forget_headers(judgement)?;
             self.write_first_group();
         }
-        let rewritten = !again.is_empty();
+        let marked = !again.is_empty() || judgement.is_guarded;
         for again in again {
             self.write_again(again, judgement);
             if self.queue.bytes() >= self.options.group_bytes_max {
@@ -223,6 +228,11 @@ impl<D: Disk> Wal<D> {
                 self.queue.push(Item::HardState(*group, *hard_state));
             }
         }
+        for (group, guard) in &judgement.guards {
+            if let Some(log) = self.groups.get_mut(group) {
+                log.raise_guard(*guard);
+            }
+        }
         let verdict = format::Verdict {
             kind: match judgement.verdict {
                 Verdict::Clean => VerdictKind::Clean,
@@ -232,14 +242,15 @@ impl<D: Disk> Wal<D> {
             chain: judgement.chain,
             boot: self.boot,
             holes: Vec::new(),
-            guards: Vec::new(),
+            guards: self.guards().collect(),
         };
         let record = Record::Verdict(verdict);
         let bytes = record.to_bytes().len();
         self.queue.push(Item::Record(Box::new(record), bytes));
         self.drain_opening(now)?;
-        if rewritten {
-            // Now it is durable as far as any process can know, once a mark says so.
+        if marked {
+            // Now it is durable as far as any process can know, once a mark says so. And the verdict on what may be lost
+            // is not one bad block from being forgotten.
             self.mark_opening(now)?;
         }
         for file in std::mem::take(&mut self.pool.held_back) {
@@ -269,6 +280,12 @@ impl<D: Disk> Wal<D> {
         self.counters = Counters::default();
         self.flush_histogram = FlushHistogram::default();
         Ok(())
+    }
+
+    /// What the groups may have acknowledged and do not hold.
+    fn guards(&self) -> impl Iterator<Item = (GroupId, Guard)> {
+        let groups = self.groups.iter();
+        groups.filter_map(|(group, log)| Some((*group, log.open_guard()?)))
     }
 
     /// Clears the headers in slots that are free. A roll writes both copies at once, and of blocks that are torn in
@@ -398,9 +415,7 @@ impl<D: Disk> Wal<D> {
     }
 
     fn recovery(&self, mut judgement: Judgement) -> Recovery {
-        assert!(matches!(judgement.verdict, Verdict::Clean | Verdict::Torn));
-        let healed = |finding: &Finding| finding.verdict == FindingVerdict::Healable;
-        assert!(judgement.findings.iter().all(healed));
+        assert!(!judgement.is_refused());
         let mut groups = BTreeMap::new();
         for (group, log) in &self.groups {
             let genesis = log.genesis.clone();
@@ -418,13 +433,14 @@ impl<D: Disk> Wal<D> {
                 hard_state: log.hard_state,
                 // Both copies of a vote, its record and the echo in the next flush group, can only be
                 // unreadable where something durable is: at or below the mark, or as garbage above it. The
-                // one is rot and the other suspect, and neither is opened. What did not land above the mark
-                // is no such case: a vote is not cast before its echo is durable.
+                // one is rot and the other suspect, and neither is opened if two flush groups are told nowhere. What
+                // did not land above the mark is no such case: a vote is not cast before its echo is durable.
                 never_votes: false,
                 entries: log.rows().map(|row| row.meta()).collect(),
                 configurations,
                 term_starts: anchor.term_starts_through(base.index),
                 anchor: anchor.at,
+                guard: log.open_guard(),
                 ..Restored::at(base, membership)
             };
             let recovered = RecoveredGroup {
@@ -681,6 +697,8 @@ fn check_contents(
             Again::Record(_) => {}
         }
     }
+    let guarded = judgement.guards.len();
+    record_bytes = record_bytes.max(VERDICT_BYTES + guarded * GUARD_BYTES);
     let first_group = carried.values().fold(
         FirstGroup::default().with_removed(removed.len()),
         |all, carried| all.with(*carried),

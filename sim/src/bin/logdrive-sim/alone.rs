@@ -2,8 +2,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use logdrive_raft::io::{Config, EntryMeta, HardState, Input, Restored};
-use logdrive_raft::message::{Append, CommitPoint};
+use logdrive_raft::io::{Config, EntryMeta, Guard, HardState, Input, Restored};
+use logdrive_raft::message::{Append, CommitPoint, Heartbeat, VoteRequest};
 use logdrive_raft::mutant::Mutant;
 use logdrive_raft::{
     Anchor, Body, Boot, ClusterId, Entry, Genesis, GroupId, Incarnation, Index, LogPosition,
@@ -16,7 +16,49 @@ const NOW: Micros = Micros(1_000_000);
 
 /// Which claim a replica with this bug breaks, if it breaks one.
 pub(crate) fn broken(mutant: Option<Mutant>) -> Option<String> {
-    contradicted(mutant).or_else(|| changed(mutant))
+    contradicted(mutant)
+        .or_else(|| changed(mutant))
+        .or_else(|| forgotten(mutant))
+}
+
+/// Whoever may have lost what it acknowledged has not got it back by hearing of a leader. Between a leader's heartbeat and
+/// its appends no cluster loses it.
+fn forgotten(mutant: Option<Mutant>) -> Option<String> {
+    let log = entries();
+    let last = log[2].position();
+    let guard = Some(Guard {
+        term: Term(7),
+        index: None,
+    });
+    let mut raft = replica_with(mutant, &log[..3], guard);
+    let message = |term, body| {
+        Input::Message(Message {
+            from: member(2).replica,
+            boot: Boot(1),
+            to: NodeId(1),
+            group: GROUP,
+            term,
+            body,
+        })
+    };
+    let heartbeat = Body::Heartbeat(Heartbeat {
+        commit: CommitPoint {
+            index: last.index,
+            chain: last.chain,
+        },
+        last_index: log[3].index(),
+        round: Round(1),
+        heard: Some(Boot(1)),
+    });
+    raft.step(NOW, message(Term(7), heartbeat));
+    let request = Body::VoteRequest(VoteRequest { pre: true, last });
+    raft.step(NOW.after(1_000_000), message(Term(8), request));
+    let granted =
+        |message: &Message| matches!(&message.body, Body::VoteReply(reply) if reply.granted);
+    let text =
+        format!("vote choice: a pre-vote for a log that ends at {last}, with guard {guard:?}");
+    let messages = raft.take_ready().messages;
+    messages.iter().any(granted).then_some(text)
 }
 
 /// A snapshot that contradicts what is committed is not installed: the replica halts.
@@ -46,6 +88,7 @@ fn contradicted(mutant: Option<Mutant>) -> Option<String> {
                 },
                 last_index: last.index,
                 round: Round(1),
+                heard: None,
             }),
         }),
     );
@@ -81,6 +124,10 @@ fn changed(mutant: Option<Mutant>) -> Option<String> {
 }
 
 fn replica(mutant: Option<Mutant>, log: &[Entry]) -> Raft {
+    replica_with(mutant, log, None)
+}
+
+fn replica_with(mutant: Option<Mutant>, log: &[Entry], guard: Option<Guard>) -> Raft {
     let meta = |entry: &Entry| EntryMeta {
         term: entry.term(),
         chain: entry.header().chain,
@@ -92,6 +139,7 @@ fn replica(mutant: Option<Mutant>, log: &[Entry]) -> Raft {
             vote: None,
         },
         entries: log.iter().map(meta).collect(),
+        guard,
         ..Restored::at(genesis().origin(), membership(&[1, 2, 3]))
     };
     let config = Config {

@@ -9,10 +9,10 @@ fn counts_of(medium: &SimStorage, name: &str) -> u64 {
 fn rot_strikes_what_is_flushed_and_holds_something() {
     for (seed, rot) in (0..).zip([Rot::Bit, Rot::Zeros, Rot::Garbage].repeat(8)) {
         let mut rig = Rig::new(seed);
-        assert_eq!(rig.medium.rot(rot), None);
+        assert_eq!(rig.medium.rot(rot, None), None);
         rig.write(3, &[7], true).unwrap();
         rig.write(5, &[7], false).unwrap();
-        assert_eq!(rig.medium.rot(rot), Some((SLOT, 3)));
+        assert_eq!(rig.medium.rot(rot, None), Some((SLOT, 3)));
         let bytes = &rig.medium.contents(SLOT)[3 * BLOCK_BYTES..4 * BLOCK_BYTES];
         let changed = bytes.iter().filter(|byte| **byte != 7).count();
         match rot {
@@ -112,7 +112,7 @@ fn run(medium: &SimStorage) -> Vec<Vec<u8>> {
         });
         let crash = [Crash::Process, Crash::Power][usize::from(life) % 2];
         medium.crash(crash, Tear::Sectors);
-        medium.rot(Rot::Bit);
+        medium.rot(Rot::Bit, None);
         seen.push(rig.disk.now_ns().to_le_bytes().to_vec());
         for file in medium.slot_files() {
             seen.push(medium.contents(file.slot));

@@ -4,8 +4,6 @@
 //! entry of a later term may still be elected and replace them (d), unless an entry of the leader's own term
 //! has reached the majority as well (e). The entries of the figure are the no-ops that each leader begins with.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 use std::path::PathBuf;
 use std::task::Waker;
 

@@ -1,19 +1,15 @@
 //! What crashes, full logs, damage and several groups do to snapshots, and what they do to others.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
-
-mod trio;
-
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use crate::trio::{GROUP, Trio, often};
 use logdrive_raft::{ClusterId, GroupId, Incarnation, Index, LogPosition, NodeId};
 use logdrive_shard::{Batch, Durable, Fatal, SnapshotReader, SnapshotSettings, StateMachine};
 use logdrive_sim::MachineModel;
 use logdrive_sim::disk::{Crash, SimDisk, SimDiskOptions, SimImage};
 use logdrive_wal::disk::{BLOCK_BYTES, SlotId};
 use logdrive_wal::{FreshIds, Identity, Options, Wal};
-use trio::{GROUP, Trio, often};
 
 const TWO: GroupId = GroupId(2);
 const SLOT_BYTES: u64 = 256 << 10;

@@ -1,14 +1,11 @@
 //! What a later logdrive wrote halts the reader and says what to upgrade. It is not damage: every checksum
 //! holds, and advice to replace the replica would throw away a log that a newer build reads.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use logdrive_raft::io::Write;
 use logdrive_raft::limits::ENTRY_HEADER_BYTES;
 use logdrive_raft::wire::{Decode, Encode, Reader};
-use logdrive_raft::{Entry, GroupId, Index, LogPosition, Term};
+use logdrive_raft::{Entry, GroupId, Index, LogPosition};
 use logdrive_sim::disk::{Crash, SimDisk, SimDiskOptions, SimStorage, Tear};
 use logdrive_wal::disk::{BLOCK_BYTES, Block, Disk, SlotId};
 use logdrive_wal::format::*;
@@ -240,11 +237,7 @@ fn a_field_that_is_zero_today_halts_the_reader_when_it_is_not() {
 }
 
 #[test]
-fn a_guard_or_a_hole_is_not_forgotten() {
-    let guard = Guard {
-        term: Term(6),
-        index: Some(Index(11)),
-    };
+fn a_hole_is_not_forgotten() {
     let hole = Hole {
         group: GROUP,
         first: Index(1),
@@ -285,14 +278,8 @@ fn a_guard_or_a_hole_is_not_forgotten() {
         });
         medium
     };
-    let guarded = "a tail guard cannot be heeded by this build: upgrade logdrive";
     let holed = "a hole in the log cannot be heeded by this build: upgrade logdrive";
-    assert_refused(&in_checkpoint(&|row| row.guard = Some(guard)), guarded);
     assert_refused(&in_checkpoint(&|row| row.holes = vec![hole]), holed);
-    assert_refused(
-        &in_verdict(&|verdict| verdict.guards = vec![(GROUP, guard)]),
-        guarded,
-    );
     assert_refused(&in_verdict(&|verdict| verdict.holes = vec![hole]), holed);
 }
 

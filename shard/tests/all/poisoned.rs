@@ -1,16 +1,12 @@
 //! Three shards, one of which has a disk that fails: a log that refused a write or a flush is finished for
 //! this process, says nothing more, and the others go on without it.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-mod trio;
-
+use crate::trio::{GROUP, Trio};
 use logdrive_raft::io::Role;
 use logdrive_raft::{Body, Index, LogPosition, Term};
 use logdrive_shard::{Failure, GroupState, Outcome, Refused};
 use logdrive_sim::disk::{Crash, Fault, SimDiskOptions};
 use logdrive_wal::disk::FlushMode;
-use trio::{GROUP, Trio};
 
 /// Each fault, and the flush mode in which a write meets it.
 const FAULTS: [(Fault, FlushMode); 3] = [

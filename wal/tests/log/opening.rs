@@ -1,9 +1,6 @@
 //! What an opening writes again where reads may come from the page cache, and where it finds no room for it.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use logdrive_raft::entry::UnsealedEntry;
 use logdrive_raft::io::Write;
 use logdrive_raft::wire::Encode;

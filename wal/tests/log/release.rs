@@ -1,10 +1,7 @@
 //! Releasing the oldest segments of a log that was cut, and taking their slots again.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
-
-use common::cut::*;
-use common::*;
+use crate::common::cut::*;
+use crate::common::*;
 use logdrive_raft::GroupId;
 use logdrive_raft::io::Write;
 use logdrive_sim::disk::{Crash, Fault, FaultRates, SimDiskOptions, SimStorage, Tear};

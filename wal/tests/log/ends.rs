@@ -1,10 +1,7 @@
 //! Logs at the ends of what there is room for: numbers, seals, and blocks that hold nothing but zeros.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
-
+use crate::common::*;
 use bytes::BytesMut;
-use common::*;
 use logdrive_raft::Boot;
 use logdrive_raft::io::Write;
 use logdrive_raft::wire::{Encode, Writer};

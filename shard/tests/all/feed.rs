@@ -1,12 +1,8 @@
 //! Three shards: a follower that lags behind what its leader has in memory is fed from the leader's log.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-mod trio;
-
+use crate::trio::{GROUP, Trio};
 use logdrive_sim::disk::Crash;
 use logdrive_wal::disk::{BLOCK_BYTES, SlotId};
-use trio::{GROUP, Trio};
 
 #[test]
 fn what_a_follower_needs_and_cannot_be_read_is_told_once_with_file_and_advice() {

@@ -1,16 +1,11 @@
 //! Snapshots and cuts, of three nodes in one thread.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-#[path = "trio/mod.rs"]
-mod trio;
-
+use crate::trio::{GROUP, Trio, often};
 use logdrive_raft::io::Role;
 use logdrive_raft::{GroupId, Index};
 use logdrive_shard::SnapshotSettings;
 use logdrive_sim::disk::{Crash, SimDiskOptions};
 use logdrive_wal::snapshots::SnapshotStore;
-use trio::{GROUP, Trio, often};
 
 const SLOT_BYTES: u64 = 256 << 10;
 

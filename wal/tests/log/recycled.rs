@@ -1,9 +1,6 @@
 //! What a slot that is taken again holds beyond the new segment.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use logdrive_sim::disk::{Crash, Fault, FaultRates, SimDisk, SimDiskOptions, SimStorage, Tear};
 use logdrive_wal::disk::{BLOCK_BYTES, SlotId};
 use logdrive_wal::{OpenError, Wal};

@@ -1,8 +1,6 @@
 //! One shard on a simulated disk, turn by turn: what happens when the log is full, is further behind than
 //! its machine, or cannot be read.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::task::Waker;

@@ -1,11 +1,8 @@
 //! Random work, random crashes, and an oracle: what was durable is there, in order, and what was cut is not.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod common;
 
 use std::collections::BTreeMap;
 
-use common::*;
+use crate::common::*;
 use fastrand::Rng;
 use logdrive_raft::io::{HardState, Write};
 use logdrive_raft::{
@@ -636,7 +633,7 @@ impl Run {
     }
 }
 
-/// As many as are asked for: `SEEDS=20000 cargo test -p logdrive-wal --test crash`.
+/// As many as are asked for: `SEEDS=20000 cargo test -p logdrive-wal --test log crash`.
 fn seeds() -> u64 {
     let asked = std::env::var("SEEDS").ok();
     asked.and_then(|seeds| seeds.parse().ok()).unwrap_or(400)

@@ -1,10 +1,7 @@
 //! Verifying a log that is being written to.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
-
-use common::cut::*;
-use common::*;
+use crate::common::cut::*;
+use crate::common::*;
 use logdrive_raft::io::Write;
 use logdrive_sim::disk::{SimDisk, SimDiskOptions, SimStorage};
 use logdrive_wal::Verdict;

@@ -1,13 +1,9 @@
 //! Three shards over a network that loses nothing: what a log that is full, or too small, means for others.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-mod trio;
-
+use crate::trio::{GROUP, Trio};
 use logdrive_raft::Micros;
 use logdrive_shard::{Failure, Refused};
 use logdrive_sim::disk::Crash;
-use trio::{GROUP, Trio};
 
 #[test]
 fn elections_go_on_when_every_log_is_full() {

@@ -1,11 +1,8 @@
 //! The bytes of every format, as they were first written. A change here is a new format version.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
-
+use crate::common::*;
 use bytes::Bytes;
-use common::*;
-use logdrive_raft::io::HardState;
+use logdrive_raft::io::{Guard, HardState};
 use logdrive_raft::wire::{Decode, DecodeError, Encode, Writer};
 use logdrive_raft::{
     Boot, Chain, GroupId, Incarnation, Index, LogPosition, Member, Membership, NodeId, SnapshotId,

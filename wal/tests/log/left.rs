@@ -1,12 +1,9 @@
 //! Free slots that an opening does not look through: they are read and cleared when they are wanted.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod common;
 
 use std::collections::BTreeMap;
 
-use common::cut::*;
-use common::*;
+use crate::common::cut::*;
+use crate::common::*;
 use logdrive_sim::disk::{Crash, SimDisk, SimDiskOptions, SimStorage, Tear};
 use logdrive_wal::disk::{BLOCK_BYTES, Block, Disk, SlotId};
 use logdrive_wal::format::SlotHeader;

@@ -1,5 +1,4 @@
 //! The drawings in README.md say what the code writes.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use logdrive_raft::limits::{ENTRY_HEADER_BYTES, TABLE_LENGTH_BYTES, TABLE_ROW_BYTES};
 use logdrive_raft::wire::Encode;
@@ -9,7 +8,7 @@ use logdrive_raft::{
 use logdrive_wal::disk::{BLOCK_BYTES, Block};
 use logdrive_wal::format::*;
 
-const README: &str = include_str!("../README.md");
+const README: &str = include_str!("../../README.md");
 
 /// A field as it is drawn.
 #[derive(Clone, Copy, Debug)]

@@ -1,10 +1,7 @@
 //! Cutting a log: anchors, bases, and what comes back of them.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
-
-use common::cut::*;
-use common::*;
+use crate::common::cut::*;
+use crate::common::*;
 use logdrive_raft::io::Write;
 use logdrive_raft::{Chain, GroupId, Index, LogPosition, SnapshotId, Term};
 use logdrive_sim::disk::{Crash, SimDiskOptions, Tear};

@@ -1,9 +1,6 @@
 //! What a log does when its disk refuses, fails, or was written by somebody else.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use logdrive_raft::Index;
 use logdrive_raft::io::Write;
 use logdrive_raft::wire::Encode;

@@ -1,14 +1,11 @@
 //! The same log on real files.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod common;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Instant;
 
-use common::*;
+use crate::common::*;
 use logdrive_raft::io::Write;
 use logdrive_raft::{Entry, Index, Micros};
 use logdrive_wal::disk::open::{Backend, open};

@@ -1,9 +1,6 @@
 //! A log does what it says while nothing goes wrong.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use logdrive_raft::io::Write;
 use logdrive_raft::{Boot, Index, Micros};
 use logdrive_sim::disk::{Crash, SimDiskOptions, Tear};

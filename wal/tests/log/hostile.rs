@@ -1,10 +1,7 @@
 //! Logs that no logdrive wrote and no crash left: numbers at the ends of their integers, and slot files that
 //! something cut short.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use logdrive_raft::Boot;
 use logdrive_raft::io::Write;
 use logdrive_sim::disk::{Crash, SimDisk, SimDiskOptions, SimStorage, Tear};

@@ -1,7 +1,5 @@
 //! The command line from outside: exit codes and what misuse is told.
 
-#![allow(clippy::unwrap_used, reason = "all of this is tests")]
-
 use std::process::{Command, Output};
 
 fn loadgen(arguments: &str) -> Output {

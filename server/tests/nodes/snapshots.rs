@@ -1,15 +1,11 @@
 //! Snapshots as an operator meets them: real processes, real disks, logs that are cut.
 
-#![allow(clippy::unwrap_used, reason = "all of this is tests")]
-
-mod common;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use common::{Place, Serving};
+use crate::common::{Place, Serving};
 use logdrive::GroupId;
 use logdrive_net::{Client, ClientOptions, Credentials};
 use logdrive_raft::wire::Encode;

@@ -1,10 +1,6 @@
 //! Snapshots of three real nodes: real files, real QUIC, logs that are cut behind them.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-mod cluster;
-
-use cluster::{Cluster, Digest, converge, eventually, leader, propose};
+use crate::cluster::{Cluster, Digest, converge, eventually, leader, propose};
 use logdrive::{Index, Node, SnapshotSettings, wait};
 
 /// Small segments, and a snapshot every few of them.

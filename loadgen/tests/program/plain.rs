@@ -3,9 +3,6 @@
 //!
 //! In a debug build every run is invalid (exit 12); the reasons tell one from the other.
 
-#![cfg(unix)]
-#![allow(clippy::unwrap_used, reason = "all of this is tests")]
-
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 

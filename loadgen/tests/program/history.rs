@@ -1,14 +1,7 @@
 //! Histories: what is written down, and a checker that is shown good ones and bad ones.
 
-#![allow(clippy::unwrap_used, reason = "all of this is tests")]
-
-mod common;
-
-#[path = "common/linearizable.rs"]
-mod linearizable;
-
-use common::Wrong;
-use linearizable::not_linearizable;
+use crate::common::Wrong;
+use crate::linearizable::not_linearizable;
 use loadgen::history::Line;
 
 const OPERATIONS: &str =
@@ -17,7 +10,7 @@ const OPERATIONS: &str =
 fn history_of(wrong: Wrong, more: &str) -> Vec<Line> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("history.jsonl");
-    common::run(
+    crate::common::run(
         wrong,
         &format!("{OPERATIONS}{more}--history|{}", path.display()),
     );

@@ -1,11 +1,9 @@
 //! A node from certificates to a clean end, as an operator runs it.
 
-mod common;
-
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use common::{Place, Serving};
+use crate::common::{Place, Serving};
 use serde_json::Value;
 
 #[test]

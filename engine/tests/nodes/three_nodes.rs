@@ -1,12 +1,8 @@
 //! Three nodes in one process: agreement, failover, strangers.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-mod cluster;
-
 use std::path::Path;
 
-use cluster::{Cluster, Digest, converge, eventually, propose};
+use crate::cluster::{Cluster, Digest, converge, eventually, propose};
 use logdrive::{Index, Node};
 
 #[test]

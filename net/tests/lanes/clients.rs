@@ -1,15 +1,12 @@
 //! Clients and servers over real sockets; what the servers answer is up to each test.
-#![allow(clippy::unwrap_used, reason = "a test program")]
-
-mod common;
 
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::common::*;
 use bytes::Bytes;
-use common::*;
 use logdrive_net::ca::Authority;
 use logdrive_net::client::{BatchError, SnapshotError, snapshot};
 use logdrive_net::{

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use logdrive::status::ALARM_CODES;
 use logdrive::{Code, Outcome, StartError};
 
-const PAGE: &str = include_str!("../../docs/errors.md");
+const PAGE: &str = include_str!("../../../docs/errors.md");
 
 /// The headings of a section, each with its text.
 fn paragraphs(section: &str) -> Vec<(&str, &str)> {

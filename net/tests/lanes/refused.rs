@@ -1,13 +1,10 @@
 //! What a peer port refuses, and what the one who is refused hears. Nothing of it touches anybody else.
-#![allow(clippy::unwrap_used, reason = "a test program")]
-
-mod common;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
+use crate::common::*;
 use bytes::{BufMut, BytesMut};
-use common::*;
 use logdrive_net::ca::{Authority, IssueRequest};
 use logdrive_net::codec::APPEND_MESSAGE_BYTES_MAX;
 use logdrive_net::hello::{Hello, PROTOCOL_MAX, PROTOCOL_MIN, StreamKind};

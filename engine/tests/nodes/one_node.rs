@@ -1,7 +1,5 @@
 //! One node on a real disk, from its first start through restarts.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
 use std::path::Path;
 use std::time::Duration;
 

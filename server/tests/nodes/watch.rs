@@ -1,11 +1,9 @@
 //! `logdrive status --watch`: one status after the other, until it is killed.
 
-mod common;
-
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 
-use common::Place;
+use crate::common::Place;
 use serde_json::Value;
 
 /// Killed when dropped.

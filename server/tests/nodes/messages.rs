@@ -1,12 +1,10 @@
 //! What goes wrong with a node says what to do. A test a message.
 
-mod common;
-
 use std::fs;
 use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 
-use common::{Ended, Place, Serve};
+use crate::common::{Ended, Place, Serve};
 
 const SMALL: &str = "[wal]\nslot_bytes = '4MiB'\nbytes_max = '64MiB'\n";
 

@@ -1,7 +1,5 @@
 //! A flag that is mistyped, out of range or in the wrong company: what is said, and that it is exit 2.
 
-#![allow(clippy::unwrap_used, reason = "all of this is tests")]
-
 use std::process::Command;
 
 /// The arguments, parted by `|`, and what has to be said about them.

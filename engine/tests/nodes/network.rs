@@ -1,7 +1,5 @@
 //! Three nodes in one process, as clients and slow links see them.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 

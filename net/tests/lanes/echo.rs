@@ -1,9 +1,6 @@
 //! The echo that latencies are held against.
-#![allow(clippy::unwrap_used, reason = "all of this is tests")]
 
-mod common;
-
-use common::{authority, credentials, run};
+use crate::common::{authority, credentials, run};
 use logdrive_net::echo::{self, Echo};
 use logdrive_net::{Role, TransportSettings};
 

@@ -1,7 +1,5 @@
 //! One node, and clients that reach it over the network.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 

@@ -1,8 +1,6 @@
 //! Peers that talk to each other over real sockets.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use logdrive_net::{PeerEvent, SendError};
 use logdrive_raft::message::Body;
 use logdrive_raft::{Boot, NodeId, Term};

@@ -1,8 +1,6 @@
 //! A member without the others: what it says of itself needs no quorum.
 
-mod common;
-
-use common::Place;
+use crate::common::Place;
 use serde_json::Value;
 
 #[test]

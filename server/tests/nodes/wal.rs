@@ -1,13 +1,9 @@
 //! `logdrive wal` over the directory of a node, as an operator meets it.
 
-#![allow(clippy::unwrap_used, reason = "all of this is tests")]
-
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{Ended, Place};
+use crate::common::{Ended, Place};
 use logdrive_wal::disk::{BLOCK_BYTES, Block};
 use logdrive_wal::format::SlotHeader;
 use serde_json::Value;
@@ -229,7 +225,7 @@ fn a_byte_that_changed_below_the_durable_mark_is_rot() {
 
     assert_eq!(place.run(&["wal", "inspect", DATA]).code, 20);
     // The node says the same, and does not start.
-    let ended = common::Serve::new(&place, "n1.toml").run();
+    let ended = crate::common::Serve::new(&place, "n1.toml").run();
     ended.says(20, &["rot ", name, " group 1 index 2: ", "keep a copy"]);
 }
 
@@ -270,5 +266,7 @@ fn a_log_from_the_future_is_refused_with_both_versions() {
     let says = ["written by a later logdrive", "version 7", "1", "upgrade"];
     verify(&place, &[]).says(30, &says);
     place.run(&["wal", "inspect", DATA]).says(30, &says);
-    common::Serve::new(&place, "n1.toml").run().says(30, &says);
+    crate::common::Serve::new(&place, "n1.toml")
+        .run()
+        .says(30, &says);
 }

@@ -1,0 +1,117 @@
+//! The last block of a log goes bad while its node is down: what an operator sees, and that it ends by itself.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::common::{Place, Serving};
+use logdrive_wal::disk::BLOCK_BYTES;
+use logdrive_wal::format::GroupHeader;
+use serde_json::Value;
+
+const SMALL: &str = "mtu = 'loopback'\n[wal]\nslot_bytes = '4MiB'\nbytes_max = '64MiB'\n";
+
+/// A bit of the last flush group of a log is another one.
+fn spoil_last(place: &Place, node: u64) {
+    let data = place.path(&format!("n{node}/data"));
+    let slots = files_below(data).into_iter();
+    let slots = slots.filter(|path| path.extension().is_some_and(|of| of == "slot"));
+    let mut last = None;
+    for path in slots {
+        let bytes = fs::read(&path).unwrap();
+        for (block, bytes) in bytes.chunks(BLOCK_BYTES).enumerate() {
+            if let Ok((header, _)) = GroupHeader::parse(bytes) {
+                last = last.max(Some((header.number, path.clone(), block)));
+            }
+        }
+    }
+    let (_, path, block) = last.unwrap();
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[block * BLOCK_BYTES + 100] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+fn files_below(directory: PathBuf) -> Vec<PathBuf> {
+    let listed = fs::read_dir(directory).unwrap();
+    let paths = listed.map(|file| file.unwrap().path());
+    let below = paths.flat_map(|path| {
+        if path.is_dir() {
+            files_below(path)
+        } else {
+            vec![path]
+        }
+    });
+    below.collect()
+}
+
+fn status(place: &Place, node: &Serving) -> Value {
+    let ended = place.run(&["status", &node.client(), "--tls", "client", "--json"]);
+    serde_json::from_str(&ended.out).unwrap()
+}
+
+/// Asks until it is so.
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < end, "not in a minute: {what}");
+    }
+}
+
+fn leader_of(place: &Place, node: &Serving) -> Option<u64> {
+    status(place, node)["groups"][0]["leader"].as_u64()
+}
+
+#[test]
+fn a_follower_is_guarded_until_its_leader_has_brought_everything() {
+    let place = Place::new();
+    let files = place.three(SMALL);
+    let mut nodes: Vec<Option<Serving>> = files
+        .iter()
+        .map(|config| Some(place.serve(config)))
+        .collect();
+    let first = nodes[0].as_ref().unwrap();
+    until("a leader", || leader_of(&place, first).is_some());
+    let leader = leader_of(&place, first).unwrap();
+    let behind = if leader == 3 { 2 } else { 3 };
+    let at = usize::try_from(leader - 1).unwrap();
+    let leads = nodes[at].as_ref().unwrap();
+    assert_eq!(place.kv(leads, &["put", "river", "bridge"]).code, 0);
+
+    let stopped = nodes[usize::try_from(behind - 1).unwrap()].take();
+    assert_eq!(stopped.unwrap().stop(), 0);
+    spoil_last(&place, behind);
+    let verified = place.run(&["wal", "verify", &format!("n{behind}/data")]);
+    assert_eq!(verified.code, 20, "{}", verified.out);
+    assert!(verified.out.contains("neither leads nor elects"));
+    let inspected = place.run(&["wal", "inspect", &format!("n{behind}/data")]);
+    assert!(inspected.out.contains(" guard "), "{}", inspected.out);
+
+    let again = place.serve(&files[usize::try_from(behind - 1).unwrap()]);
+    until("the guard is over", || {
+        let status = status(&place, &again);
+        let alarms = status["alarms"].as_array().unwrap();
+        let guarded = alarms.iter().any(|alarm| alarm["code"] == "guarded");
+        let group = &status["groups"][0];
+        assert_eq!(guarded, group["guard"] != Value::Null, "{status}");
+        !guarded && group["leader"] == leader
+    });
+    let leads = nodes[at].as_ref().unwrap();
+    assert_eq!(place.kv(leads, &["get", "river"]).out.trim(), "bridge");
+}
+
+#[test]
+fn alone_a_guarded_node_does_not_lead_and_says_why() {
+    let place = Place::new();
+    let config = place.node(1, SMALL.split_once('\n').unwrap().1);
+    let node = place.serve(&config);
+    assert_eq!(place.kv(&node, &["put", "river", "bridge"]).code, 0);
+    assert_eq!(node.stop(), 0);
+    spoil_last(&place, 1);
+    let node = place.serve(&config);
+    let ended = place.run(&["status", &node.client(), "--tls", "client"]);
+    assert_eq!(ended.code, 10, "{}", ended.out);
+    assert!(ended.out.contains("ALARM guarded"), "{}", ended.out);
+    let status = status(&place, &node);
+    assert_eq!(status["groups"][0]["role"], "follower", "{status}");
+    assert_eq!(status["groups"][0]["guard"], "1.any", "{status}");
+}

@@ -119,12 +119,13 @@ impl GroupTruth {
                 ),
             ));
         }
-        if before.told_of.max(before.asked_in) < term {
+        // A snapshot tells of the term that it ends in, also if a disk that lies made its sender forget it.
+        let heard_of = before.told_of.max(before.asked_in).max(core.base().term);
+        if heard_of < term {
             return Err(Violation::new(
                 Rule::NeedlessElection,
                 format!(
-                    "node {node} enters term {term} of group {id}, and has heard of {} at most",
-                    before.told_of.max(before.asked_in)
+                    "node {node} enters term {term} of group {id}, and has heard of {heard_of} at most"
                 ),
             ));
         }

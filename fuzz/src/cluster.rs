@@ -334,6 +334,7 @@ impl World {
             halted,
             wants_snapshot: _,
             installed: _,
+            guard_over: _,
         } = raft.take_ready();
         assert!(halted.is_none(), "{halted:?}");
         machine.reads.extend(reads);

@@ -209,8 +209,12 @@ pub(crate) fn judge(
     loop {
         let mut court = Court::new(disk, &scans, question, suspicion.clone());
         let Some(newest) = newest_of(&candidates) else {
-            // The very first opening did not get as far as its verdict.
+            // The very first opening did not get as far as its verdict. Or perhaps it did, and a group was begun since.
             let mut fresh = Judgement::empty();
+            if suspicion.is_feared {
+                fresh.verdict = Verdict::Suspect;
+                fresh.findings = suspicion.into_refusals();
+            }
             fresh.boot = boot;
             fresh.known = Some(known);
             fresh.first_counts = first_counts;
@@ -242,8 +246,8 @@ pub(crate) fn judge(
                     let older = scan
                         .header
                         .is_some_and(|header| header.epoch <= newest.epoch);
-                    judgement.is_guarded && !scan.written_copies().is_empty()
-                        || !judgement.tail.is_empty() && older
+                    let judged_by = judgement.is_guarded || !judgement.tail.is_empty();
+                    older && judged_by || suspicion.evidence.contains(&scan.slot)
                 };
                 let originals = scans.iter().filter(needed);
                 judgement.originals = originals.map(|scan| scan.slot).collect();

@@ -112,13 +112,14 @@ pub(crate) struct Told {
     pub(crate) end: u32,
     pub(crate) table: Vec<Record>,
     pub(crate) echo: Vec<Record>,
+    /// None of its blocks is known not to have been written: it may have been durable.
+    pub(crate) has_landed: bool,
 }
 
 impl Bad {
     /// One more block of what is bad here, after the first one.
     fn add_block(&mut self, number: u32, state: BlockState) {
-        self.whole_blocks += u32::from(matches!(state, BlockState::Whole { .. }));
-        self.garbage_blocks += u32::from(state == BlockState::Garbage);
+        self.count(state);
         if self.ends || self.tells_of(number) {
             return;
         }
@@ -129,14 +130,21 @@ impl Bad {
         }
     }
 
-    /// One more block, in which a group begins of which this much is told.
-    fn add_told(&mut self, number: u32, state: BlockState, told: Vec<Told>) {
-        let starts = self.starts;
-        self.add_block(number, state);
-        if starts < self.starts && !told.is_empty() {
-            self.starts = starts;
-            self.told.extend(told);
+    /// One more block, in which a bad group begins.
+    fn add_group(&mut self, number: u32, state: BlockState, bad: Bad) {
+        self.count(state);
+        self.mark = self.mark.max(bad.mark);
+        if self.ends || self.tells_of(number) {
+            return;
         }
+        self.ends = bad.not_landed;
+        self.starts += u32::from(bad.told.is_empty() && !bad.not_landed);
+        self.told.extend(bad.told);
+    }
+
+    fn count(&mut self, state: BlockState) {
+        self.whole_blocks += u32::from(matches!(state, BlockState::Whole { .. }));
+        self.garbage_blocks += u32::from(state == BlockState::Garbage);
     }
 
     /// Whether the block belongs to a group of which something is told.
@@ -151,6 +159,20 @@ impl Bad {
 pub(crate) enum Piece {
     Group(Box<GroupScan>),
     Bad(Bad),
+}
+
+impl Piece {
+    /// Every table and echo that can be read in it.
+    pub(crate) fn records(&self) -> Vec<&[Record]> {
+        match self {
+            Piece::Group(group) => vec![&group.table, &group.echo],
+            Piece::Bad(bad) => {
+                let told = bad.told.iter();
+                told.flat_map(|told| [&told.table[..], &told.echo[..]])
+                    .collect()
+            }
+        }
+    }
 }
 
 /// Everything in a segment, in the order of its blocks.
@@ -342,8 +364,7 @@ pub(crate) fn scan_blocks(
                 at += 1;
                 match pieces.last_mut() {
                     Some(Piece::Bad(first)) => {
-                        first.mark = first.mark.max(bad.mark);
-                        first.add_told(number, state, bad.told);
+                        first.add_group(number, state, bad);
                     }
                     _ => pieces.push(Piece::Bad(bad)),
                 }
@@ -418,7 +439,7 @@ impl GroupReader<'_> {
                 Trouble::Bad(bad) => Trouble::Bad(Bad {
                     mark: Some(header.mark),
                     whole_blocks: 1,
-                    told: self.told(&header).into_iter().collect(),
+                    told: self.told(&header, !bad.not_landed).into_iter().collect(),
                     ..bad
                 }),
                 future => future,
@@ -468,7 +489,7 @@ impl GroupReader<'_> {
     }
 
     /// What a group was to do whose frames are bad, or some of them.
-    fn told(&self, header: &GroupHeader) -> Option<Told> {
+    fn told(&self, header: &GroupHeader, has_landed: bool) -> Option<Told> {
         let told_bytes = header.data_bytes() - header.body_bytes as usize;
         let blocks = blocks_for(told_bytes) as usize;
         let blocks = self.blocks.get(..blocks).filter(|_| self.is_ours(header))?;
@@ -491,6 +512,7 @@ impl GroupReader<'_> {
             end: block + header.blocks,
             table: self.records(table, header.records).ok()?,
             echo: self.records(echo, header.echo_records).ok()?,
+            has_landed,
         })
     }
 

@@ -170,7 +170,9 @@ impl<'a, D: Disk> Court<'a, D> {
         self.look_for_orphans(&live, newest)?;
         self.judgement.live = live;
         let walk = self.walk(&segments);
-        let boot = boot_of(&segments).max(self.orphans_boot);
+        let mut boot = boot_of(&segments).max(self.orphans_boot);
+        // What cannot be read may be of a boot that went on in the same segment, and that nothing else names.
+        boot.0 += u64::from(self.suspicion.is_feared);
         let open_end = !self.judgement.is_refused() && !self.question.sealed_only;
         let unfinished = if open_end {
             unfinished(&segments, &walk)
@@ -188,6 +190,7 @@ impl<'a, D: Disk> Court<'a, D> {
             self.decide(segments, walk);
         } else {
             self.suspicion.keep_what_is_stated(&segments);
+            self.suspicion.keep_findings(&self.judgement);
         }
         Ok(Tried::Judged(Box::new(Judged {
             judgement: std::mem::replace(&mut self.judgement, Judgement::empty()),

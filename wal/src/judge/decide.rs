@@ -13,6 +13,8 @@ use super::{Beyond, Live, Verdict};
 impl<D: Disk> Court<'_, D> {
     /// Applies everything up to the end, and settles terms and votes.
     pub(super) fn decide(&mut self, segments: Vec<SegmentScan>, mut walk: Walk) {
+        let carried = std::mem::take(&mut self.suspicion.findings);
+        self.judgement.findings.extend(carried);
         let mut logs = Logs::new(self.question.mutant);
         self.suspicion.note(&mut logs);
         let mark = self.judgement.mark;
@@ -25,17 +27,12 @@ impl<D: Disk> Court<'_, D> {
         let mut whole: Option<Logs> = None;
         for (number, segment) in segments.iter().enumerate() {
             for piece in &segment.pieces {
-                let group = match piece {
-                    Piece::Group(group) => group,
-                    Piece::Bad(bad) => {
-                        for told in &bad.told {
-                            logs.note_records(&told.table);
-                            logs.note_records(&told.echo);
-                        }
-                        continue;
-                    }
+                for records in piece.records() {
+                    logs.note(records);
+                }
+                let Piece::Group(group) = piece else {
+                    continue;
                 };
-                logs.note(group);
                 if group.place() >= walk.end {
                     continue;
                 }
@@ -78,7 +75,7 @@ impl<D: Disk> Court<'_, D> {
         let noted = logs.hard_states();
         let all = whole.as_mut().unwrap_or(&mut logs);
         self.suspicion.apply(all, &noted);
-        self.judgement.is_guarded = !self.suspicion.is_empty();
+        self.judgement.is_guarded = self.suspicion.is_feared;
         self.judgement.guards = all.guards();
         if let Some((group, (slot, block))) = self.suspicion.lost_group(all) {
             let meaning = format!("all that was known of group {group} is lost with it");

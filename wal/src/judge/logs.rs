@@ -64,12 +64,7 @@ impl Logs {
     }
 
     /// Takes note of what holds wherever it stands: a vote that may have been cast was cast.
-    pub(super) fn note(&mut self, group: &GroupScan) {
-        self.note_records(&group.table);
-        self.note_records(&group.echo);
-    }
-
-    pub(super) fn note_records(&mut self, records: &[Record]) {
+    pub(super) fn note(&mut self, records: &[Record]) {
         for record in records {
             match record {
                 Record::HardState { group, hard_state } => {

@@ -11,14 +11,21 @@ use logdrive_raft::io::{Guard, HardState};
 use logdrive_raft::{GroupId, Term};
 
 use crate::disk::SlotId;
+use crate::error::{ADVICE_SUSPECT, Finding, FindingVerdict};
 use crate::format::Record;
 use crate::scan::{Bad, Piece, SegmentScan};
 
+use super::Judgement;
 use super::logs::Logs;
 
 /// What may have been acknowledged and is lost.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Suspicion {
+    /// There is something that cannot be judged.
+    pub(super) is_feared: bool,
+    /// What was found so in segments that do not count, and the slots that it follows from.
+    pub(super) findings: Vec<Finding>,
+    pub(super) evidence: BTreeSet<SlotId>,
     /// Of each group as far as it is told.
     guards: BTreeMap<GroupId, Guard>,
     /// And of every group any entry of its term.
@@ -40,6 +47,7 @@ impl Suspicion {
         bad: &Bad,
         last: u64,
     ) -> Result<(), VoteHidden> {
+        self.is_feared = true;
         let mut found = Found::default();
         let pieces = segments.iter().flat_map(|segment| &segment.pieces);
         let from_here = |piece: &&Piece| match piece {
@@ -53,7 +61,10 @@ impl Suspicion {
                 Piece::Bad(later) if later.not_landed => break,
                 Piece::Bad(later) => {
                     for told in &later.told {
-                        found.tell(told.number, &told.table, &told.echo);
+                        match told.has_landed {
+                            true => found.tell(told.number, &told.table, &told.echo),
+                            false => found.repeat(told.number, &told.echo),
+                        }
                     }
                     let begins = u32::from(!later.tells_of(later.at.block));
                     found.unseen += u64::from(begins + later.starts);
@@ -96,29 +107,36 @@ impl Suspicion {
     /// These segments turn out not to count. Guards in them do, and if something may have been acknowledged in them, so do
     /// terms and votes.
     pub(super) fn keep_what_is_stated(&mut self, segments: &[SegmentScan]) {
-        let pieces = segments.iter().flat_map(|segment| &segment.pieces);
-        for piece in pieces {
-            match piece {
-                Piece::Group(group) => self.keep_guards(&group.table),
-                Piece::Bad(bad) => bad
-                    .told
-                    .iter()
-                    .for_each(|told| self.keep_guards(&told.table)),
-            }
-        }
-        if self.is_empty() {
-            return;
-        }
         for piece in segments.iter().flat_map(|segment| &segment.pieces) {
-            match piece {
-                Piece::Group(group) => self.keep(&group.table, &group.echo),
-                Piece::Bad(bad) => {
-                    for told in &bad.told {
-                        self.keep(&told.table, &told.echo);
-                    }
+            for records in piece.records() {
+                self.keep_guards(records);
+                if self.is_feared {
+                    self.stated.extend_from_slice(records);
                 }
             }
         }
+    }
+
+    /// What was found in them is told of all the same, and what it follows from stays.
+    pub(super) fn keep_findings(&mut self, judgement: &Judgement) {
+        let findings = judgement.findings.iter();
+        let guarded = findings.filter(|finding| finding.verdict == FindingVerdict::Guarded);
+        let before = self.findings.len();
+        self.findings.extend(guarded.cloned());
+        if before < self.findings.len() {
+            let slots = judgement.live.iter().map(|live| live.slot);
+            self.evidence.extend(slots);
+        }
+    }
+
+    /// What was found, where there is no log that could be guarded.
+    pub(super) fn into_refusals(self) -> Vec<Finding> {
+        let refused = |finding| Finding {
+            verdict: FindingVerdict::Suspect,
+            advice: ADVICE_SUSPECT,
+            ..finding
+        };
+        self.findings.into_iter().map(refused).collect()
     }
 
     fn keep_guards(&mut self, table: &[Record]) {
@@ -139,19 +157,9 @@ impl Suspicion {
         }
     }
 
-    fn keep(&mut self, table: &[Record], echo: &[Record]) {
-        self.stated.extend_from_slice(table);
-        self.stated.extend_from_slice(echo);
-    }
-
-    /// Whether nothing is feared.
-    pub(super) fn is_empty(&self) -> bool {
-        self.guards.is_empty() && !self.of_all
-    }
-
     /// Terms and votes that have to be heeded.
     pub(super) fn note(&self, logs: &mut Logs) {
-        logs.note_records(&self.stated);
+        logs.note(&self.stated);
     }
 
     /// A group that has gone with what is bad, and that may have promised something.
@@ -190,8 +198,13 @@ struct Found<'a> {
 
 impl<'a> Found<'a> {
     fn tell(&mut self, number: u64, table: &'a [Record], echo: &'a [Record]) {
-        self.seen.insert(number);
         self.tables.insert(number, table);
+        self.repeat(number, echo);
+    }
+
+    /// One whose entries were not durable. It repeats the one before all the same.
+    fn repeat(&mut self, number: u64, echo: &'a [Record]) {
+        self.seen.insert(number);
         if let Some(before) = number.checked_sub(1) {
             self.tables.entry(before).or_insert(echo);
         }

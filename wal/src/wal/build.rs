@@ -22,9 +22,8 @@ impl<D: Disk> Wal<D> {
             return;
         }
         while self.may_build() {
-            let built = if !self.guards_over.is_empty() {
-                self.build_guards_over()
-            } else if !self.queue.is_empty() {
+            self.build_guards_over();
+            let built = if !self.queue.is_empty() {
                 self.build_data()
             } else if self.wants_roll() {
                 self.roll()
@@ -94,23 +93,23 @@ impl<D: Disk> Wal<D> {
         true
     }
 
-    /// States anew where groups stand whose guard is over.
-    fn build_guards_over(&mut self) -> bool {
-        let groups = self.guards_over.iter();
-        let logs = groups.filter_map(|group| self.groups.get(group));
-        let record = Record::Checkpoint(logs.map(|log| log.checkpoint()).collect());
+    /// States anew where groups stand whose guard is over, if there is room. It is in nobody's way: what is not stated now
+    /// the first group of the next segment states.
+    fn build_guards_over(&mut self) {
+        let over = std::mem::take(&mut self.guards_over);
+        let logs = over.iter().filter_map(|group| self.groups.get(group));
+        let rows: Vec<_> = logs.map(|log| log.checkpoint()).collect();
+        if rows.is_empty() {
+            return;
+        }
+        let record = Record::Checkpoint(rows);
         let plan = Plan {
             table_bytes: record.to_bytes().len(),
             ..Plan::default()
         };
         if self.fits(&plan) {
             self.write_group(GroupKind::Data, Plan::default(), vec![record]);
-        } else if !self.roll() {
-            return false;
         }
-        // The first group of a segment states it for all.
-        self.guards_over.clear();
-        true
     }
 
     pub(super) fn build_mark(&mut self) -> bool {

@@ -203,6 +203,7 @@ impl<D: Disk> Wal<D> {
         again: Vec<Again>,
     ) -> Result<(), OpenError> {
         let now = Micros::default();
+        self.set_guards(judgement);
         self.first_group = FirstGroup::default().with_removed(self.removed.len());
         for log in self.groups.values_mut() {
             log.settle();
@@ -228,11 +229,8 @@ impl<D: Disk> Wal<D> {
                 self.queue.push(Item::HardState(*group, *hard_state));
             }
         }
-        for (group, guard) in &judgement.guards {
-            if let Some(log) = self.groups.get_mut(group) {
-                log.raise_guard(*guard);
-            }
-        }
+        // Of groups that begin in what was written again, too.
+        self.set_guards(judgement);
         let verdict = format::Verdict {
             kind: match judgement.verdict {
                 Verdict::Clean => VerdictKind::Clean,
@@ -280,6 +278,13 @@ impl<D: Disk> Wal<D> {
         self.counters = Counters::default();
         self.flush_histogram = FlushHistogram::default();
         Ok(())
+    }
+
+    /// The guards are those of the whole log: beyond the mark one may have come, or ended.
+    fn set_guards(&mut self, judgement: &Judgement) {
+        for (group, log) in &mut self.groups {
+            log.guard = judgement.guards.get(group).copied();
+        }
     }
 
     /// What the groups may have acknowledged and do not hold.

@@ -6,12 +6,12 @@ use crate::common::*;
 use logdrive_raft::Boot;
 use logdrive_raft::io::Write;
 use logdrive_raft::wire::{Decode, Reader};
-use logdrive_sim::disk::{SimDisk, SimDiskOptions, SimStorage};
-use logdrive_wal::disk::{BLOCK_BYTES, Block, Disk, SlotId};
+use logdrive_sim::disk::SimStorage;
+use logdrive_wal::disk::{BLOCK_BYTES, Block, SlotId};
 use logdrive_wal::format::{
     BLOCK_DATA_BYTES, GROUP_HEADER_BYTES, GroupHeader, Place, Record, SlotHeader,
 };
-use logdrive_wal::verify::{Report, verify_disk};
+use logdrive_wal::verify::Report;
 use logdrive_wal::{FindingVerdict, OpenError, Verdict};
 
 const SLOT_BYTES: usize = 64 << 10;
@@ -59,12 +59,6 @@ fn in_log_order(medium: &SimStorage) -> Vec<(SlotId, Vec<u8>)> {
         .into_iter()
         .map(|(_, slot, bytes)| (slot, bytes))
         .collect()
-}
-
-fn report(medium: &SimStorage) -> Result<Report, OpenError> {
-    let mut disk = SimDisk::new(medium.clone(), SimDiskOptions::default());
-    let slots = disk.slots().unwrap();
-    verify_disk(&mut disk, &slots, false)
 }
 
 fn last_index(report: &Report) -> u64 {

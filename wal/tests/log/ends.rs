@@ -10,27 +10,8 @@ use logdrive_wal::OpenError;
 use logdrive_wal::disk::{BLOCK_BYTES, Block, SlotId};
 use logdrive_wal::format::{
     BLOCK_DATA_BYTES, EntryRun, GROUP_HEADER_BYTES, GroupHeader, GroupKind, Record,
-    SLOT_HEADER_BLOCKS, SlotHeader, digest_of,
+    SLOT_HEADER_BLOCKS, digest_of,
 };
-
-fn die(rig: Rig, medium: &SimStorage) {
-    drop(rig);
-    medium.crash(Crash::Process, Tear::Never);
-}
-
-fn block_of(medium: &SimStorage, slot: SlotId, number: u32) -> Block {
-    let bytes = medium.contents(slot);
-    Block(
-        bytes[number as usize * BLOCK_BYTES..][..BLOCK_BYTES]
-            .try_into()
-            .unwrap(),
-    )
-}
-
-fn header_of(medium: &SimStorage, slot: SlotId) -> SlotHeader {
-    let read = SlotHeader::from_block(&block_of(medium, slot, 0), 0);
-    read.unwrap().unwrap()
-}
 
 /// No stamp is zeros, for no segment has the number 0. So what is before it may be.
 #[test]

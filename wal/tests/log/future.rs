@@ -6,7 +6,7 @@ use logdrive_raft::io::Write;
 use logdrive_raft::limits::ENTRY_HEADER_BYTES;
 use logdrive_raft::wire::{Decode, Encode, Reader};
 use logdrive_raft::{Entry, GroupId, Index, LogPosition};
-use logdrive_sim::disk::{Crash, SimDisk, SimDiskOptions, SimStorage, Tear};
+use logdrive_sim::disk::{SimDisk, SimDiskOptions, SimStorage};
 use logdrive_wal::disk::{BLOCK_BYTES, Block, Disk, SlotId};
 use logdrive_wal::format::*;
 use logdrive_wal::verify::verify_disk;
@@ -22,11 +22,6 @@ fn written() -> SimStorage {
     rig.idle();
     die(rig, &medium);
     medium
-}
-
-fn die(rig: Rig, medium: &SimStorage) {
-    drop(rig);
-    medium.crash(Crash::Process, Tear::Never);
 }
 
 /// A flush group taken apart.

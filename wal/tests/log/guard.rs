@@ -227,6 +227,23 @@ fn an_opening_that_dies_leaves_what_its_guard_follows_from() {
 }
 
 #[test]
+fn openings_that_die_do_not_take_a_slot_each() {
+    let medium = unmarked(1);
+    let (block, _) = last_groups(&medium, 1)[0];
+    spoil(&medium, block);
+    for left in 0..60 {
+        let disk = SimDisk::new(medium.clone(), SimDiskOptions::default());
+        let disk = Mortal::new(disk, Some(left % 12));
+        let died = catch_unwind(AssertUnwindSafe(|| Wal::open(disk, options(8)).map(drop)));
+        assert!(died.is_err(), "it takes more changes than that");
+        medium.crash(Crash::Power, Tear::Never);
+    }
+    let slots = medium.slot_files().len();
+    assert!(slots < 8, "{slots} slots after 60 openings");
+    assert_eq!(guard_of(&open(&medium)), guard(2, None));
+}
+
+#[test]
 fn a_guard_that_a_leader_has_ended_is_over_for_later_openings() {
     let medium = unmarked(1);
     let (block, _) = last_groups(&medium, 1)[0];
@@ -296,9 +313,87 @@ fn a_boot_whose_verdict_goes_bad_is_guarded() {
     let kinds: Vec<GroupKind> = groups.iter().map(|(_, header)| header.kind).collect();
     assert_eq!(kinds, [GroupKind::First, GroupKind::Data]);
     medium.change(slot, groups[1].0, |bytes| bytes[100] ^= 1);
+    let boot = groups[1].1.boot;
+    let before = report(&medium).unwrap();
+    assert_eq!(before.verdict, Verdict::Suspect, "{before}");
     let rig = open(&medium);
+    assert_eq!(rig.recovery.verdict, Verdict::Suspect);
+    assert_eq!(rig.recovery.findings, before.findings);
+    assert!(boot < rig.recovery.boot);
     assert_eq!(rig.tip().index, Index(3));
     assert_eq!(guard_of(&rig), guard(2, None));
     drop(rig);
     assert_eq!(guard_of(&open(&medium)), guard(2, None));
+}
+
+/// The same of a boot that went on in the segment of the one before, and that nothing else names.
+#[test]
+fn a_boot_that_only_its_bad_verdict_names_is_not_used_again() {
+    let medium = storage();
+    let mut rig = Rig::with_group(&medium, options(8));
+    rig.append(&[Write::HardState(vote(2, 1))]);
+    rig.append_entries(2, 2, 100);
+    rig.idle();
+    drop(rig);
+    let rig = open(&medium);
+    let boot = rig.recovery.boot;
+    assert_eq!(rig.wal.status().segments, 1);
+    drop(rig);
+    spoil(&medium, last_groups(&medium, 1)[0].0);
+    let rig = open(&medium);
+    assert_eq!(guard_of(&rig), guard(2, None));
+    assert!(boot < rig.recovery.boot, "{boot:?}");
+}
+
+/// Whatever may have followed the verdict of the very first opening: what looks as if there had been none is not new.
+#[test]
+fn a_first_opening_that_cannot_be_judged_is_refused() {
+    let medium = storage();
+    drop(Rig::open(&medium, options(8)).unwrap());
+    let groups = groups_in(&medium, SlotId(0));
+    assert_eq!(groups[0].1.kind, GroupKind::First);
+    spoil(&medium, groups[0].0);
+    let refused = Rig::open(&medium, options(8)).err().unwrap();
+    assert!(matches!(refused, OpenError::Suspect { .. }), "{refused}");
+}
+
+/// A group that was torn off after its first block was not durable: its entries are not feared for, and what it repeats
+/// of the bad one before holds.
+#[test]
+fn what_never_landed_is_not_feared_for() {
+    let medium = unmarked(2);
+    let groups = last_groups(&medium, 2);
+    spoil(&medium, groups[0].0);
+    let torn = groups[1].0 + 1;
+    medium.change(SlotId(0), torn, |bytes| bytes.fill(0));
+    assert_eq!(guard_of(&open(&medium)), guard(2, Some(3)));
+}
+
+/// Where reads come from a page cache the record that ends a guard may lie beyond the mark, and is written again.
+#[test]
+fn a_guard_that_ended_beyond_the_mark_is_over() {
+    let cached = SimDiskOptions {
+        direct: false,
+        ..SimDiskOptions::default()
+    };
+    let reopen = |medium: &SimStorage| {
+        Rig::open_with(medium, options(8), cached.clone(), 1)
+            .unwrap_or_else(|error| panic!("{error}"))
+    };
+    let medium = unmarked(1);
+    spoil(&medium, last_groups(&medium, 1)[0].0);
+    let mut rig = reopen(&medium);
+    assert_eq!(guard_of(&rig), guard(2, None));
+    rig.idle();
+    rig.wal.guard_over(GROUP);
+    let flushes = rig.wal.status().counters.flushes;
+    rig.turn();
+    while rig.wal.status().counters.flushes == flushes {
+        rig.step();
+    }
+    drop(rig);
+    let record = groups_in(&medium, SlotId(1)).pop().unwrap().1;
+    assert_eq!((record.kind, record.mark), (GroupKind::Data, record.place));
+    assert_eq!(guard_of(&reopen(&medium)), None);
+    assert_eq!(guard_of(&reopen(&medium)), None);
 }

@@ -4,25 +4,13 @@
 use crate::common::*;
 use logdrive_raft::Boot;
 use logdrive_raft::io::Write;
-use logdrive_sim::disk::{Crash, SimDisk, SimDiskOptions, SimStorage, Tear};
-use logdrive_wal::disk::{BLOCK_BYTES, Block, Disk, SlotId};
+use logdrive_sim::disk::SimStorage;
+use logdrive_wal::disk::{BLOCK_BYTES, Block, SlotId};
 use logdrive_wal::format::{
     BLOCK_DATA_BYTES, GROUP_HEADER_BYTES, GroupHeader, SLOT_HEADER_BLOCKS, SlotHeader,
 };
-use logdrive_wal::verify::{Report, verify_disk};
 use logdrive_wal::{OpenError, Verdict};
 use xxhash_rust::xxh3::xxh3_128;
-
-fn report(medium: &SimStorage) -> Result<Report, OpenError> {
-    let mut disk = SimDisk::new(medium.clone(), SimDiskOptions::default());
-    let slots = disk.slots().unwrap();
-    verify_disk(&mut disk, &slots, false)
-}
-
-fn die(rig: Rig, medium: &SimStorage) {
-    drop(rig);
-    medium.crash(Crash::Process, Tear::Never);
-}
 
 /// A log with three entries in one slot, ended in order.
 fn one_slot() -> SimStorage {
@@ -33,20 +21,6 @@ fn one_slot() -> SimStorage {
     rig.idle();
     die(rig, &medium);
     medium
-}
-
-fn block_of(medium: &SimStorage, slot: SlotId, number: u32) -> Block {
-    let bytes = medium.contents(slot);
-    Block(
-        bytes[number as usize * BLOCK_BYTES..][..BLOCK_BYTES]
-            .try_into()
-            .unwrap(),
-    )
-}
-
-fn header_of(medium: &SimStorage, slot: SlotId) -> SlotHeader {
-    let read = SlotHeader::from_block(&block_of(medium, slot, 0), 0);
-    read.unwrap().unwrap()
 }
 
 /// What is refused, it is refused with an error; what is not can be opened again.

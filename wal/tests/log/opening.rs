@@ -5,7 +5,7 @@ use logdrive_raft::entry::UnsealedEntry;
 use logdrive_raft::io::Write;
 use logdrive_raft::wire::Encode;
 use logdrive_raft::{Entry, EntryKind, Index, LogPosition, Membership, Term};
-use logdrive_sim::disk::{Crash, FaultRates, SimDiskOptions, SimStorage, Tear};
+use logdrive_sim::disk::{FaultRates, SimDiskOptions, SimStorage};
 use logdrive_wal::disk::BLOCK_BYTES;
 use logdrive_wal::format::{GroupHeader, GroupKind};
 use logdrive_wal::{OpenError, Options};
@@ -32,11 +32,6 @@ fn begun(medium: &SimStorage, options: Options) -> Rig {
 }
 
 /// The process dies; everything it was told to be durable is readable.
-fn die(rig: Rig, medium: &SimStorage) {
-    drop(rig);
-    medium.crash(Crash::Process, Tear::Never);
-}
-
 fn membership(voters: usize) -> Membership {
     Membership::of_voters(genesis(GROUP).voters[..voters].to_vec())
 }

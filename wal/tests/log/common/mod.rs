@@ -8,8 +8,10 @@ use logdrive_raft::{
     Replica, Term,
 };
 use logdrive_sim::dice::{Dice, Site};
-use logdrive_sim::disk::{SimDisk, SimDiskOptions, SimStorage};
-use logdrive_wal::disk::WatchdogLimits;
+use logdrive_sim::disk::{Crash, SimDisk, SimDiskOptions, SimStorage, Tear};
+use logdrive_wal::disk::{BLOCK_BYTES, Block, Disk, SlotId, WatchdogLimits};
+use logdrive_wal::format::SlotHeader;
+use logdrive_wal::verify::{Report, verify_disk};
 use logdrive_wal::{FreshIds, Identity, OpenError, Options, Position, ReadRequest, Recovery, Wal};
 
 pub mod cut;
@@ -62,6 +64,35 @@ pub fn genesis(group: GroupId) -> Genesis {
         group,
         voters: vec![member(1), member(2), member(3)],
     }
+}
+
+/// What `verify` says of a log.
+pub fn report(medium: &SimStorage) -> Result<Report, OpenError> {
+    let mut disk = SimDisk::new(medium.clone(), SimDiskOptions::default());
+    let slots = disk.slots().unwrap();
+    verify_disk(&mut disk, &slots, false)
+}
+
+/// The process dies.
+pub fn die(rig: Rig, medium: &SimStorage) {
+    drop(rig);
+    medium.crash(Crash::Process, Tear::Never);
+}
+
+/// A block of a slot.
+pub fn block_of(medium: &SimStorage, slot: SlotId, number: u32) -> Block {
+    let bytes = medium.contents(slot);
+    Block(
+        bytes[number as usize * BLOCK_BYTES..][..BLOCK_BYTES]
+            .try_into()
+            .unwrap(),
+    )
+}
+
+/// The header of the segment in a slot, as the first copy says.
+pub fn header_of(medium: &SimStorage, slot: SlotId) -> SlotHeader {
+    let read = SlotHeader::from_block(&block_of(medium, slot, 0), 0);
+    read.unwrap().unwrap()
 }
 
 /// A watchdog that gives a flush mode up at once.

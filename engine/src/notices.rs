@@ -262,7 +262,12 @@ pub(crate) fn carry(shared: &Shared, notice: Notice) {
             );
             shared.clear("log_read_failed", Some(group.0));
         }
-        Notice::Guarded { group, guard, last } => guarded(shared, group, guard, last),
+        Notice::Guarded {
+            group,
+            guard,
+            last,
+            alone,
+        } => guarded(shared, group, guard, last, alone),
         Notice::GuardOver { group, guard } => {
             tracing::info!(
                 event = "guard_over",
@@ -287,14 +292,27 @@ pub(crate) fn carry(shared: &Shared, notice: Notice) {
 }
 
 /// The end of a log could not be judged.
-fn guarded(shared: &Shared, group: GroupId, guard: Guard, last: LogPosition) {
+fn guarded(shared: &Shared, group: GroupId, guard: Guard, last: LogPosition, alone: bool) {
     let acknowledged = match guard.index {
         Some(index) => format!("entries up to {index} of term {}", guard.term),
         None => format!("any entry of term {}", guard.term),
     };
+    let (safe, advice) = if alone {
+        (
+            "whether any of that is lost nobody can tell, for there is no other voter",
+            "keep a copy of the directory and check the device; nothing can bring this node to lead again: begin anew \
+             with an empty directory and your own backup, and with more than one voter",
+        )
+    } else {
+        (
+            "what was acknowledged is on a majority",
+            "keep the other nodes running: their leader brings back what is missing, and this ends by itself; then \
+             check this node's disk",
+        )
+    };
     let text = format!(
         "the log of group {group} ends at {last}, and this node may have acknowledged {acknowledged} before its end \
-         went bad: it does not lead, and elects nobody who has less; what was acknowledged is on a majority"
+         went bad: it does not lead, and elects nobody who has less; {safe}"
     );
     tracing::error!(
         event = "guarded",
@@ -303,14 +321,7 @@ fn guarded(shared: &Shared, group: GroupId, guard: Guard, last: LogPosition) {
         code = "guarded",
         "{text}"
     );
-    raise(
-        shared,
-        "guarded",
-        Some(group.0),
-        text,
-        "keep the other nodes running: their leader brings back what is missing, and this ends by itself; then check \
-         this node's disk",
-    );
+    raise(shared, "guarded", Some(group.0), text, advice);
 }
 
 /// A state machine has failed.

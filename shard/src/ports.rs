@@ -236,6 +236,8 @@ pub enum Notice {
         guard: Guard,
         /// Where its log ends.
         last: LogPosition,
+        /// There is no other voter that could have it.
+        alone: bool,
     },
     /// They are back.
     GuardOver {

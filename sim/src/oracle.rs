@@ -363,7 +363,10 @@ impl Oracle {
             if owed.index < base.index.next() || held == Some(owed) {
                 continue;
             }
-            if core.guard().is_some_and(|guard| guards(guard, owed)) {
+            if core
+                .guard()
+                .is_some_and(|guard| fears(guard, owed.term, owed.index))
+            {
                 let seen = &mut group.nodes[place(node)];
                 if owed.at_least_as_up_to_date_as(&seen.lost) {
                     seen.lost = owed;
@@ -538,10 +541,11 @@ impl Oracle {
     }
 }
 
-/// Whether a replica with this guard fears for that entry.
-fn guards(guard: Guard, entry: LogPosition) -> bool {
-    let at_most = guard.index.is_none_or(|index| entry.index <= index);
-    entry.term < guard.term || entry.term == guard.term && at_most
+/// Whether a replica with this guard fears for that entry. Said here again, for what the engine compares with is what is
+/// looked at.
+pub(crate) fn fears(guard: Guard, term: Term, index: Index) -> bool {
+    let at_most = guard.index.is_none_or(|most| index <= most);
+    term < guard.term || term == guard.term && at_most
 }
 
 type Outcome = Result<(), Violation>;

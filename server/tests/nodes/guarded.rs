@@ -111,6 +111,7 @@ fn alone_a_guarded_node_does_not_lead_and_says_why() {
     let ended = place.run(&["status", &node.client(), "--tls", "client"]);
     assert_eq!(ended.code, 10, "{}", ended.out);
     assert!(ended.out.contains("ALARM guarded"), "{}", ended.out);
+    assert!(ended.out.contains("your own backup"), "{}", ended.out);
     let status = status(&place, &node);
     assert_eq!(status["groups"][0]["role"], "follower", "{status}");
     assert_eq!(status["groups"][0]["guard"], "1.any", "{status}");

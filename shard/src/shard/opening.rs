@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use logdrive_raft::bootstrap::Bootstrap;
-use logdrive_raft::io::{Config, Guard, Restored};
+use logdrive_raft::io::{Config, Restored};
 use logdrive_raft::{
     Boot, ClusterId, GroupId, Incarnation, Index, LogPosition, Micros, NodeId, Raft, Replica,
     SnapshotId,
@@ -264,9 +264,10 @@ impl<D: Disk> Opened<D> {
                 findings: self.findings,
             });
         }
-        for (group, guard, last) in groups.values().filter_map(guarded) {
-            ports.notice(Notice::Guarded { group, guard, last });
-        }
+        groups
+            .values()
+            .filter_map(guarded)
+            .for_each(|notice| ports.notice(notice));
         Ok(Shard {
             wal: self.wal,
             ports,
@@ -286,10 +287,15 @@ impl<D: Disk> Opened<D> {
     }
 }
 
-/// What a group may have acknowledged and does not hold.
-fn guarded<O>(group: &Group<O>) -> Option<(GroupId, Guard, LogPosition)> {
+/// Says what a group may have acknowledged and does not hold.
+fn guarded<O>(group: &Group<O>) -> Option<Notice> {
     let raft = group.raft()?;
-    Some((group.id, raft.guard()?, raft.last()))
+    Some(Notice::Guarded {
+        group: group.id,
+        guard: raft.guard()?,
+        last: raft.last(),
+        alone: raft.membership().voters.len() == 1,
+    })
 }
 
 /// Whether a machine and a log can go on together. Where the machine is, if the log cannot say so yet.

@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use logdrive_raft::io::{EntryMeta, Guard, HardState};
-use logdrive_raft::{Chain, GroupId, Term};
+use logdrive_raft::{Chain, GroupId, Index, Term};
 use logdrive_wal::{Position, Recovery, VOTE_SPENT};
+
+use crate::oracle::fears;
 
 /// The entries of a group, from the first.
 pub(super) type Rows = Vec<(Term, Chain)>;
@@ -21,12 +23,11 @@ pub(super) struct GroupState {
 impl GroupState {
     /// Whether all that was acknowledged when the group stood so is there, or feared for.
     fn has_or_fears(&self, stood: &GroupState) -> bool {
-        let fears = |(index, term): (u64, Term)| {
-            let guard = self.guard.is_some_and(|guard| {
-                let at_most = guard.index.is_none_or(|most| index <= most.0);
-                term < guard.term || term == guard.term && at_most
-            });
-            guard
+        let has_or_fears = |(index, term): (u64, Term)| {
+            let feared = self
+                .guard
+                .is_some_and(|guard| fears(guard, term, Index(index)));
+            feared
                 || self
                     .rows
                     .get(index as usize - 1)
@@ -36,7 +37,7 @@ impl GroupState {
             .rows
             .last()
             .map(|row| (stood.rows.len() as u64, row.0));
-        last.is_none_or(fears)
+        last.is_none_or(has_or_fears)
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
-use logdrive_raft::io::{HardState, Write};
+use logdrive_raft::io::{Guard, HardState, Write};
 use logdrive_raft::limits::ENTRY_HEADER_BYTES;
 use logdrive_raft::wire::{Decode, Reader};
 use logdrive_raft::{
@@ -412,6 +412,13 @@ fn tips_of(report: &Report) -> Tips {
     tips.collect()
 }
 
+fn guards_of(report: &Report) -> BTreeMap<GroupId, Guard> {
+    let guards = report.groups.iter();
+    guards
+        .filter_map(|group| Some((group.group, group.guard?)))
+        .collect()
+}
+
 /// The first byte chooses a log; the rest says what happens to it.
 pub(crate) fn damaged(data: &[u8]) {
     let mut script = Script(data);
@@ -430,9 +437,18 @@ pub(crate) fn damaged(data: &[u8]) {
     };
     if report.verdict > Verdict::Torn {
         assert!(!report.findings.is_empty());
+    }
+    if report
+        .findings
+        .iter()
+        .any(|finding| finding.verdict.refuses())
+    {
+        assert!(report.verdict > Verdict::Torn);
         assert!(Rig::open(MemoryDisk::new(slots)).is_err(), "{report}");
         return;
     }
+    // What is told of a bad end and starts all the same is guarded, or already holds all that it may have promised.
+    let guards = guards_of(&report);
     let tips = tips_of(&report);
     image.check(&tips, promised, report.verdict);
     let (mut rig, recovery) = match Rig::open(MemoryDisk::new(slots)) {
@@ -459,10 +475,18 @@ pub(crate) fn damaged(data: &[u8]) {
     let disk = rig.end();
     let again = self::report(&disk.slots).expect("it was just written");
     if again.verdict > Verdict::Torn {
-        // What was misdirected into a free slot shows once that is written to. It is seen, and refused.
+        // What was misdirected into a free slot shows once that is written to. It is seen, and told.
         assert!(!again.findings.is_empty());
         return;
     }
+    // What has gone on in a later term than any that was lost has nothing more to fear.
+    let mut open = guards;
+    open.retain(|over, _| Some(*over) != group);
+    assert_eq!(
+        guards_of(&again),
+        open,
+        "nothing else ends a guard: {again}"
+    );
     assert_eq!(tips_of(&again), before, "after it went on: {again}");
     let (rig, _) = Rig::open(disk).expect("it was just verified");
     for (group, tip) in &before {

@@ -592,9 +592,11 @@ impl EntryBuilder {
             self.rows.push(row);
         }
         self.lengths.push(length);
-        self.buffer.extend_from_slice(payload);
-        if self.buffer.len() - self.summed >= SUMMED_AT_ONCE_BYTES {
-            self.sum_up();
+        for piece in payload.chunks(SUMMED_AT_ONCE_BYTES) {
+            self.buffer.extend_from_slice(piece);
+            if self.buffer.len() - self.summed >= SUMMED_AT_ONCE_BYTES {
+                self.sum_up();
+            }
         }
         slot
     }

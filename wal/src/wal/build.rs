@@ -43,12 +43,26 @@ impl<D: Disk> Wal<D> {
         self.disk.kick();
     }
 
+    /// Builds and submits flush groups as long as what waits fills them: more would not make them better, and the disk
+    /// works while the caller thinks of more.
+    pub(super) fn build_full(&mut self) {
+        let is_open = self.poisoned.is_none();
+        while is_open && self.fills_a_group() && self.may_build() {
+            if !self.build_data() {
+                break;
+            }
+        }
+    }
+
+    fn fills_a_group(&self) -> bool {
+        self.queue.bytes() >= self.options.group_bytes_max
+    }
+
     /// Depth pays for bytes, not for counts: few groups that are not full, more that are.
     fn may_build(&self) -> bool {
         let (all, partial) = self.pipeline.groups_in_flight();
-        let full = self.queue.bytes() >= self.options.group_bytes_max;
         let max = self.options.in_flight_max;
-        all < max.all && (full || partial < max.partial)
+        all < max.all && (self.fills_a_group() || partial < max.partial)
     }
 
     fn wants_mark(&self, now: Micros) -> bool {
@@ -376,6 +390,10 @@ impl<D: Disk> Wal<D> {
             dsync,
         };
         self.disk.submit(op, write);
+        if !partial {
+            // The disk works while the next one is built.
+            self.disk.kick();
+        }
     }
 }
 

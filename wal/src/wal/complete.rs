@@ -7,12 +7,13 @@ use crate::disk::{BLOCK_BYTES, Completion, Disk, FlushMode, Op, SlotId};
 use crate::error::PoisonReason;
 
 impl<D: Disk> Wal<D> {
-    /// Takes what the disk has completed. Never blocks.
+    /// Takes what the disk has completed, and begins what has waited for that and fills flush groups. Never blocks.
     pub fn poll(&mut self, now: Micros) {
         let mut done = std::mem::take(&mut self.done);
         self.disk.poll(&mut done);
         self.take_completions(&mut done, now);
         self.done = done;
+        self.build_full();
     }
 
     pub(super) fn take_completions(&mut self, done: &mut Vec<Completion>, now: Micros) {

@@ -2,31 +2,30 @@
 
 mod device;
 mod okaywal;
-mod ours;
+pub mod ours;
 mod pwrite;
 mod raft_engine;
 
 use std::error::Error;
 use std::path::Path;
-use std::time::Duration;
 
+use crate::load::Load;
 use crate::measure::Measured;
-use crate::shape::Shape;
 
 /// What went wrong with a contender.
 pub type Failed = Box<dyn Error + Send + Sync>;
 
 /// A log, or what stands for one.
 pub trait Contender {
-    /// So many callers append until time is up, each waiting until what it appended is durable.
-    fn run(&mut self, shape: Shape, callers: usize, time: Duration) -> Result<Measured, Failed>;
+    /// Callers append until time is up, each waiting until what it appended is durable.
+    fn run(&mut self, load: &Load) -> Result<Measured, Failed>;
 
     /// Gives up what was appended, so that the next stretch finds files that were written before.
     fn recycle(&mut self) -> Result<(), Failed>;
 }
 
 /// The most callers at once.
-pub const CALLERS_MAX: usize = 16;
+pub const CALLERS_MAX: usize = 256;
 
 /// Opens a contender in an empty directory.
 type Open = fn(&Path) -> Result<Box<dyn Contender>, Failed>;

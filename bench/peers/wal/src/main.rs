@@ -2,20 +2,29 @@
 //!
 //! An append is one call by one caller who waits until it is durable; merging calls into one flush is everybody's right.
 //! Each round measures each contender once, shape by shape, and only ratios within a round are told.
+//!
+//! Also what only ours is asked: how it reads while it writes, and how long it takes to open.
 
 mod contender;
+mod driven;
+mod load;
 mod measure;
+mod opening;
+mod reading;
 mod shape;
 mod table;
+mod woken;
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 
 use crate::contender::{ALL, CALLERS_MAX, Contender, Failed};
+use crate::load::Load;
 use crate::shape::Shape;
 use crate::table::{Results, Row};
 
@@ -40,14 +49,45 @@ struct Args {
     /// These alone (repeatable)
     #[arg(long)]
     contender: Vec<String>,
-    /// Numbers of callers
-    #[arg(long, value_delimiter = ',', default_value = "16,1")]
+    /// Numbers of callers. More than 16 append small shapes alone
+    #[arg(long, value_delimiter = ',', default_value = "16,1,256")]
     callers: Vec<usize>,
+    /// What is measured
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "appends,half-load,reading,opening"
+    )]
+    part: Vec<Part>,
 }
+
+/// A question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Everybody's appends, as many as they can
+    Appends,
+    /// Ours beside the device, at half of what ours can; needs `appends`
+    HalfLoad,
+    /// Reading from the oldest entry on while appends go on
+    Reading,
+    /// Opening a log of 1 GiB
+    Opening,
+}
+
+/// Who is measured at half load, too: those whose callers are no threads.
+const PACED: [&str; 3] = ["logdrive", "device-dsync", "device-drained"];
+
+/// How many callers a log is given unless they are the question.
+const CALLERS: usize = 16;
+
+/// What many callers append at most.
+const MANY_BYTES_MAX: usize = 8 << 10;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    match run(&args) {
+    // Who waits for a moment is woken at that moment, and not 50 µs later. Threads begun from here on inherit it.
+    let outcome = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
+    match outcome.map_err(Failed::from).and_then(|()| run(&args)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("wal-bench: {error}");
@@ -75,33 +115,90 @@ fn run(args: &Args) -> Result<(), Failed> {
         return Err(format!("--callers are 1 to {CALLERS_MAX}").into());
     }
     std::fs::create_dir_all(&args.out)?;
+    let mut results = Results::default();
+    let asked = |part: Part| args.part.contains(&part);
+    if asked(Part::Appends) {
+        appends(args, &shapes, &mut results)?;
+    }
+    let mut tables = results.to_markdown(ALL[0].0);
+    if asked(Part::Reading) {
+        let dir = fresh(&args.dir, "reading")?;
+        tables += &reading::measure(&dir, args.rounds, args.time)?;
+    }
+    if asked(Part::Opening) {
+        tables += &opening::measure(&args.dir, args.rounds)?;
+    }
+    std::fs::write(args.out.join("results.json"), results.to_json()?)?;
+    std::fs::write(args.out.join("results.md"), &tables)?;
+    print!("{tables}");
+    Ok(())
+}
+
+fn appends(args: &Args, shapes: &[Shape], results: &mut Results) -> Result<(), Failed> {
     let mut contenders = BTreeMap::new();
     for (order, (name, open)) in ALL.into_iter().enumerate() {
-        if wanted(&args.contender, name) {
+        if args.contender.is_empty() || args.contender.iter().any(|one| one == name) {
             contenders.insert(order, (name, ready(&args.dir, name, open)?));
         }
     }
-    let mut results = Results::default();
     for round in 0..args.rounds {
-        for shape in &shapes {
-            for callers in &args.callers {
-                for (name, contender) in in_turn(&mut contenders, round) {
-                    let measured = contender
-                        .run(*shape, *callers, args.time)
-                        .map_err(|error| format!("{name}, {shape}: {error}"))?;
-                    results.add(Row::of(name, *shape, *callers, round, &measured));
-                    contender.recycle()?;
+        for shape in shapes {
+            for callers in args.callers.iter().copied() {
+                if callers > CALLERS && shape.payload_bytes() > MANY_BYTES_MAX {
+                    continue;
+                }
+                let mut load = Load {
+                    shape: *shape,
+                    callers,
+                    time: args.time,
+                    per_s: None,
+                };
+                let ours = measure(&mut contenders, &load, round, results)?;
+                if args.part.contains(&Part::HalfLoad) && callers == CALLERS {
+                    load.per_s = ours.map(|per_s| per_s / 2.0);
+                    // Half as many appends a second, and as many of them.
+                    load.time *= 2;
+                    measure(&mut contenders, &load, round, results)?;
                 }
             }
             eprintln!("round {} of {}: {shape}", round + 1, args.rounds);
         }
     }
-    drop(contenders);
-    std::fs::write(args.out.join("results.json"), results.to_json()?)?;
-    let table = results.to_markdown(ALL[0].0);
-    std::fs::write(args.out.join("results.md"), &table)?;
-    print!("{table}");
     Ok(())
+}
+
+/// One stretch of each. How many appends a second ours made.
+fn measure(
+    contenders: &mut Contenders,
+    load: &Load,
+    round: usize,
+    results: &mut Results,
+) -> Result<Option<f64>, Failed> {
+    let mut ours = None;
+    for (name, contender) in in_turn(contenders, round) {
+        if load.per_s.is_some() && !PACED.contains(&name) {
+            continue;
+        }
+        let measured = contender
+            .run(load)
+            .map_err(|error| format!("{name}, {}: {error}", load.shape))?;
+        let row = Row::of(name, load, round, &measured);
+        if name == ALL[0].0 {
+            ours = Some(row.appends_per_s());
+        }
+        results.add(row);
+        contender.recycle()?;
+    }
+    Ok(ours)
+}
+
+/// A directory for somebody, which did not exist.
+fn fresh(dir: &Path, name: &str) -> Result<PathBuf, Failed> {
+    let directory = dir.join(name);
+    std::fs::create_dir_all(dir)?;
+    std::fs::create_dir(&directory)
+        .map_err(|error| format!("{}: {error}: it must not exist", directory.display()))?;
+    Ok(directory)
 }
 
 /// A contender whose files have been written before: what a log does in its first seconds is another question.
@@ -110,17 +207,16 @@ fn ready(
     name: &str,
     open: fn(&Path) -> Result<Box<dyn Contender>, Failed>,
 ) -> Result<Box<dyn Contender>, Failed> {
-    let directory = dir.join(name);
-    std::fs::create_dir_all(dir)?;
-    std::fs::create_dir(&directory)
-        .map_err(|error| format!("{}: {error}: it must not exist", directory.display()))?;
+    let directory = fresh(dir, name)?;
     let mut contender = open(&directory).map_err(|error| format!("{name}: {error}"))?;
+    let load = Load {
+        shape: Shape::ALL[Shape::ALL.len() - 1],
+        callers: CALLERS,
+        time: Duration::from_secs(1),
+        per_s: None,
+    };
     for _ in 0..3 {
-        contender.run(
-            Shape::ALL[Shape::ALL.len() - 1],
-            CALLERS_MAX,
-            Duration::from_secs(1),
-        )?;
+        contender.run(&load)?;
         contender.recycle()?;
     }
     Ok(contender)

@@ -1,9 +1,12 @@
 //! What callers see who append and wait, one append at a time each.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use rustix::time::{ClockId, clock_gettime};
+
+use crate::load::{Arrivals, Load};
 
 /// How long appends took.
 #[derive(Clone, Debug)]
@@ -70,35 +73,52 @@ fn process_cpu() -> Duration {
     )
 }
 
-/// Callers as threads: each appends, waits, and appends again until time is up.
+/// Callers as threads: each appends, waits, and appends again until time is up, or when the next append is due. A
+/// latency counts from when that was.
 pub fn threads<S, E>(
     callers: &mut [S],
-    time: Duration,
+    load: &Load,
     append: impl Fn(&mut S) -> Result<(), E> + Sync,
-) -> Result<Latencies, E>
+) -> Result<Measured, E>
 where
     S: Send,
     E: Send,
 {
-    let until = Instant::now() + time;
+    let until = Instant::now() + load.time;
+    let arrivals = load.per_s.map(|per_s| Mutex::new(Arrivals::new(per_s)));
+    let due = || match &arrivals {
+        None => Instant::now(),
+        Some(arrivals) => {
+            let mut arrivals = arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+            let due = arrivals.next();
+            arrivals.advance();
+            due
+        }
+    };
     let one = |caller: &mut S| {
         let mut latencies = Latencies::default();
-        let mut now = Instant::now();
-        while now < until {
+        loop {
+            let due = due();
+            if due >= until {
+                return Ok(latencies);
+            }
+            let early = due.saturating_duration_since(Instant::now());
+            if !early.is_zero() {
+                std::thread::sleep(early);
+            }
             append(caller)?;
-            let ended = Instant::now();
-            latencies.record(ended - now);
-            now = ended;
+            latencies.record(due.elapsed());
         }
-        Ok(latencies)
     };
-    std::thread::scope(|scope| {
-        let spawn = |caller| scope.spawn(|| one(caller));
-        let running: Vec<_> = callers.iter_mut().map(spawn).collect();
-        let mut all = Latencies::default();
-        for thread in running {
-            all.add(&thread.join().expect("callers do not panic")?);
-        }
-        Ok(all)
+    timed(|| {
+        std::thread::scope(|scope| {
+            let spawn = |caller| scope.spawn(|| one(caller));
+            let running: Vec<_> = callers.iter_mut().map(spawn).collect();
+            let mut all = Latencies::default();
+            for thread in running {
+                all.add(&thread.join().expect("callers do not panic")?);
+            }
+            Ok(all)
+        })
     })
 }

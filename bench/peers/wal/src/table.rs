@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use crate::load::Load;
 use crate::measure::Measured;
-use crate::shape::Shape;
 
 /// One stretch of one contender.
 #[derive(Clone, Debug, Serialize)]
@@ -15,6 +15,8 @@ pub struct Row {
     shape: String,
     payload_bytes: usize,
     callers: usize,
+    /// Appends due in a second; none: as many as they could.
+    due_per_s: Option<f64>,
     round: usize,
     appends_per_s: f64,
     bytes_per_s: f64,
@@ -26,13 +28,8 @@ pub struct Row {
 
 impl Row {
     /// What a stretch comes to.
-    pub fn of(
-        contender: &'static str,
-        shape: Shape,
-        callers: usize,
-        round: usize,
-        measured: &Measured,
-    ) -> Self {
+    pub fn of(contender: &'static str, load: &Load, round: usize, measured: &Measured) -> Self {
+        let shape = load.shape;
         let appends = measured.latencies.count() as f64;
         let bytes = appends * shape.payload_bytes() as f64;
         let seconds = measured.took.as_secs_f64();
@@ -40,7 +37,8 @@ impl Row {
             contender,
             shape: shape.to_string(),
             payload_bytes: shape.payload_bytes(),
-            callers,
+            callers: load.callers,
+            due_per_s: load.per_s,
             round,
             appends_per_s: appends / seconds,
             bytes_per_s: bytes / seconds,
@@ -49,6 +47,15 @@ impl Row {
             p999_ns: measured.latencies.quantile_ns(0.999),
             cpu_s_per_gb: measured.cpu.as_secs_f64() / (bytes / 1e9),
         }
+    }
+
+    /// How many appends it made in a second.
+    pub fn appends_per_s(&self) -> f64 {
+        self.appends_per_s
+    }
+
+    fn p99_over_p50(&self) -> Option<f64> {
+        Some(self.p99_ns? as f64 / self.p50_ns? as f64)
     }
 }
 
@@ -69,27 +76,31 @@ impl Results {
         serde_json::to_string_pretty(self)
     }
 
-    /// Medians of the rounds; beside them how many times as many appends `ours` made as each, round by round.
+    /// Medians of the rounds; beside them how many times as many appends `ours` made as each, round by round; at half load, how their
+    /// p99 compares with their p50.
     pub fn to_markdown(&self, ours: &str) -> String {
-        let mut cases: Vec<(&str, usize)> = Vec::new();
+        let mut cases: Vec<(&str, usize, bool)> = Vec::new();
         for row in &self.rows {
-            let case = (row.shape.as_str(), row.callers);
+            let case = (row.shape.as_str(), row.callers, row.due_per_s.is_some());
             if !cases.contains(&case) {
                 cases.push(case);
             }
         }
         let mut out = String::new();
-        for (shape, callers) in cases {
-            let rows = self.rows.iter();
-            let rows: Vec<&Row> = rows
-                .filter(|row| row.shape == shape && row.callers == callers)
-                .collect();
-            let _ = writeln!(out, "### {shape}, {callers} callers\n");
+        for (shape, callers, is_paced) in cases {
+            let is_of_case = |row: &&Row| {
+                row.shape == shape && row.callers == callers && row.due_per_s.is_some() == is_paced
+            };
+            let rows: Vec<&Row> = self.rows.iter().filter(is_of_case).collect();
+            let load = if is_paced { ", half load" } else { "" };
+            let _ = writeln!(out, "### {shape}, {callers} callers{load}\n");
+            // At half load all do as much, and the question is by how much their slow appends are slower.
+            let told = if is_paced { "p99/p50 of " } else { "" };
             let _ = writeln!(
                 out,
-                "| | appends/s | MB/s | p50 µs | p99 µs | p99.9 µs | CPU s/GB | {ours} × | smallest, largest |"
+                "| | appends/s | MB/s | p50 µs | p99 µs | p99.9 µs | p99/p50 | CPU s/GB | {told}{ours} × | smallest, largest |"
             );
-            let _ = writeln!(out, "|---|--:|--:|--:|--:|--:|--:|--:|--:|");
+            let _ = writeln!(out, "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
             let mut by_name: BTreeMap<&str, Vec<&Row>> = BTreeMap::new();
             for row in &rows {
                 by_name.entry(row.contender).or_default().push(row);
@@ -108,15 +119,11 @@ impl Results {
 
 fn write_row(out: &mut String, name: &str, rows: &[&Row], ours: Option<&Vec<&Row>>) {
     let of = |figure: fn(&Row) -> f64| median(rows.iter().map(|row| figure(row)));
-    let micros = |figure: fn(&Row) -> Option<u64>| {
-        let known: Vec<f64> = rows
-            .iter()
-            .filter_map(|row| figure(row))
-            .map(|ns| ns as f64)
-            .collect();
+    let known = |figure: fn(&Row) -> Option<f64>, digits: usize| {
+        let known: Vec<f64> = rows.iter().filter_map(|row| figure(row)).collect();
         match known.is_empty() {
             true => "-".to_owned(),
-            false => format!("{:.0}", median(known.into_iter()) / 1e3),
+            false => format!("{:.digits$}", median(known.into_iter())),
         }
     };
     let mut ratios: Vec<f64> = Vec::new();
@@ -125,7 +132,11 @@ fn write_row(out: &mut String, name: &str, rows: &[&Row], ours: Option<&Vec<&Row
             .into_iter()
             .flatten()
             .find(|ours| ours.round == row.round);
-        ratios.extend(same.map(|ours| ours.appends_per_s / row.appends_per_s));
+        let figure = |row: &Row| match row.due_per_s {
+            None => Some(row.appends_per_s),
+            Some(_) => row.p99_over_p50(),
+        };
+        ratios.extend(same.and_then(|ours| Some(figure(ours)? / figure(row)?)));
     }
     ratios.sort_unstable_by(f64::total_cmp);
     let (ratio, spread) = match (ratios.first(), ratios.last()) {
@@ -137,18 +148,23 @@ fn write_row(out: &mut String, name: &str, rows: &[&Row], ours: Option<&Vec<&Row
     };
     let _ = writeln!(
         out,
-        "| {name} | {:.0} | {:.1} | {} | {} | {} | {:.2} | {ratio} | {spread} |",
+        "| {name} | {:.0} | {:.1} | {} | {} | {} | {} | {:.2} | {ratio} | {spread} |",
         of(|row| row.appends_per_s),
         of(|row| row.bytes_per_s) / 1e6,
-        micros(|row| row.p50_ns),
-        micros(|row| row.p99_ns),
-        micros(|row| row.p999_ns),
+        known(|row| micros(row.p50_ns), 0),
+        known(|row| micros(row.p99_ns), 0),
+        known(|row| micros(row.p999_ns), 0),
+        known(Row::p99_over_p50, 2),
         of(|row| row.cpu_s_per_gb),
     );
 }
 
+fn micros(ns: Option<u64>) -> Option<f64> {
+    ns.map(|ns| ns as f64 / 1e3)
+}
+
 /// The middle one; of an even number, the mean of the two in the middle.
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+pub fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_unstable_by(f64::total_cmp);
     let middle = values.len() / 2;

@@ -1,23 +1,25 @@
 //! What the disk can do: writes of whole blocks past the page cache into files that were filled with zeros, and flushes.
 //! Nothing is copied, summed or remembered. No log, but what a log is measured by.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{IoSlice, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use logdrive_wal::disk::open::{Backend, open as open_disk};
-use logdrive_wal::disk::{BLOCK_BYTES, Block, Disk, FlushMode, Op, OpId, SlotId, WakeBy};
+use logdrive_wal::disk::{BLOCK_BYTES, Block, Completion, Disk, FlushMode, Op, OpId, SlotId};
 use rustix::fs::OFlags;
 use rustix::io::{ReadWriteFlags, pwritev2};
 
 use super::{Contender, Failed};
-use crate::measure::{Latencies, Measured, threads, timed};
+use crate::driven::{self, Driven};
+use crate::load::Load;
+use crate::measure::{Measured, threads};
 use crate::shape::Shape;
+use crate::woken::Woken;
 
 const FILES: u32 = 8;
 const FILE_BLOCKS: u32 = (64 << 20) / BLOCK_BYTES as u32;
@@ -71,30 +73,28 @@ struct Threads {
 }
 
 impl Contender for Threads {
-    fn run(&mut self, shape: Shape, callers: usize, time: Duration) -> Result<Measured, Failed> {
-        let blocks = blocks_of(shape);
+    fn run(&mut self, load: &Load) -> Result<Measured, Failed> {
+        let blocks = blocks_of(load.shape);
         self.next.store(0, Ordering::Relaxed);
-        let mut callers: Vec<Vec<Block>> = vec![vec![Block::ZERO; blocks as usize]; callers];
-        timed(|| {
-            threads(&mut callers, time, |buffer: &mut Vec<Block>| {
-                let number = self.next.fetch_add(1, Ordering::Relaxed);
-                let (file, block) = place(number, blocks);
-                // A slice of blocks is aligned as direct I/O wants it.
-                let slices: Vec<IoSlice<'_>> =
-                    buffer.iter().map(|block| IoSlice::new(&block.0)).collect();
-                let mut written = 0;
-                while written < slices.len() {
-                    let offset = (u64::from(block) + written as u64) * BLOCK_BYTES as u64;
-                    let some = &slices[written..slices.len().min(written + SLICES_MAX)];
-                    let file = &self.files[file as usize];
-                    let bytes = pwritev2(file, some, offset, ReadWriteFlags::DSYNC)?;
-                    if bytes == 0 || bytes % BLOCK_BYTES != 0 {
-                        return Err(format!("a write ended after {bytes} bytes").into());
-                    }
-                    written += bytes / BLOCK_BYTES;
+        let mut callers: Vec<Vec<Block>> = vec![vec![Block::ZERO; blocks as usize]; load.callers];
+        threads(&mut callers, load, |buffer: &mut Vec<Block>| {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            let (file, block) = place(number, blocks);
+            // A slice of blocks is aligned as direct I/O wants it.
+            let slices: Vec<IoSlice<'_>> =
+                buffer.iter().map(|block| IoSlice::new(&block.0)).collect();
+            let mut written = 0;
+            while written < slices.len() {
+                let offset = (u64::from(block) + written as u64) * BLOCK_BYTES as u64;
+                let some = &slices[written..slices.len().min(written + SLICES_MAX)];
+                let file = &self.files[file as usize];
+                let bytes = pwritev2(file, some, offset, ReadWriteFlags::DSYNC)?;
+                if bytes == 0 || bytes % BLOCK_BYTES != 0 {
+                    return Err(format!("a write ended after {bytes} bytes").into());
                 }
-                Ok(())
-            })
+                written += bytes / BLOCK_BYTES;
+            }
+            Ok(())
         })
     }
 
@@ -109,22 +109,23 @@ const SLICES_MAX: usize = 1024;
 struct Ring {
     disk: Box<dyn Disk>,
     mode: FlushMode,
-    fd: Option<std::os::fd::OwnedFd>,
-    woken: Receiver<()>,
+    woken: Woken,
+    /// Appends since the first file was begun.
     next: u64,
+    writes: usize,
+    flushes: usize,
+    /// Callers whose blocks were written and not flushed, and those that the flushes under way cover.
+    written: Vec<usize>,
+    flushing: Vec<usize>,
+    /// Files that were written to since they were last flushed.
+    dirty: BTreeSet<u32>,
+    done: Vec<Completion>,
 }
 
 impl Ring {
     fn open(directory: &Path, mode: FlushMode) -> Result<Box<dyn Contender>, Failed> {
         let mut disk = open_disk(directory, Backend::IoUring, Some(mode))?;
-        let (wake, woken) = channel();
-        let by = disk.wake_by(Arc::new(move || {
-            let _ = wake.send(());
-        }));
-        let fd = match by {
-            WakeBy::EventFd(fd) => Some(fd),
-            _ => None,
-        };
+        let woken = Woken::by(&mut disk);
         disk.lock()?;
         disk.slots()?;
         for slot in 0..FILES {
@@ -134,103 +135,84 @@ impl Ring {
         Ok(Box::new(Self {
             disk,
             mode,
-            fd,
             woken,
             next: 0,
+            writes: 0,
+            flushes: 0,
+            written: Vec::new(),
+            flushing: Vec::new(),
+            dirty: BTreeSet::new(),
+            done: Vec::new(),
         }))
     }
 
-    fn wait(&self) {
-        match &self.fd {
-            Some(fd) => {
-                use rustix::event::{PollFd, PollFlags, poll};
-                poll(&mut [PollFd::new(fd, PollFlags::IN)], None)
-                    .expect("an eventfd can be polled");
-                rustix::io::read(fd, &mut [0; 8]).expect("it was readable");
-            }
-            None => self.woken.recv().expect("the disk holds the other end"),
+    /// Flushes what was written once nothing is under way any more.
+    fn flush(&mut self) {
+        if self.writes > 0 || self.flushes > 0 || self.written.is_empty() {
+            return;
         }
-    }
-
-    fn write(&mut self, id: u64, blocks: u32) {
-        let (file, block) = place(self.next, blocks);
-        self.next += 1;
-        let op = Op::Write {
-            slot: SlotId(file),
-            block,
-            buffer: self.disk.take_buffer(blocks as usize),
-            dsync: self.mode == FlushMode::Dsync,
-        };
-        self.disk.submit(OpId(id), op);
+        self.flushing = std::mem::take(&mut self.written);
+        for file in std::mem::take(&mut self.dirty) {
+            let op = Op::Flush { slot: SlotId(file) };
+            self.disk.submit(OpId(FLUSHES + u64::from(file)), op);
+            self.flushes += 1;
+        }
     }
 }
 
 /// Above all callers: flushes of files.
 const FLUSHES: u64 = 1 << 32;
 
-impl Contender for Ring {
-    fn run(&mut self, shape: Shape, callers: usize, time: Duration) -> Result<Measured, Failed> {
+impl Driven for Ring {
+    fn append(&mut self, shape: Shape, caller: usize) -> Result<(), Failed> {
         let blocks = blocks_of(shape);
+        let (file, block) = place(self.next, blocks);
+        self.next += 1;
+        self.dirty.insert(file);
+        self.writes += 1;
+        let op = Op::Write {
+            slot: SlotId(file),
+            block,
+            buffer: self.disk.take_buffer(blocks as usize),
+            dsync: self.mode == FlushMode::Dsync,
+        };
+        self.disk.submit(OpId(caller as u64), op);
+        Ok(())
+    }
+
+    fn turn(&mut self, until: Option<Instant>, durable: &mut Vec<usize>) -> Result<(), Failed> {
         let drains = self.mode == FlushMode::DrainedFsync;
-        self.next = 0;
-        timed(|| {
-            let mut latencies = Latencies::default();
-            let until = Instant::now() + time;
-            let mut began = vec![Instant::now(); callers];
-            // Callers whose next append is due, and those that were written and not flushed.
-            let mut ready: Vec<usize> = (0..callers).collect();
-            let (mut written, mut flushing) = (Vec::new(), Vec::new());
-            let (mut writes, mut flushes) = (0, 0);
-            let mut dirty = std::collections::BTreeSet::new();
-            let mut done = Vec::new();
-            loop {
-                for caller in std::mem::take(&mut ready) {
-                    let now = Instant::now();
-                    if now < until {
-                        began[caller] = now;
-                        dirty.insert(place(self.next, blocks).0);
-                        self.write(caller as u64, blocks);
-                        writes += 1;
-                    }
-                }
-                if drains && writes == 0 && flushes == 0 && !written.is_empty() {
-                    flushing = std::mem::take(&mut written);
-                    for file in std::mem::take(&mut dirty) {
-                        let op = Op::Flush { slot: SlotId(file) };
-                        self.disk.submit(OpId(FLUSHES + u64::from(file)), op);
-                        flushes += 1;
-                    }
-                }
-                if writes == 0 && flushes == 0 {
-                    return Ok(latencies);
-                }
-                self.disk.kick();
-                self.wait();
-                self.disk.poll(&mut done);
-                for completion in done.drain(..) {
-                    completion.result?;
-                    if let Some(buffer) = completion.buffer {
-                        self.disk.give_buffer(buffer);
-                    }
-                    let id = completion.id.0;
-                    if id >= FLUSHES {
-                        flushes -= 1;
-                    } else {
-                        writes -= 1;
-                        written.push(id as usize);
-                    }
-                }
-                let durable = match drains {
-                    true if flushes == 0 => std::mem::take(&mut flushing),
-                    true => Vec::new(),
-                    false => std::mem::take(&mut written),
-                };
-                for caller in durable {
-                    latencies.record(began[caller].elapsed());
-                    ready.push(caller);
-                }
+        if drains {
+            self.flush();
+        }
+        self.disk.kick();
+        self.woken.wait(until);
+        self.disk.poll(&mut self.done);
+        for completion in self.done.drain(..) {
+            completion.result?;
+            if let Some(buffer) = completion.buffer {
+                self.disk.give_buffer(buffer);
             }
-        })
+            if completion.id.0 >= FLUSHES {
+                self.flushes -= 1;
+            } else {
+                self.writes -= 1;
+                self.written.push(usize::try_from(completion.id.0)?);
+            }
+        }
+        match drains {
+            true if self.flushes == 0 => durable.append(&mut self.flushing),
+            true => {}
+            false => durable.append(&mut self.written),
+        }
+        Ok(())
+    }
+}
+
+impl Contender for Ring {
+    fn run(&mut self, load: &Load) -> Result<Measured, Failed> {
+        self.next = 0;
+        driven::run(self, load)
     }
 
     fn recycle(&mut self) -> Result<(), Failed> {

@@ -1,13 +1,12 @@
 //! okaywal, with files as large as ours. A caller is a thread; a payload is a chunk of its entry.
 
 use std::path::Path;
-use std::time::Duration;
 
 use okaywal::{Configuration, LogVoid, WriteAheadLog};
 
 use super::{Contender, Failed};
-use crate::measure::{Measured, threads, timed};
-use crate::shape::Shape;
+use crate::load::Load;
+use crate::measure::{Measured, threads};
 
 struct OkayWal(WriteAheadLog);
 
@@ -23,18 +22,17 @@ pub(super) fn open(directory: &Path) -> Result<Box<dyn Contender>, Failed> {
 }
 
 impl Contender for OkayWal {
-    fn run(&mut self, shape: Shape, callers: usize, time: Duration) -> Result<Measured, Failed> {
+    fn run(&mut self, load: &Load) -> Result<Measured, Failed> {
+        let shape = load.shape;
         let payload = shape.payload();
-        let mut callers = vec![(); callers];
-        timed(|| {
-            threads(&mut callers, time, |()| {
-                let mut entry = self.0.begin_entry()?;
-                for _ in 0..shape.count {
-                    entry.write_chunk(&payload)?;
-                }
-                entry.commit()?;
-                Ok(())
-            })
+        let mut callers = vec![(); load.callers];
+        threads(&mut callers, load, |()| {
+            let mut entry = self.0.begin_entry()?;
+            for _ in 0..shape.count {
+                entry.write_chunk(&payload)?;
+            }
+            entry.commit()?;
+            Ok(())
         })
     }
 

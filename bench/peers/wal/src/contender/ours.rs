@@ -1,40 +1,58 @@
 //! Ours, as a shard uses it: one thread hosts the log, and its callers are groups whose appends it hands over without
 //! waiting. Nobody hops between threads, which is what the log is made for; the others' callers are threads.
 
+use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use logdrive_raft::io::Write;
 use logdrive_raft::{
-    Anchor, Base, ClusterId, Entry, EntryBuilder, Genesis, GroupId, Incarnation, LogPosition,
+    Anchor, Base, ClusterId, EntryBuilder, Genesis, GroupId, Incarnation, Index, LogPosition,
     Member, Membership, Micros, NodeId, Replica, Term,
 };
+use logdrive_wal::disk::Disk;
 use logdrive_wal::disk::open::{Backend, open as open_disk};
-use logdrive_wal::disk::{Disk, WakeBy};
-use logdrive_wal::{FreshIds, Identity, Options, Position, Wal};
+use logdrive_wal::{FreshIds, Identity, Options, Position, ReadRequest, Wal};
 
-use super::{CALLERS_MAX, Contender, Failed};
-use crate::measure::{Latencies, Measured, timed};
+use super::{Contender, Failed};
+use crate::driven::{self, Driven};
+use crate::load::Load;
+use crate::measure::Measured;
 use crate::shape::Shape;
+use crate::woken::Woken;
 
-struct Ours {
+/// The log and its callers.
+pub struct Ours {
     wal: Wal<Box<dyn Disk>>,
     woken: Woken,
     began: Instant,
+    /// By group.
+    tips: Vec<LogPosition>,
+    /// Callers in the order of their appends.
+    waiting: VecDeque<(Position, usize)>,
+    payload: Vec<u8>,
 }
 
-enum Woken {
-    Callback(Receiver<()>),
-    EventFd(std::os::fd::OwnedFd),
-}
+/// So many; callers share them.
+const GROUPS: usize = 16;
 
-/// A caller, and what it waits for.
-struct Caller {
-    group: GroupId,
-    tip: LogPosition,
-    waits: Option<(Position, Instant)>,
+/// How many appends a log is given at once that is filled.
+const FILL_WAITING_MAX: usize = 64;
+
+/// How much is read at once, and how often.
+const READ_BYTES: usize = 4 << 20;
+const READS_MAX: usize = 4;
+
+/// Reads the first group from its oldest entry to the last one of now, and again.
+pub struct Reader {
+    first: Index,
+    last: Index,
+    /// The next entry that nobody has asked for.
+    next: Index,
+    /// Entries asked for at once.
+    entries: u64,
+    under_way: usize,
+    bytes: u64,
 }
 
 /// The ring, in the flush mode that a start chooses.
@@ -48,71 +66,93 @@ pub(super) fn open_portable(directory: &Path) -> Result<Box<dyn Contender>, Fail
 }
 
 fn open_with(directory: &Path, backend: Backend) -> Result<Box<dyn Contender>, Failed> {
-    let mut disk = open_disk(directory, backend, None)?;
-    let (wake, receiver) = channel();
-    let woken = match disk.wake_by(Arc::new(move || {
-        // Nobody listens any more: the log is being closed.
-        let _ = wake.send(());
-    })) {
-        WakeBy::EventFd(fd) => Woken::EventFd(fd),
-        _ => Woken::Callback(receiver),
-    };
-    let identity = Identity {
-        cluster: ClusterId::named("bench"),
-        node: NodeId(1),
-    };
-    let (wal, _) = Wal::open(disk, Options::new(identity, FreshIds::random()?))?;
-    let mut ours = Ours {
-        wal,
-        woken,
-        began: Instant::now(),
-    };
-    for group in groups() {
-        ours.wal.create_group(&genesis(group))?;
+    Ok(Box::new(Ours::create_with(directory, backend)?))
+}
+
+impl Driven for Ours {
+    fn append(&mut self, shape: Shape, caller: usize) -> Result<(), Failed> {
+        let (group, place) = (group_of(caller), caller % GROUPS);
+        let tip = self.tips[place];
+        let mut builder = EntryBuilder::with_room(shape.count, shape.payload_bytes());
+        for _ in 0..shape.count {
+            builder.push(&self.payload[..shape.bytes]);
+        }
+        let entry = builder.finish();
+        let entry = entry.seal(group, Term(1), tip.index.next(), tip.chain);
+        self.tips[place] = entry.position();
+        let position = self.wal.append(group, &[Write::Entries(vec![entry])])?;
+        self.waiting.push_back((position, caller));
+        Ok(())
     }
-    ours.settle();
-    Ok(Box::new(ours))
+
+    fn turn(&mut self, until: Option<Instant>, durable: &mut Vec<usize>) -> Result<(), Failed> {
+        self.wal.submit(self.now());
+        self.woken.wait(until);
+        self.wal.poll(self.now());
+        if let Some(reason) = self.wal.poisoned() {
+            return Err(reason.to_string().into());
+        }
+        let through = self.wal.durable();
+        while let Some((_, caller)) = self.waiting.pop_front_if(|(at, _)| *at <= through) {
+            durable.push(caller);
+        }
+        Ok(())
+    }
 }
 
 impl Contender for Ours {
-    fn run(&mut self, shape: Shape, callers: usize, time: Duration) -> Result<Measured, Failed> {
-        let payload = shape.payload();
-        let caller = |group| Caller {
-            group,
-            tip: self.wal.tip(group).unwrap_or_default(),
-            waits: None,
-        };
-        let mut callers: Vec<Caller> = groups().take(callers).map(caller).collect();
-        timed(|| {
-            let until = Instant::now() + time;
-            let mut latencies = Latencies::default();
-            loop {
-                for caller in callers.iter_mut().filter(|caller| caller.waits.is_none()) {
-                    let now = Instant::now();
-                    if now < until {
-                        let entry = entry_after(caller, shape, &payload);
-                        caller.tip = entry.position();
-                        let writes = [Write::Entries(vec![entry])];
-                        let position = self.wal.append(caller.group, &writes)?;
-                        caller.waits = Some((position, now));
-                    }
-                }
-                self.wal.submit(self.now());
-                if callers.iter().all(|caller| caller.waits.is_none()) {
-                    return Ok(latencies);
-                }
-                self.wait()?;
-                let durable = self.wal.durable();
-                for caller in &mut callers {
-                    if let Some((_, began)) = caller.waits.take_if(|(at, _)| *at <= durable) {
-                        latencies.record(began.elapsed());
-                    }
-                }
-            }
-        })
+    fn run(&mut self, load: &Load) -> Result<Measured, Failed> {
+        self.begin(load.shape);
+        driven::run(self, load)
     }
 
     fn recycle(&mut self) -> Result<(), Failed> {
+        self.empty()
+    }
+}
+
+impl Ours {
+    /// A new log with all groups.
+    pub fn create(directory: &Path) -> Result<Self, Failed> {
+        Self::create_with(directory, Backend::IoUring)
+    }
+
+    fn create_with(directory: &Path, backend: Backend) -> Result<Self, Failed> {
+        let mut ours = Self::open(directory, backend)?;
+        for group in groups() {
+            ours.wal.create_group(&genesis(group))?;
+        }
+        ours.settle();
+        Ok(ours)
+    }
+
+    /// The log that lies in a directory.
+    pub fn reopen(directory: &Path) -> Result<Self, Failed> {
+        Self::open(directory, Backend::IoUring)
+    }
+
+    /// Ends it in order.
+    pub fn close(self) -> Result<(), Failed> {
+        self.wal.close().map_err(|reason| reason.to_string().into())
+    }
+
+    /// Appends so many bytes to the first group, several appends at a time.
+    pub fn fill(&mut self, shape: Shape, bytes: usize) -> Result<(), Failed> {
+        let mut durable = Vec::new();
+        for _ in 0..bytes / shape.payload_bytes() {
+            while self.waiting.len() >= FILL_WAITING_MAX {
+                self.turn(None, &mut durable)?;
+                durable.clear();
+            }
+            self.append(shape, 0)?;
+        }
+        self.settle();
+        self.waiting.clear();
+        Ok(())
+    }
+
+    /// Gives up everything that was appended.
+    pub fn empty(&mut self) -> Result<(), Failed> {
         let tips = groups().filter_map(|group| Some((group, self.wal.tip(group)?)));
         let tips: Vec<_> = tips.filter(|(_, tip)| tip.index.0 > 0).collect();
         for (group, at) in &tips {
@@ -137,23 +177,38 @@ impl Contender for Ours {
         self.settle();
         Ok(())
     }
-}
 
-impl Ours {
-    fn wait(&mut self) -> Result<(), Failed> {
-        self.woken.wait();
-        self.wal.poll(self.now());
-        match self.wal.poisoned() {
-            Some(reason) => Err(reason.to_string().into()),
-            None => Ok(()),
-        }
+    /// Opens what lies in a directory, or a new log without groups.
+    fn open(directory: &Path, backend: Backend) -> Result<Self, Failed> {
+        let mut disk = open_disk(directory, backend, None)?;
+        let woken = Woken::by(&mut disk);
+        let identity = Identity {
+            cluster: ClusterId::named("bench"),
+            node: NodeId(1),
+        };
+        let (wal, _) = Wal::open(disk, Options::new(identity, FreshIds::random()?))?;
+        Ok(Self {
+            wal,
+            woken,
+            began: Instant::now(),
+            tips: Vec::new(),
+            waiting: VecDeque::new(),
+            payload: Vec::new(),
+        })
+    }
+
+    /// Appends of this shape follow.
+    pub fn begin(&mut self, shape: Shape) {
+        self.payload = shape.payload();
+        let tips = groups().map(|group| self.wal.tip(group).unwrap_or_default());
+        self.tips = tips.collect();
     }
 
     /// Until nothing is under way.
-    fn settle(&mut self) {
+    pub fn settle(&mut self) {
         self.wal.submit(self.now());
         while !self.wal.is_drained() && self.wal.poisoned().is_none() {
-            self.woken.wait();
+            self.woken.wait(None);
             self.wal.poll(self.now());
             self.wal.submit(self.now());
         }
@@ -164,34 +219,12 @@ impl Ours {
     }
 }
 
-impl Woken {
-    fn wait(&self) {
-        match self {
-            Self::Callback(woken) => woken.recv().expect("the disk holds the other end"),
-            Self::EventFd(fd) => {
-                use rustix::event::{PollFd, PollFlags, poll};
-                poll(&mut [PollFd::new(fd, PollFlags::IN)], None)
-                    .expect("an eventfd can be polled");
-                rustix::io::read(fd, &mut [0; 8]).expect("it was readable");
-            }
-        }
-    }
-}
-
-/// A caller's next entry, as the door of a group makes it.
-fn entry_after(caller: &Caller, shape: Shape, payload: &[u8]) -> Entry {
-    let mut builder = EntryBuilder::with_room(shape.count, shape.payload_bytes());
-    for _ in 0..shape.count {
-        builder.push(payload);
-    }
-    let Caller { group, tip, .. } = caller;
-    builder
-        .finish()
-        .seal(*group, Term(1), tip.index.next(), tip.chain)
+fn group_of(caller: usize) -> GroupId {
+    GroupId((caller % GROUPS) as u64 + 1)
 }
 
 fn groups() -> impl Iterator<Item = GroupId> {
-    (1..=CALLERS_MAX as u64).map(GroupId)
+    (0..GROUPS).map(group_of)
 }
 
 fn genesis(group: GroupId) -> Genesis {
@@ -211,4 +244,67 @@ fn genesis(group: GroupId) -> Genesis {
 
 fn membership(group: GroupId) -> Membership {
     genesis(group).membership()
+}
+
+impl Reader {
+    /// Of what the log holds now, all of it durable and of this shape.
+    pub fn new(log: &Ours, shape: Shape) -> Self {
+        let base = log.wal.base(group_of(0)).unwrap_or_default();
+        let first = base.index.next();
+        Self {
+            first,
+            last: log.tips[0].index,
+            next: first,
+            entries: (READ_BYTES / shape.payload_bytes()).max(1) as u64,
+            under_way: 0,
+            bytes: 0,
+        }
+    }
+
+    /// Asks for more.
+    pub fn ask(&mut self, log: &mut Ours) -> Result<(), Failed> {
+        while self.under_way < READS_MAX {
+            let through = Index(self.last.0.min(self.next.0 + self.entries - 1));
+            let request = ReadRequest {
+                id: 0,
+                group: group_of(0),
+                from: self.next,
+                through,
+                bytes_max: 2 * READ_BYTES,
+            };
+            log.wal.read(request)?;
+            self.under_way += 1;
+            self.next = if through == self.last {
+                self.first
+            } else {
+                through.next()
+            };
+        }
+        Ok(())
+    }
+
+    /// Takes what was read.
+    pub fn take(&mut self, log: &mut Ours) -> Result<(), Failed> {
+        for done in log.wal.take_reads() {
+            self.under_way -= 1;
+            let entries = done.result?;
+            let bytes = entries.iter().map(|entry| entry.payload().len() as u64);
+            self.bytes += bytes.sum::<u64>();
+        }
+        Ok(())
+    }
+
+    /// Payload bytes so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Waits for what is under way.
+    pub fn end(&mut self, log: &mut Ours) -> Result<(), Failed> {
+        while self.under_way > 0 {
+            log.turn(None, &mut Vec::new())?;
+            self.take(log)?;
+        }
+        Ok(())
+    }
 }

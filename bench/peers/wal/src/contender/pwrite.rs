@@ -7,11 +7,10 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use super::{Contender, Failed};
-use crate::measure::{Measured, threads, timed};
-use crate::shape::Shape;
+use crate::load::Load;
+use crate::measure::{Measured, threads};
 
 const FILE_BYTES: u64 = 64 << 20;
 const FILES: usize = 8;
@@ -72,20 +71,19 @@ pub(super) fn open(directory: &Path) -> Result<Box<dyn Contender>, Failed> {
 }
 
 impl Contender for Pwrite {
-    fn run(&mut self, shape: Shape, callers: usize, time: Duration) -> Result<Measured, Failed> {
+    fn run(&mut self, load: &Load) -> Result<Measured, Failed> {
+        let shape = load.shape;
         let payload = shape.payload();
         let room = || Vec::with_capacity(shape.count * (shape.bytes + 8));
-        let mut callers: Vec<Vec<u8>> = (0..callers).map(|_| room()).collect();
-        timed(|| {
-            threads(&mut callers, time, |record: &mut Vec<u8>| {
-                record.clear();
-                for _ in 0..shape.count {
-                    record.extend_from_slice(&(shape.bytes as u32).to_le_bytes());
-                    record.extend_from_slice(&crc32c::crc32c(&payload).to_le_bytes());
-                    record.extend_from_slice(&payload);
-                }
-                self.log.append(record)
-            })
+        let mut callers: Vec<Vec<u8>> = (0..load.callers).map(|_| room()).collect();
+        threads(&mut callers, load, |record: &mut Vec<u8>| {
+            record.clear();
+            for _ in 0..shape.count {
+                record.extend_from_slice(&(shape.bytes as u32).to_le_bytes());
+                record.extend_from_slice(&crc32c::crc32c(&payload).to_le_bytes());
+                record.extend_from_slice(&payload);
+            }
+            self.log.append(record)
         })
     }
 

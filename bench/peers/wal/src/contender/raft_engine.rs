@@ -2,14 +2,13 @@
 //! a thread with a region of its own; a payload is an entry.
 
 use std::path::Path;
-use std::time::Duration;
 
 use raft::eraftpb::Entry;
 use raft_engine::{Config, Engine, LogBatch, MessageExt, ReadableSize};
 
 use super::{CALLERS_MAX, Contender, Failed};
-use crate::measure::{Measured, threads, timed};
-use crate::shape::Shape;
+use crate::load::Load;
+use crate::measure::{Measured, threads};
 
 struct RaftEngine {
     engine: Engine,
@@ -48,7 +47,8 @@ pub(super) fn open(directory: &Path) -> Result<Box<dyn Contender>, Failed> {
 }
 
 impl Contender for RaftEngine {
-    fn run(&mut self, shape: Shape, callers: usize, time: Duration) -> Result<Measured, Failed> {
+    fn run(&mut self, load: &Load) -> Result<Measured, Failed> {
+        let shape = load.shape;
         let payload = shape.payload();
         let entry = || {
             let mut entry = Entry {
@@ -63,20 +63,18 @@ impl Contender for RaftEngine {
             last,
             entries: (0..shape.count).map(|_| entry()).collect(),
         };
-        let last = self.last.iter_mut().take(callers);
+        let last = self.last.iter_mut().take(load.callers);
         let mut callers: Vec<_> = (1..).zip(last).map(caller).collect();
         let engine = &self.engine;
-        timed(|| {
-            threads(&mut callers, time, |caller: &mut Caller<'_>| {
-                for entry in &mut caller.entries {
-                    *caller.last += 1;
-                    entry.index = *caller.last;
-                }
-                let mut batch = LogBatch::with_capacity(1);
-                batch.add_entries::<Entries>(caller.region, &caller.entries)?;
-                engine.write(&mut batch, true)?;
-                Ok(())
-            })
+        threads(&mut callers, load, |caller: &mut Caller<'_>| {
+            for entry in &mut caller.entries {
+                *caller.last += 1;
+                entry.index = *caller.last;
+            }
+            let mut batch = LogBatch::with_capacity(1);
+            batch.add_entries::<Entries>(caller.region, &caller.entries)?;
+            engine.write(&mut batch, true)?;
+            Ok(())
         })
     }
 

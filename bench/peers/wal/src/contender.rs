@@ -1,6 +1,6 @@
 //! Who is measured.
 
-mod device;
+pub mod device;
 mod okaywal;
 pub mod ours;
 mod pwrite;

@@ -18,6 +18,7 @@ use super::{Contender, Failed};
 use crate::driven::{self, Driven};
 use crate::load::Load;
 use crate::measure::{Measured, threads};
+use crate::reading::Readable;
 use crate::shape::Shape;
 use crate::woken::Woken;
 
@@ -26,12 +27,12 @@ const FILE_BLOCKS: u32 = (64 << 20) / BLOCK_BYTES as u32;
 
 /// Each write durable by itself, through the ring.
 pub(super) fn open_dsync(directory: &Path) -> Result<Box<dyn Contender>, Failed> {
-    Ring::open(directory, FlushMode::Dsync)
+    Ok(Box::new(Ring::new(directory, FlushMode::Dsync)?))
 }
 
 /// Plain writes through the ring, and a flush whenever none is under way any more.
 pub(super) fn open_drained(directory: &Path) -> Result<Box<dyn Contender>, Failed> {
-    Ring::open(directory, FlushMode::DrainedFsync)
+    Ok(Box::new(Ring::new(directory, FlushMode::DrainedFsync)?))
 }
 
 /// Blocking writes of threads, each durable by itself.
@@ -106,7 +107,8 @@ impl Contender for Threads {
 /// As many as the kernel takes in one call.
 const SLICES_MAX: usize = 1024;
 
-struct Ring {
+/// Files that one thread writes through the ring.
+pub struct Ring {
     disk: Box<dyn Disk>,
     mode: FlushMode,
     woken: Woken,
@@ -119,11 +121,16 @@ struct Ring {
     flushing: Vec<usize>,
     /// Files that were written to since they were last flushed.
     dirty: BTreeSet<u32>,
+    /// Reads since the first file was begun.
+    read: u64,
+    /// Reads that nobody has taken note of, and their bytes.
+    reads_ended: (usize, u64),
     done: Vec<Completion>,
 }
 
 impl Ring {
-    fn open(directory: &Path, mode: FlushMode) -> Result<Box<dyn Contender>, Failed> {
+    /// In an empty directory.
+    pub fn new(directory: &Path, mode: FlushMode) -> Result<Self, Failed> {
         let mut disk = open_disk(directory, Backend::IoUring, Some(mode))?;
         let woken = Woken::by(&mut disk);
         disk.lock()?;
@@ -132,7 +139,7 @@ impl Ring {
             disk.create(SlotId(slot), FILE_BLOCKS)?;
         }
         disk.sync_all()?;
-        Ok(Box::new(Self {
+        Ok(Self {
             disk,
             mode,
             woken,
@@ -142,8 +149,10 @@ impl Ring {
             written: Vec::new(),
             flushing: Vec::new(),
             dirty: BTreeSet::new(),
+            read: 0,
+            reads_ended: (0, 0),
             done: Vec::new(),
-        }))
+        })
     }
 
     /// Flushes what was written once nothing is under way any more.
@@ -162,6 +171,9 @@ impl Ring {
 
 /// Above all callers: flushes of files.
 const FLUSHES: u64 = 1 << 32;
+
+/// Above those: reads.
+const READS: u64 = 1 << 33;
 
 impl Driven for Ring {
     fn append(&mut self, shape: Shape, caller: usize) -> Result<(), Failed> {
@@ -189,11 +201,14 @@ impl Driven for Ring {
         self.woken.wait(until);
         self.disk.poll(&mut self.done);
         for completion in self.done.drain(..) {
-            completion.result?;
+            let bytes = completion.result?;
             if let Some(buffer) = completion.buffer {
                 self.disk.give_buffer(buffer);
             }
-            if completion.id.0 >= FLUSHES {
+            if completion.id.0 >= READS {
+                self.reads_ended.0 += 1;
+                self.reads_ended.1 += bytes;
+            } else if completion.id.0 >= FLUSHES {
                 self.flushes -= 1;
             } else {
                 self.writes -= 1;
@@ -206,6 +221,25 @@ impl Driven for Ring {
             false => durable.append(&mut self.written),
         }
         Ok(())
+    }
+}
+
+impl Readable for Ring {
+    fn read(&mut self, bytes: usize) -> Result<(), Failed> {
+        let blocks = bytes.div_ceil(BLOCK_BYTES) as u32;
+        let (file, block) = place(self.read, blocks);
+        let op = Op::Read {
+            slot: SlotId(file),
+            block,
+            buffer: self.disk.take_buffer(blocks as usize),
+        };
+        self.disk.submit(OpId(READS + self.read), op);
+        self.read += 1;
+        Ok(())
+    }
+
+    fn take_reads(&mut self) -> Result<(usize, u64), Failed> {
+        Ok(std::mem::take(&mut self.reads_ended))
     }
 }
 

@@ -18,6 +18,7 @@ use super::{Contender, Failed};
 use crate::driven::{self, Driven};
 use crate::load::Load;
 use crate::measure::Measured;
+use crate::reading::Readable;
 use crate::shape::Shape;
 use crate::woken::Woken;
 
@@ -31,6 +32,9 @@ pub struct Ours {
     /// Callers in the order of their appends.
     waiting: VecDeque<(Position, usize)>,
     payload: Vec<u8>,
+    append_bytes: usize,
+    /// The next entry of the first group that nobody has read.
+    next: Index,
 }
 
 /// So many; callers share them.
@@ -38,22 +42,6 @@ const GROUPS: usize = 16;
 
 /// How many appends a log is given at once that is filled.
 const FILL_WAITING_MAX: usize = 64;
-
-/// How much is read at once, and how often.
-const READ_BYTES: usize = 4 << 20;
-const READS_MAX: usize = 4;
-
-/// Reads the first group from its oldest entry to the last one of now, and again.
-pub struct Reader {
-    first: Index,
-    last: Index,
-    /// The next entry that nobody has asked for.
-    next: Index,
-    /// Entries asked for at once.
-    entries: u64,
-    under_way: usize,
-    bytes: u64,
-}
 
 /// The ring, in the flush mode that a start chooses.
 pub(super) fn open(directory: &Path) -> Result<Box<dyn Contender>, Failed> {
@@ -97,6 +85,39 @@ impl Driven for Ours {
             durable.push(caller);
         }
         Ok(())
+    }
+}
+
+impl Readable for Ours {
+    fn read(&mut self, bytes: usize) -> Result<(), Failed> {
+        let first = self.wal.base(group_of(0)).unwrap_or_default().index.next();
+        let last = Index(self.tips[0].index.0 - FILL_WAITING_MAX as u64);
+        if self.next < first || self.next > last {
+            self.next = first;
+        }
+        let entries = (bytes / self.append_bytes).max(1) as u64;
+        let through = Index(self.next.0 + entries - 1);
+        let request = ReadRequest {
+            id: 0,
+            group: group_of(0),
+            from: self.next,
+            through,
+            bytes_max: 2 * bytes,
+        };
+        self.wal.read(request)?;
+        self.next = through.next();
+        Ok(())
+    }
+
+    fn take_reads(&mut self) -> Result<(usize, u64), Failed> {
+        let (mut ended, mut bytes) = (0, 0);
+        for done in self.wal.take_reads() {
+            ended += 1;
+            let entries = done.result?;
+            let payloads = entries.iter().map(|entry| entry.payload().len() as u64);
+            bytes += payloads.sum::<u64>();
+        }
+        Ok((ended, bytes))
     }
 }
 
@@ -194,12 +215,15 @@ impl Ours {
             tips: Vec::new(),
             waiting: VecDeque::new(),
             payload: Vec::new(),
+            append_bytes: 0,
+            next: Index::default(),
         })
     }
 
     /// Appends of this shape follow.
     pub fn begin(&mut self, shape: Shape) {
         self.payload = shape.payload();
+        self.append_bytes = shape.payload_bytes();
         let tips = groups().map(|group| self.wal.tip(group).unwrap_or_default());
         self.tips = tips.collect();
     }
@@ -244,67 +268,4 @@ fn genesis(group: GroupId) -> Genesis {
 
 fn membership(group: GroupId) -> Membership {
     genesis(group).membership()
-}
-
-impl Reader {
-    /// Of what the log holds now, all of it durable and of this shape.
-    pub fn new(log: &Ours, shape: Shape) -> Self {
-        let base = log.wal.base(group_of(0)).unwrap_or_default();
-        let first = base.index.next();
-        Self {
-            first,
-            last: log.tips[0].index,
-            next: first,
-            entries: (READ_BYTES / shape.payload_bytes()).max(1) as u64,
-            under_way: 0,
-            bytes: 0,
-        }
-    }
-
-    /// Asks for more.
-    pub fn ask(&mut self, log: &mut Ours) -> Result<(), Failed> {
-        while self.under_way < READS_MAX {
-            let through = Index(self.last.0.min(self.next.0 + self.entries - 1));
-            let request = ReadRequest {
-                id: 0,
-                group: group_of(0),
-                from: self.next,
-                through,
-                bytes_max: 2 * READ_BYTES,
-            };
-            log.wal.read(request)?;
-            self.under_way += 1;
-            self.next = if through == self.last {
-                self.first
-            } else {
-                through.next()
-            };
-        }
-        Ok(())
-    }
-
-    /// Takes what was read.
-    pub fn take(&mut self, log: &mut Ours) -> Result<(), Failed> {
-        for done in log.wal.take_reads() {
-            self.under_way -= 1;
-            let entries = done.result?;
-            let bytes = entries.iter().map(|entry| entry.payload().len() as u64);
-            self.bytes += bytes.sum::<u64>();
-        }
-        Ok(())
-    }
-
-    /// Payload bytes so far.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// Waits for what is under way.
-    pub fn end(&mut self, log: &mut Ours) -> Result<(), Failed> {
-        while self.under_way > 0 {
-            log.turn(None, &mut Vec::new())?;
-            self.take(log)?;
-        }
-        Ok(())
-    }
 }

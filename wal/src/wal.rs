@@ -100,12 +100,22 @@ struct Tail {
     chain: Chain,
     echo: bytes::BytesMut,
     echo_records: u32,
+    /// Memory for the next one, so that an append takes none from the allocator.
+    spare: Spare,
     /// Everything appended up to here is in a flush group.
     built: Position,
     /// The same without the last one: what is echoed once everything built is durable.
     echoable: Position,
     /// It states that everything before it is durable: there is nothing to add while nothing happens.
     quiet: bool,
+}
+
+/// What a flush group is put together in.
+#[derive(Debug, Default)]
+struct Spare {
+    header: bytes::BytesMut,
+    table: bytes::BytesMut,
+    echo: bytes::BytesMut,
 }
 
 /// What the first flush group of a segment has to hold, at most: a checkpoint of all groups, and what is carried forward

@@ -2,6 +2,7 @@
 //!
 //! Its bytes are drawn in the crate's documentation, `wal/README.md`.
 
+use bytes::BytesMut;
 use logdrive_raft::wire::{Decode, DecodeError, Encode, Reader, Writer};
 use logdrive_raft::{Boot, Chain, ClusterId, Incarnation};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
@@ -85,13 +86,20 @@ impl GroupHeader {
     /// The bytes of the header and the chain through this group.
     #[must_use]
     pub fn seal(&self) -> ([u8; GROUP_HEADER_BYTES], Chain) {
-        let bytes = self.to_bytes();
+        let mut bytes = BytesMut::with_capacity(GROUP_HEADER_BYTES);
+        let chain = self.seal_into(&mut bytes);
+        let bytes = bytes[..].try_into().expect("a header has its length");
+        (bytes, chain)
+    }
+
+    /// The same into memory that was used before, and whose contents go.
+    pub(crate) fn seal_into(&self, bytes: &mut BytesMut) -> Chain {
+        bytes.clear();
+        self.encode(&mut Writer::new(bytes));
         assert!(bytes.len() == CHAIN_AT);
-        let chain = Chain(xxh3_128(&bytes));
-        let mut sealed = [0; GROUP_HEADER_BYTES];
-        sealed[..CHAIN_AT].copy_from_slice(&bytes);
-        sealed[CHAIN_AT..].copy_from_slice(&chain.0.to_le_bytes());
-        (sealed, chain)
+        let chain = Chain(xxh3_128(bytes));
+        bytes.extend_from_slice(&chain.0.to_le_bytes());
+        chain
     }
 
     /// Reads the header at the front of a block's data, and the chain through the group.

@@ -1,10 +1,9 @@
 //! From the queue to the disk: flush groups are built, sealed into segments, and submitted.
 
-use bytes::BytesMut;
 use logdrive_raft::wire::{Encode, Writer};
 use logdrive_raft::{Base, GroupId, LogPosition, Membership, Micros, mutated};
 
-use super::{Held, Position, Segment, Wal, place, seal_blocks};
+use super::{Held, Position, Segment, Spare, Wal, place, seal_blocks};
 use crate::build::{BlockWriter, blocks_for};
 use crate::disk::{BLOCK_BYTES, Disk, FlushMode, Op};
 use crate::format::{
@@ -164,7 +163,9 @@ impl<D: Disk> Wal<D> {
         let Some(slot) = self.pool.take() else {
             return false;
         };
-        let rows = std::mem::take(&mut self.active.footer);
+        // The next segment will have about as many.
+        let empty = Vec::with_capacity(self.active.footer.len());
+        let rows = std::mem::replace(&mut self.active.footer, empty);
         self.write_group(GroupKind::Seal, Plan::default(), vec![Record::Footer(rows)]);
         let last = self.active.header;
         let oldest = self.oldest_after_roll();
@@ -210,12 +211,14 @@ impl<D: Disk> Wal<D> {
     pub(super) fn activate(&mut self, header: SlotHeader) {
         let slot = crate::disk::SlotId(header.slot);
         let stamper = header.stamper();
+        let footer = std::mem::take(&mut self.active.footer);
+        assert!(footer.is_empty());
         self.active = Segment {
             header,
             stamper,
             slot,
             next: SLOT_HEADER_BLOCKS,
-            footer: Vec::new(),
+            footer,
         };
         self.segments.insert(header.segment, Held { slot, stamper });
     }
@@ -245,12 +248,14 @@ impl<D: Disk> Wal<D> {
 
     /// Builds one flush group of the first items of the queue and of records, and submits its write.
     fn write_group(&mut self, kind: GroupKind, plan: Plan, own: Vec<Record>) {
-        let mut table = BytesMut::with_capacity(plan.table_bytes);
-        let mut echo = BytesMut::with_capacity(plan.table_bytes);
+        let mut spare = std::mem::take(&mut self.tail.spare);
+        let Spare { table, echo, .. } = &mut spare;
+        table.clear();
+        echo.clear();
         let mut records = 0;
         let mut add = |record: &Record| {
-            record.encode(&mut Writer::new(&mut table));
-            record.encode_echo(&mut Writer::new(&mut echo));
+            record.encode(&mut Writer::new(table));
+            record.encode_echo(&mut Writer::new(echo));
             records += 1;
         };
         let at = place(self.active.header.segment, self.active.next);
@@ -278,20 +283,20 @@ impl<D: Disk> Wal<D> {
             body_bytes: number(plan.body_bytes),
             records,
             echo_records: self.tail.echo_records,
-            digest: digest_of(&table, &self.tail.echo),
+            digest: digest_of(table, &self.tail.echo),
             previous: self.tail.chain,
         };
         if mutated!(self.options.mutant, MarkAhead) {
             header.mark = at;
         }
         header.blocks = blocks_for(header.data_bytes());
-        let (header_bytes, chain) = header.seal();
+        let chain = header.seal_into(&mut spare.header);
         assert!(header.end().block <= self.active.header.slot_blocks);
 
         let mut buffer = self.disk.take_buffer(header.blocks as usize);
         let mut writer = BlockWriter::new(buffer.blocks_mut(), &self.active.stamper, at.block);
-        writer.write(&header_bytes);
-        writer.write(&table);
+        writer.write(&spare.header);
+        writer.write(&spare.table);
         writer.write(&self.tail.echo);
         let mut built = self.tail.built;
         for Queued { item, completes } in self.queue.front(plan.items) {
@@ -352,7 +357,8 @@ impl<D: Disk> Wal<D> {
         self.tail.quiet = kind == GroupKind::Mark && header.mark == at;
         self.tail.number = header.number;
         self.tail.chain = chain;
-        self.tail.echo = echo;
+        std::mem::swap(&mut self.tail.echo, &mut spare.echo);
+        self.tail.spare = spare;
         self.tail.echo_records = records;
         self.tail.echoable = self.tail.built;
         self.tail.built = built;

@@ -171,6 +171,7 @@ impl<D: Disk> Wal<D> {
                 chain,
                 echo,
                 echo_records,
+                spare: Default::default(),
                 built: Position(0),
                 echoable: Position(0),
                 quiet: false,

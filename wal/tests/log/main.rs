@@ -1,6 +1,7 @@
 //! Logs on a simulated disk. One program for all, for linking one takes longer than its tests do.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod allocations;
 mod common;
 mod crash;
 mod cut;

@@ -72,6 +72,7 @@ impl Disk for MemoryDisk {
             backend: "memory",
             direct: true,
             flush_mode: Some(FlushMode::Dsync),
+            sizing: None,
             fallbacks: Vec::new(),
             buffers_bytes: 0,
         }

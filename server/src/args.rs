@@ -244,6 +244,17 @@ pub enum Wal {
         #[arg(long)]
         json: bool,
     },
+    /// Measure the device under a directory, choose by it how a log flushes, and keep that for later starts
+    Probe {
+        /// A directory on the device: node.dir of a node that does not run
+        dir: PathBuf,
+        /// One line of JSON
+        #[arg(long)]
+        json: bool,
+        /// How long to measure, in seconds
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
+        seconds: u64,
+    },
 }
 
 /// Where a log lies, and how it is read.

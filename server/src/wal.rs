@@ -1,7 +1,10 @@
-//! `logdrive wal`: looks at the log of a node's data directory, and changes nothing in it.
+//! `logdrive wal`: looks at the log of a node's data directory, and changes nothing in it; and at the device under it.
 
 use std::io;
+use std::time::Duration;
 
+use logdrive_wal::disk::open::Backend;
+use logdrive_wal::disk::{DiskError, probe};
 use logdrive_wal::verify::{self, GroupReport, Report};
 use logdrive_wal::{Finding, OpenError, Verdict};
 use serde::Serialize;
@@ -31,6 +34,31 @@ pub(crate) fn run(command: &Wal, out: &mut Out<'_>) -> Result<Exit, Failure> {
             let report = report.map_err(|error| refused(&error))?;
             Ok(verdict_exit(report.verdict))
         }
+        Wal::Probe { dir, json, seconds } => {
+            let survey = probe::survey(dir, Backend::Auto, Duration::from_secs(*seconds));
+            let survey = survey.map_err(|error| not_probed(&error))?;
+            match json {
+                true => {
+                    let json = serde_json::to_string(&survey);
+                    writeln!(out, "{}", json.expect("strings and numbers serialise"))?;
+                }
+                false => write!(out, "{survey}")?,
+            }
+            Ok(Exit::Pass)
+        }
+    }
+}
+
+fn not_probed(error: &DiskError) -> Failure {
+    match error {
+        DiskError::Locked { path } => Failure::new(
+            Exit::Unreachable,
+            format!(
+                "{} is in use by another process: stop the node, for both would measure each other",
+                path.display()
+            ),
+        ),
+        _ => Failure::of(Exit::Usage, error),
     }
 }
 

@@ -263,6 +263,7 @@ impl Disk for SimDisk {
             backend: "sim",
             direct: self.options.direct,
             flush_mode: Some(self.options.flush_mode),
+            sizing: None,
             fallbacks: Vec::new(),
             buffers_bytes: self.pool.bytes(),
         }

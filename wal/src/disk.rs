@@ -14,6 +14,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::format::BLOCKS_MAX;
 
+use self::probe::Sizing;
+
 pub use lock::LOCK_FILE;
 pub use watchdog::{FlushAdvice, FlushWatchdog, WatchdogLimits};
 
@@ -248,6 +250,8 @@ pub struct DiskFacts {
     pub direct: bool,
     /// The flush mode to use; `None`: measure both.
     pub flush_mode: Option<FlushMode>,
+    /// How large flush groups should be and how many of them in flight, if a survey of the device says so.
+    pub sizing: Option<Sizing>,
     /// What was wanted and could not be had, for status lines.
     pub fallbacks: Vec<String>,
     /// Memory of all buffers for transfers, under way or not.

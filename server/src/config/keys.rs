@@ -310,8 +310,9 @@ pub const KEYS: &[Key] = &[
         required: false,
         example: "",
         doc: "How what is written becomes durable: `dsync` (each write by itself), `drained_fsync` (one flush at a\n\
-              time over all that have completed), or `auto`, which tries both at the first start and changes over\n\
-              when flushes take much longer than usual. One that is forced here is never left.",
+              time over all that have completed), or `auto`, which does what `logdrive wal probe` has found\n\
+              best for the device, else tries both for a moment at a start, and changes over when flushes take much\n\
+              longer than usual. One that is forced here is never left.",
         kind: Kind::Text,
         set: |config, text| {
             config.wal.flush_mode = one_of(text, FLUSH_MODES)?;

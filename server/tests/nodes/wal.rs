@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::common::{Ended, Place};
+use crate::common::{Ended, Place, Serving};
 use logdrive_wal::disk::{BLOCK_BYTES, Block};
 use logdrive_wal::format::SlotHeader;
 use serde_json::Value;
@@ -269,4 +269,42 @@ fn a_log_from_the_future_is_refused_with_both_versions() {
     crate::common::Serve::new(&place, "n1.toml")
         .run()
         .says(30, &says);
+}
+
+#[test]
+fn a_start_does_what_a_probe_of_the_device_chose() {
+    let place = Place::new();
+    let config = place.node(1, SMALL);
+    let node = place.serve(&config);
+    let probe = ["wal", "probe", DATA, "--json", "--seconds", "1"];
+    place
+        .run(&probe)
+        .says(30, &["in use by another process: stop the node"]);
+    let mode = |node: &Serving| {
+        let status = place.pass(&["status", &node.client(), "--tls", "client", "--json"]);
+        let status: Value = serde_json::from_str(&status).unwrap();
+        status["wal"]["flush_mode"].as_str().unwrap().to_owned()
+    };
+    let chosen = mode(&node);
+    assert_eq!(node.stop(), 0);
+
+    let mut probed: Value = serde_json::from_str(&place.pass(&probe)).unwrap();
+    assert_eq!(probed["schema"], "logdrive.wal.probe/1");
+    assert_eq!(probed["curve"].as_array().unwrap().len(), 20);
+    assert!(probed["zero_fill_bytes_per_s"].as_u64().unwrap() > 0);
+    // Whatever it is: the other one, so that it shows.
+    let other = match chosen.as_str() {
+        "dsync" => "drained_fsync",
+        _ => "dsync",
+    };
+    probed["chosen"]["flush_mode"] = other.into();
+    let kept = place.path(DATA).join("probe.json");
+    fs::write(kept, probed.to_string()).unwrap();
+    let node = place.serve(&config);
+    assert_eq!(mode(&node), other);
+    assert_eq!(node.stop(), 0);
+    // It is nothing of the log's.
+    assert_eq!(verify(&place, &[]).code, 0);
+    let text = place.pass(&["wal", "probe", DATA, "--seconds", "1"]);
+    assert!(text.contains("\nchosen "), "{text}");
 }

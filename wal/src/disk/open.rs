@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::probe::Scratch;
 use super::pwrite::PwriteDisk;
 use super::{Disk, DiskError, FlushMode};
 
@@ -43,6 +44,23 @@ pub fn open(
     Ok(Box::new(pwrite(path, flush_mode).with_fallback(note)))
 }
 
+/// The same for whoever only measures: nothing is recommended.
+pub(super) fn open_scratch(path: &Path, backend: Backend) -> Result<Box<dyn Scratch>, DiskError> {
+    let refused = match backend {
+        Backend::Pwrite => return Ok(Box::new(PwriteDisk::new(path))),
+        Backend::Auto | Backend::IoUring => match ring::open_scratch(path)? {
+            Ok(disk) => return Ok(disk),
+            Err(refused) => refused,
+        },
+    };
+    if backend == Backend::IoUring {
+        let source = std::io::Error::other(refused);
+        return Err(DiskError::io("use io_uring for", path, source));
+    }
+    let note = format!("{refused}: blocking calls on a thread are used instead");
+    Ok(Box::new(PwriteDisk::new(path).with_fallback(note)))
+}
+
 fn pwrite(path: &Path, flush_mode: Option<FlushMode>) -> PwriteDisk {
     let disk = PwriteDisk::new(path);
     match flush_mode {
@@ -61,6 +79,7 @@ mod ring {
 
     use crate::disk::file::direct_works;
     use crate::disk::lock::DirectoryLock;
+    use crate::disk::probe::Scratch;
     use crate::disk::uring::UringDisk;
     use crate::disk::{Disk, DiskError, FlushMode};
 
@@ -69,16 +88,31 @@ mod ring {
         path: &Path,
         flush_mode: Option<FlushMode>,
     ) -> Result<Result<Box<dyn Disk>, String>, DiskError> {
+        Ok(match ring(path)? {
+            Ok(disk) => Ok(Box::new(match flush_mode {
+                Some(mode) => disk.with_flush_mode(mode),
+                None => disk.with_probing(),
+            })),
+            Err(refused) => Err(refused),
+        })
+    }
+
+    /// The same for whoever only measures.
+    pub(super) fn open_scratch(path: &Path) -> Result<Result<Box<dyn Scratch>, String>, DiskError> {
+        Ok(match ring(path)? {
+            Ok(disk) => Ok(Box::new(disk)),
+            Err(refused) => Err(refused),
+        })
+    }
+
+    fn ring(path: &Path) -> Result<Result<UringDisk, String>, DiskError> {
         // Only a directory that nobody uses is written to. Its owner's free space, too, is its owner's.
         let _lock = DirectoryLock::take(path, true)?;
         if !direct_works(path).map_err(|e| DiskError::io("write to", path, e))? {
             return Ok(Err("O_DIRECT is refused by the file system".to_owned()));
         }
         Ok(match UringDisk::new(path) {
-            Ok(disk) => Ok(Box::new(match flush_mode {
-                Some(mode) => disk.with_flush_mode(mode),
-                None => disk.with_probing(),
-            })),
+            Ok(disk) => Ok(disk),
             Err(error) => Err(match Errno::from_io_error(&error) {
                 Some(Errno::PERM | Errno::ACCESS) => format!(
                     "io_uring is forbidden here (a container, or kernel.io_uring_disabled): {error}"
@@ -93,13 +127,20 @@ mod ring {
 mod ring {
     use std::path::Path;
 
+    use crate::disk::probe::Scratch;
     use crate::disk::{Disk, DiskError, FlushMode};
+
+    const WHY: &str = "io_uring is not part of this build";
 
     pub(super) fn open(
         _: &Path,
         _: Option<FlushMode>,
     ) -> Result<Result<Box<dyn Disk>, String>, DiskError> {
-        Ok(Err("io_uring is not part of this build".to_owned()))
+        Ok(Err(WHY.to_owned()))
+    }
+
+    pub(super) fn open_scratch(_: &Path) -> Result<Result<Box<dyn Scratch>, String>, DiskError> {
+        Ok(Err(WHY.to_owned()))
     }
 }
 

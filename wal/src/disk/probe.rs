@@ -5,17 +5,22 @@
 //! worker that has to wait for its turn. So both are measured, in turns, with completions taken as the log
 //! takes them and a second writer beside it, as another replica on the same disk would be.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use super::FlushMode;
 use super::file::SlotHandle;
-use super::{BLOCK_BYTES, Disk, FlushMode, Op, OpId, SlotId};
 
-/// How long probing takes at most, give or take one flush.
-pub const PROBE_TIME_MAX: Duration = Duration::from_millis(150);
+mod measure;
+mod survey;
+
+pub(super) use measure::Scratch;
+use measure::{Flushes, SCRATCH, Writes};
+pub use survey::{Chosen, CurvePoint, DepthPoint, Sizing, Survey, survey};
+
+/// How long a start probes at most, give or take one flush.
+pub const PROBE_TIME_MAX: Duration = Duration::from_millis(50);
 
 /// The file in which the outcome is kept, and how long it counts.
 const RECORD_FILE: &str = "flush-probe";
@@ -23,31 +28,12 @@ const RECORD_AGE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The files that are written to, and the number under which the disk knows the first. No log has it.
 const SCRATCH_FILES: [&str; 2] = ["flush-probe-1.tmp", "flush-probe-2.tmp"];
-const SCRATCH: SlotId = SlotId(u32::MAX);
 const SCRATCH_BLOCKS: u32 = 64;
 
 /// Turns of each mode.
 const TURNS: u32 = 3;
-/// Small writes under way at once, as the log has them.
-const DEPTH: usize = 2;
 /// Fewer say nothing.
 const SAMPLES_MIN: usize = 8;
-
-/// A disk that can be lent a file for a moment.
-pub(super) trait Scratch: Disk {
-    /// Takes a file in as that slot.
-    fn lend(&mut self, slot: SlotId, handle: SlotHandle);
-    /// Forgets it. No operation on it is under way.
-    fn forget(&mut self, slot: SlotId);
-}
-
-/// How long writes took to be durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Flushes {
-    p50_ns: u64,
-    p99_ns: u64,
-    count: usize,
-}
 
 /// What was measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,9 +42,24 @@ struct Measured {
     drained: Flushes,
 }
 
-/// Measures which mode to recommend for logs in this directory, which is locked, or remembers it.
-pub(super) fn recommend(disk: &mut dyn Scratch, directory: &Path) -> io::Result<FlushMode> {
+/// Measures which mode to recommend for logs in this directory, which is locked, or remembers it. What a survey of the
+/// device chose counts for more, and says also how large flush groups should be.
+pub(super) fn recommend(
+    disk: &mut dyn Scratch,
+    directory: &Path,
+) -> io::Result<(FlushMode, Option<Sizing>)> {
     let backend = disk.facts().backend;
+    if let Some(chosen) = survey::known(backend, directory)? {
+        return Ok((chosen.flush_mode(), Some(chosen.sizing())));
+    }
+    recommend_mode(disk, directory, backend).map(|mode| (mode, None))
+}
+
+fn recommend_mode(
+    disk: &mut dyn Scratch,
+    directory: &Path,
+    backend: &str,
+) -> io::Result<FlushMode> {
     let record = directory.join(RECORD_FILE);
     let key = key(backend, directory)?;
     let now = SystemTime::now()
@@ -90,32 +91,6 @@ fn key(backend: &str, directory: &Path) -> io::Result<String> {
     Ok(format!(
         "logdrive flush probe 1\nbackend {backend}\ndevice {device}\nkernel {kernel}\n"
     ))
-}
-
-impl Flushes {
-    fn of(mut samples: Vec<u64>) -> Self {
-        samples.sort_unstable();
-        let at = |parts: usize| samples.get(samples.len() * parts / 100).copied();
-        Self {
-            p50_ns: at(50).unwrap_or(0),
-            p99_ns: at(99).unwrap_or(0),
-            count: samples.len(),
-        }
-    }
-
-    fn to_text(self) -> String {
-        format!("{} {} {}", self.p50_ns, self.p99_ns, self.count)
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        let mut numbers = text.split(' ');
-        let flushes = Self {
-            p50_ns: numbers.next()?.parse().ok()?,
-            p99_ns: numbers.next()?.parse().ok()?,
-            count: numbers.next()?.parse().ok()?,
-        };
-        numbers.next().is_none().then_some(flushes)
-    }
 }
 
 impl Measured {
@@ -181,7 +156,7 @@ fn in_scratch_files(disk: &mut dyn Scratch, directory: &Path) -> io::Result<Meas
     let made = make(&paths[0]).and_then(|first| Ok((first, make(&paths[1])?)));
     let measured = made.and_then(|(first, second)| {
         disk.lend(SCRATCH, first);
-        let measured = beside_a_second_writer(disk, &second, deadline);
+        let measured = in_turns(disk, &second, deadline);
         disk.forget(SCRATCH);
         measured
     });
@@ -189,132 +164,39 @@ fn in_scratch_files(disk: &mut dyn Scratch, directory: &Path) -> io::Result<Meas
     measured
 }
 
-fn beside_a_second_writer(
+/// Small writes, as many at once as the log has them, beside another writer, in one mode and in the other.
+fn in_turns(
     disk: &mut dyn Scratch,
     second: &SlotHandle,
     deadline: Instant,
 ) -> io::Result<Measured> {
-    let (stop, dsync) = (AtomicBool::new(false), AtomicBool::new(true));
-    let (mut with_dsync, mut drained) = (Vec::new(), Vec::new());
-    let measured = std::thread::scope(|scope| {
-        let writer = std::thread::Builder::new().name("wal-probe".to_owned());
-        writer.spawn_scoped(scope, || {
-            let mut block = 0;
-            while !stop.load(Ordering::Relaxed) {
-                block = (block + 1) % SCRATCH_BLOCKS;
-                let dsync = dsync.load(Ordering::Relaxed);
-                let written = second.zero(block, 1, dsync);
-                let flushed = if dsync { Ok(()) } else { second.flush() };
-                // It is only there to be in the way.
-                if written.is_err() || flushed.is_err() {
-                    return;
-                }
-            }
-        })?;
-        let mut turns = || {
-            for left in (1..=2 * TURNS).rev() {
-                let (mode, samples) = if left % 2 == 0 {
-                    (FlushMode::Dsync, &mut with_dsync)
-                } else {
-                    (FlushMode::DrainedFsync, &mut drained)
-                };
-                dsync.store(mode == FlushMode::Dsync, Ordering::Relaxed);
-                let now = Instant::now();
-                let turn = deadline.saturating_duration_since(now) / left;
-                measure(disk, mode, now + turn, samples)?;
-            }
-            Ok(())
+    let (mut dsync, mut drained) = (Vec::new(), Vec::new());
+    for left in (1..=2 * TURNS).rev() {
+        let (mode, samples) = if left % 2 == 0 {
+            (FlushMode::Dsync, &mut dsync)
+        } else {
+            (FlushMode::DrainedFsync, &mut drained)
         };
-        // Whatever happens in the turns: the scope waits for the writer.
-        let _stop = StopOnDrop(&stop);
-        turns()
-    });
-    measured.map(|()| Measured {
-        dsync: Flushes::of(with_dsync),
+        let writes = Writes {
+            mode,
+            blocks: 1,
+            in_flight: 2,
+            file_blocks: SCRATCH_BLOCKS,
+        };
+        let now = Instant::now();
+        let turn = deadline.saturating_duration_since(now) / left;
+        writes.beside(&[second], disk, now + turn, samples)?;
+    }
+    Ok(Measured {
+        dsync: Flushes::of(dsync),
         drained: Flushes::of(drained),
     })
-}
-
-struct StopOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Keeps small writes under way until then, and notes how long each took to be durable.
-fn measure(
-    disk: &mut dyn Scratch,
-    mode: FlushMode,
-    until: Instant,
-    samples: &mut Vec<u64>,
-) -> io::Result<()> {
-    let slot = SCRATCH;
-    let flush_id = OpId(u64::MAX);
-    let mut next = 0;
-    let mut spare: Vec<_> = (0..DEPTH).map(|_| disk.take_buffer(1)).collect();
-    // Writes under way, those that wait for a flush, and those that the flush under way covers, each by
-    // when it was submitted.
-    let mut writing = BTreeMap::new();
-    let (mut written, mut flushing) = (Vec::new(), Vec::new());
-    let mut done = Vec::new();
-    let mut outcome = Ok(());
-    loop {
-        let go_on = outcome.is_ok() && Instant::now() < until;
-        while go_on
-            && writing.len() + written.len() + flushing.len() < DEPTH
-            && let Some(mut buffer) = spare.pop()
-        {
-            buffer.blocks_mut().fill(super::Block([0x55; BLOCK_BYTES]));
-            let id = OpId(next);
-            let block = u32::try_from(next % u64::from(SCRATCH_BLOCKS)).expect("below 64");
-            let dsync = mode == FlushMode::Dsync;
-            writing.insert(id, disk.now_ns());
-            disk.submit(
-                id,
-                Op::Write {
-                    slot,
-                    block,
-                    buffer,
-                    dsync,
-                },
-            );
-            next += 1;
-        }
-        if writing.is_empty() && flushing.is_empty() && !written.is_empty() {
-            flushing = std::mem::take(&mut written);
-            disk.submit(flush_id, Op::Flush { slot });
-        }
-        if writing.is_empty() && flushing.is_empty() {
-            break;
-        }
-        disk.wait(&mut done);
-        let now = disk.now_ns();
-        for completion in done.drain(..) {
-            spare.extend(completion.buffer);
-            if completion.id == flush_id {
-                samples.extend(flushing.drain(..).map(|began| now - began));
-            } else if let Some(began) = writing.remove(&completion.id) {
-                match mode {
-                    FlushMode::Dsync => samples.push(now - began),
-                    FlushMode::DrainedFsync => written.push(began),
-                }
-            }
-            if let Err(error) = completion.result {
-                outcome = Err(error);
-            }
-        }
-    }
-    for buffer in spare {
-        disk.give_buffer(buffer);
-    }
-    outcome
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::Disk;
     use crate::disk::pwrite::PwriteDisk;
 
     const DAY: Duration = RECORD_AGE_MAX;

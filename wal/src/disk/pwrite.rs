@@ -14,7 +14,7 @@ use zerocopy::IntoBytes;
 
 use super::file::{SlotHandle, list_slots, sync_directory};
 use super::lock::DirectoryLock;
-use super::probe::{self, Scratch};
+use super::probe::{self, Scratch, Sizing};
 use super::{
     BLOCK_BYTES, Block, Buffer, BufferPool, Completion, Disk, DiskError, DiskFacts, FlushMode, Op,
     OpId, SlotFile, SlotId, Wake, WakeBy,
@@ -31,6 +31,7 @@ pub struct PwriteDisk {
     flush_mode: FlushMode,
     /// The flush mode to recommend is measured when the directory is locked.
     probing: bool,
+    sizing: Option<Sizing>,
     lock: Option<Arc<DirectoryLock>>,
     slots: BTreeMap<SlotId, Arc<SlotHandle>>,
     pool: BufferPool,
@@ -80,6 +81,7 @@ impl PwriteDisk {
                 FlushMode::DrainedFsync
             },
             probing: false,
+            sizing: None,
             lock: None,
             slots: BTreeMap::new(),
             pool: BufferPool::default(),
@@ -161,6 +163,7 @@ impl Disk for PwriteDisk {
             backend: "pwrite",
             direct: self.direct,
             flush_mode: Some(self.flush_mode),
+            sizing: self.sizing,
             fallbacks: self.fallbacks.clone(),
             buffers_bytes: self.pool.bytes(),
         }
@@ -179,7 +182,10 @@ impl Disk for PwriteDisk {
         if self.probing {
             let directory = self.directory.clone();
             match probe::recommend(self, &directory) {
-                Ok(mode) => self.flush_mode = mode,
+                Ok((mode, sizing)) => {
+                    self.flush_mode = mode;
+                    self.sizing = sizing;
+                }
                 Err(error) => {
                     let note = format!("the flush modes could not be measured: {error}");
                     self.fallbacks.push(note);

@@ -115,8 +115,12 @@ impl<D: Disk> Wal<D> {
         Ok((wal, recovery))
     }
 
-    fn begin(disk: D, options: Options, opening: Opening, judgement: &mut Judgement) -> Self {
+    fn begin(disk: D, mut options: Options, opening: Opening, judgement: &mut Judgement) -> Self {
         let facts = disk.facts();
+        if let Some(sizing) = facts.sizing {
+            options.group_bytes_max = options.group_bytes_max.min(sizing.group_bytes_max);
+            options.in_flight_max.all = sizing.depth_max;
+        }
         let watchdog = FlushWatchdog::new(options.watchdog);
         let (mode, watchdog) = match options.flush_mode {
             FlushModeChoice::Auto => {

@@ -18,7 +18,7 @@ use super::pool::Pool;
 use super::{Landed, Ring, Target, Transfer};
 use crate::disk::file::{SlotHandle, list_slots, sync_directory};
 use crate::disk::lock::DirectoryLock;
-use crate::disk::probe::{self, Scratch};
+use crate::disk::probe::{self, Scratch, Sizing};
 use crate::disk::{
     BLOCK_BYTES, Block, Buffer, Completion, Disk, DiskError, DiskFacts, FlushMode, Op, OpId,
     SlotFile, SlotId, Wake, WakeBy, ZERO_BLOCKS_MAX,
@@ -54,6 +54,7 @@ pub struct UringDisk {
     flush_mode: Option<FlushMode>,
     /// The flush mode to recommend is measured when the directory is locked.
     probing: bool,
+    sizing: Option<Sizing>,
     fallbacks: Vec<String>,
     started: Instant,
 }
@@ -93,6 +94,7 @@ impl UringDisk {
             direct: true,
             flush_mode: None,
             probing: false,
+            sizing: None,
             fallbacks,
             started: Instant::now(),
         })
@@ -199,6 +201,7 @@ impl Disk for UringDisk {
             backend: "io_uring",
             direct: self.direct,
             flush_mode: self.flush_mode,
+            sizing: self.sizing,
             fallbacks: self.fallbacks.clone(),
             buffers_bytes: self.pool.bytes(),
         }
@@ -222,7 +225,10 @@ impl Disk for UringDisk {
         if self.probing {
             let directory = self.directory.clone();
             match probe::recommend(self, &directory) {
-                Ok(mode) => self.flush_mode = Some(mode),
+                Ok((mode, sizing)) => {
+                    self.flush_mode = Some(mode);
+                    self.sizing = sizing;
+                }
                 Err(error) => {
                     let note = format!("the flush modes could not be measured: {error}");
                     self.fallbacks.push(note);

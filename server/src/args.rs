@@ -244,6 +244,24 @@ pub enum Wal {
         #[arg(long)]
         json: bool,
     },
+    /// List the entries that the log holds, group by group: index, term, kind, size, chain, file and offset
+    Dump {
+        /// Which log
+        #[command(flatten)]
+        log: WalDir,
+        /// Of this group alone
+        #[arg(long)]
+        group: Option<u64>,
+        /// From this index on
+        #[arg(long, default_value_t = 1)]
+        from: u64,
+        /// To this index
+        #[arg(long, default_value_t = u64::MAX)]
+        to: u64,
+        /// Also every proposal, with what is not printable escaped
+        #[arg(long)]
+        payloads: bool,
+    },
     /// Measure the device under a directory, choose by it how a log flushes, and keep that for later starts
     Probe {
         /// A directory on the device: node.dir of a node that does not run

@@ -3,8 +3,11 @@
 use std::io;
 use std::time::Duration;
 
+use logdrive_raft::entry::EntryKind;
+use logdrive_raft::{GroupId, Index};
 use logdrive_wal::disk::open::Backend;
 use logdrive_wal::disk::{DiskError, probe};
+use logdrive_wal::dump::{Dumped, Selection, dump};
 use logdrive_wal::verify::{self, GroupReport, Report};
 use logdrive_wal::{Finding, OpenError, Verdict};
 use serde::Serialize;
@@ -33,6 +36,20 @@ pub(crate) fn run(command: &Wal, out: &mut Out<'_>) -> Result<Exit, Failure> {
             writeln!(out, "{json}")?;
             let report = report.map_err(|error| refused(&error))?;
             Ok(verdict_exit(report.verdict))
+        }
+        Wal::Dump {
+            log,
+            group,
+            from,
+            to,
+            payloads,
+        } => {
+            let selection = Selection {
+                group: group.map(GroupId),
+                from: Index(*from),
+                through: Index(*to),
+            };
+            dump_entries(log, &selection, *payloads, out)
         }
         Wal::Probe { dir, json, seconds } => {
             let survey = probe::survey(dir, Backend::Auto, Duration::from_secs(*seconds));
@@ -74,6 +91,65 @@ fn inspect(log: &WalDir, out: &mut Out<'_>) -> Result<Exit, Failure> {
     written?;
     writeln!(out, "{report}")?;
     Ok(verdict_exit(report.verdict))
+}
+
+fn dump_entries(
+    log: &WalDir,
+    selection: &Selection,
+    payloads: bool,
+    out: &mut Out<'_>,
+) -> Result<Exit, Failure> {
+    let mut written: io::Result<()> = Ok(());
+    let report = dump(&log.dir, log.while_running, selection, &mut |dumped| {
+        if written.is_ok() {
+            written = write_entry(out, dumped, payloads);
+        }
+    });
+    let report = report.map_err(|error| refused(&error))?;
+    written?;
+    writeln!(out, "{report}")?;
+    Ok(verdict_exit(report.verdict))
+}
+
+fn write_entry(out: &mut Out<'_>, dumped: &Dumped, payloads: bool) -> io::Result<()> {
+    let Dumped {
+        group,
+        index,
+        term,
+        chain,
+        file,
+        offset_bytes,
+        entry,
+    } = dumped;
+    let file = file.display();
+    let place = format!("chain {chain} file {file} offset {offset_bytes}");
+    let entry = match entry {
+        Ok(entry) => entry,
+        Err(why) => {
+            return writeln!(
+                out,
+                "entry group {group} index {index} term {term} unreadable {place}: {why}"
+            );
+        }
+    };
+    let header = entry.header();
+    let kind = match header.kind {
+        EntryKind::Noop => "noop",
+        EntryKind::Proposals => "proposals",
+        EntryKind::Configuration => "configuration",
+    };
+    writeln!(
+        out,
+        "entry group {group} index {index} term {term} {kind} {} bytes {} {place}",
+        header.count, header.payload_bytes
+    )?;
+    if payloads {
+        for (number, (row, payload)) in entry.proposals().enumerate() {
+            let text = payload.escape_ascii();
+            writeln!(out, "  {number} bytes {} {text}", row.length)?;
+        }
+    }
+    Ok(())
 }
 
 fn verdict_exit(verdict: Verdict) -> Exit {

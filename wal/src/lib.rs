@@ -2,6 +2,7 @@
 #![deny(missing_docs)]
 
 pub mod disk;
+pub mod dump;
 pub mod format;
 pub mod snapshots;
 

@@ -58,13 +58,7 @@ pub struct GroupReport {
 ///
 /// `while_running` leaves the lock alone and reads sealed segments only.
 pub fn verify(directory: &Path, while_running: bool) -> Result<Report, OpenError> {
-    let mut report = Report {
-        verdict: Verdict::Clean,
-        segments: 0,
-        entries: 0,
-        groups: Vec::new(),
-        findings: Vec::new(),
-    };
+    let mut report = Report::empty();
     for log in logs_in(directory)? {
         let mut disk = PwriteDisk::read_only(&log);
         let slots = begin(&mut disk, &log, while_running)?;
@@ -130,7 +124,17 @@ fn oldest_stated(disk: &mut impl Disk, slots: &[SlotFile]) -> Option<u64> {
 }
 
 impl Report {
-    fn of(judgement: Judgement) -> Self {
+    pub(crate) fn empty() -> Self {
+        Self {
+            verdict: Verdict::Clean,
+            segments: 0,
+            entries: 0,
+            groups: Vec::new(),
+            findings: Vec::new(),
+        }
+    }
+
+    pub(crate) fn of(judgement: Judgement) -> Self {
         let groups = judgement.groups.iter().map(|(group, log)| {
             let tip = log.tip();
             let some = log.rows().len() > 0;
@@ -159,7 +163,7 @@ impl Report {
         }
     }
 
-    fn add(&mut self, other: Report) {
+    pub(crate) fn add(&mut self, other: Report) {
         self.verdict = self.verdict.max(other.verdict);
         self.segments += other.segments;
         self.entries += other.entries;
@@ -289,7 +293,7 @@ fn inspect_disk(
     Ok(())
 }
 
-fn begin(
+pub(crate) fn begin(
     disk: &mut PwriteDisk,
     log: &Path,
     while_running: bool,
@@ -302,7 +306,7 @@ fn begin(
 }
 
 /// A data directory holds a log a shard; the directory of a log itself will do as well.
-fn logs_in(directory: &Path) -> Result<Vec<PathBuf>, OpenError> {
+pub(crate) fn logs_in(directory: &Path) -> Result<Vec<PathBuf>, OpenError> {
     let not_a_log = |why: String| OpenError::NotALog {
         path: directory.to_owned(),
         why,

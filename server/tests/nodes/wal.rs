@@ -308,3 +308,60 @@ fn a_start_does_what_a_probe_of_the_device_chose() {
     let text = place.pass(&["wal", "probe", DATA, "--seconds", "1"]);
     assert!(text.contains("\nchosen "), "{text}");
 }
+
+#[test]
+fn a_dump_lists_every_entry_and_says_which_cannot_be_read() {
+    let place = stopped();
+    let before = contents(&place.path(DATA));
+    let dump = |further: &[&str]| {
+        let mut args = vec!["wal", "dump", DATA];
+        args.extend(further);
+        place.run(&args)
+    };
+    let whole = dump(&["--payloads"]);
+    whole.says(0, &[]);
+    let entries: Vec<&str> = whole
+        .out
+        .lines()
+        .filter(|line| line.starts_with("entry group 1 index "))
+        .collect();
+    assert_eq!(entries.len(), 4, "{}", whole.out);
+    assert!(
+        entries[0].contains(" index 1 term 1 noop 0 bytes 0 chain "),
+        "{}",
+        entries[0]
+    );
+    assert!(
+        entries[3].contains(" index 4 term 1 proposals 1 bytes "),
+        "{}",
+        entries[3]
+    );
+    assert!(
+        entries[3].contains("wal-00000.slot offset "),
+        "{}",
+        entries[3]
+    );
+    assert_eq!(whole.out.matches(VALUE).count(), 3, "{}", whole.out);
+    assert_eq!(
+        whole.out.lines().last(),
+        verify(&place, &[]).out.lines().last()
+    );
+
+    let some = dump(&["--group", "1", "--from", "2", "--to", "3"]);
+    let listed: Vec<&str> = some.out.lines().collect();
+    assert_eq!(listed[..2], entries[1..3]);
+    assert_eq!(listed.len(), 3);
+    assert_eq!(dump(&["--group", "2"]).out.lines().count(), 1);
+    assert_eq!(before, contents(&place.path(DATA)), "it only reads");
+
+    let (path, at) = holding(&place, VALUE.as_bytes());
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[at] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let ended = dump(&[]);
+    assert_eq!(ended.code, 20, "{}", ended.out);
+    assert_eq!(
+        ended.out.lines().last(),
+        verify(&place, &[]).out.lines().last()
+    );
+}

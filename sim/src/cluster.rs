@@ -116,6 +116,8 @@ pub struct Cluster<'a, M: Model> {
     down: BTreeMap<NodeId, Down>,
     /// Nodes whose directory may be bad, by what happened to it.
     damaged: BTreeSet<NodeId>,
+    /// One that was to last did not: what its disk had in flight landed behind what was made bad, and marked it.
+    lost_in_core: bool,
     /// Nodes that refuse to start, and what they say.
     refused: BTreeMap<NodeId, String>,
     images: BTreeMap<NodeId, SimImage>,
@@ -238,6 +240,7 @@ impl<'a, M: Model> Cluster<'a, M> {
             scheduled: 0,
             down: BTreeMap::new(),
             damaged: BTreeSet::new(),
+            lost_in_core: false,
             refused: BTreeMap::new(),
             images: BTreeMap::new(),
             log: Vec::new(),

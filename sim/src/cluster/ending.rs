@@ -93,7 +93,7 @@ impl<M: Model> Cluster<'_, M> {
     }
 
     /// A guarded replica waits for a leader, as does one that lacks a snapshot. Where those that do not are no majority
-    /// there may be none.
+    /// there may be none; nor if one is lost for good instead of guarded.
     fn excuse_the_guarded(&mut self) {
         for group in (1..=self.plan.groups).map(GroupId) {
             if !self.leaders(group).is_empty() {
@@ -101,7 +101,7 @@ impl<M: Model> Cluster<'_, M> {
             }
             let cores = self.core.iter();
             let cores = cores.filter_map(|id| self.nodes[place(*id)].core(group));
-            let (mut guarded, mut waiting) = (false, 0);
+            let (mut guarded, mut waiting) = (self.lost_in_core, 0);
             for core in cores {
                 guarded |= core.guard().is_some();
                 waiting += usize::from(core.guard().is_some() || core.lacks_snapshot());

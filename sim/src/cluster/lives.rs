@@ -85,7 +85,9 @@ impl<M: Model> Cluster<'_, M> {
 
     /// A node is lost for good: nothing repairs a damaged log. The others have to do without it.
     pub(super) fn lose(&mut self, id: NodeId) {
+        let before = self.core.len();
         self.core.retain(|core| *core != id);
+        self.lost_in_core |= self.core.len() < before;
         let core = self.core.len() as u64;
         self.justified |= 2 * core <= self.plan.nodes;
         self.excuse_the_unfounded();

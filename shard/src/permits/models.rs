@@ -108,7 +108,7 @@ fn two_take_parts(take: fn(&Permits, usize) -> Option<Permit>) {
             })
         });
         let taken = threads.map(|thread| thread.join().unwrap());
-        let bytes = taken.iter().flatten().map(Permit::bytes).sum();
+        let bytes: usize = taken.iter().flatten().map(Permit::bytes).sum();
         assert_eq!(permits.held(), bytes);
         assert!(bytes > 0, "nobody got anything");
         drop(taken);

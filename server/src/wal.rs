@@ -1,6 +1,7 @@
 //! `logdrive wal`: looks at the log of a node's data directory, and changes nothing in it; and at the device under it.
 
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use logdrive_raft::entry::EntryKind;
@@ -53,7 +54,7 @@ pub(crate) fn run(command: &Wal, out: &mut Out<'_>) -> Result<Exit, Failure> {
         }
         Wal::Probe { dir, json, seconds } => {
             let survey = probe::survey(dir, Backend::Auto, Duration::from_secs(*seconds));
-            let survey = survey.map_err(|error| not_probed(&error))?;
+            let survey = survey.map_err(|error| not_probed(dir, error))?;
             match json {
                 true => {
                     let json = serde_json::to_string(&survey);
@@ -66,16 +67,21 @@ pub(crate) fn run(command: &Wal, out: &mut Out<'_>) -> Result<Exit, Failure> {
     }
 }
 
-fn not_probed(error: &DiskError) -> Failure {
-    match error {
-        DiskError::Locked { path } => Failure::new(
+fn not_probed(dir: &Path, error: DiskError) -> Failure {
+    if !dir.is_dir() {
+        let text = format!("{} is not a directory", dir.display());
+        return Failure::new(Exit::Usage, text)
+            .advise("name one on the device, like node.dir of a node that does not run");
+    }
+    match OpenError::from(error) {
+        OpenError::Locked { path } => Failure::new(
             Exit::Unreachable,
             format!(
                 "{} is in use by another process: stop the node, for both would measure each other",
                 path.display()
             ),
         ),
-        _ => Failure::of(Exit::Usage, error),
+        error => Failure::of(open_exit(&error), &error),
     }
 }
 

@@ -54,13 +54,7 @@ pub fn dump(
     selection: &Selection,
     each: &mut dyn FnMut(&Dumped),
 ) -> Result<Report, OpenError> {
-    let question = Question {
-        identity: None,
-        split_at_mark: false,
-        sealed_only: while_running,
-        glances: false,
-        mutant: None,
-    };
+    let question = Question::of_a_reader(while_running);
     let mut report = Report::empty();
     for log in logs_in(directory)? {
         let mut disk = PwriteDisk::read_only(&log);

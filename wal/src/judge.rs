@@ -166,6 +166,19 @@ pub(crate) struct Question {
     pub(crate) mutant: Option<Mutant>,
 }
 
+impl Question {
+    /// All that is there, of whoever's log, for somebody who only looks at it.
+    pub(crate) fn of_a_reader(while_running: bool) -> Self {
+        Self {
+            identity: None,
+            split_at_mark: false,
+            sealed_only: while_running,
+            glances: false,
+            mutant: None,
+        }
+    }
+}
+
 /// Judges what the disk holds.
 pub(crate) fn judge(
     disk: &mut impl Disk,

@@ -84,13 +84,7 @@ pub fn verify_disk(
     slots: &[SlotFile],
     while_running: bool,
 ) -> Result<Report, OpenError> {
-    let question = Question {
-        identity: None,
-        split_at_mark: false,
-        sealed_only: while_running,
-        glances: false,
-        mutant: None,
-    };
+    let question = Question::of_a_reader(while_running);
     if !while_running {
         return Ok(Report::of(judge(disk, slots, &question)?));
     }

@@ -305,6 +305,10 @@ fn a_start_does_what_a_probe_of_the_device_chose() {
     assert_eq!(node.stop(), 0);
     // It is nothing of the log's.
     assert_eq!(verify(&place, &[]).code, 0);
+    let nowhere = ["wal", "probe", "nowhere"];
+    place
+        .run(&nowhere)
+        .says(2, &["nowhere is not a directory", "name one on the device"]);
     let text = place.pass(&["wal", "probe", DATA, "--seconds", "1"]);
     assert!(text.contains("\nchosen "), "{text}");
 }

@@ -29,9 +29,29 @@ pub fn open(
     backend: Backend,
     flush_mode: Option<FlushMode>,
 ) -> Result<Box<dyn Disk>, DiskError> {
+    let recommends = flush_mode.map_or(Recommends::Measured, Recommends::Always);
+    Ok(open_scratch(path, backend, recommends)?)
+}
+
+/// Which flush mode a disk recommends.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Recommends {
+    Always(FlushMode),
+    /// What is measured once the directory is locked.
+    Measured,
+    /// Whoever opens it measures for itself.
+    Nothing,
+}
+
+/// The same, for whoever lends it files of its own.
+pub(super) fn open_scratch(
+    path: &Path,
+    backend: Backend,
+    recommends: Recommends,
+) -> Result<Box<dyn Scratch>, DiskError> {
     let refused = match backend {
-        Backend::Pwrite => return Ok(Box::new(pwrite(path, flush_mode))),
-        Backend::Auto | Backend::IoUring => match ring::open(path, flush_mode)? {
+        Backend::Pwrite => return Ok(Box::new(pwrite(path, recommends))),
+        Backend::Auto | Backend::IoUring => match ring::open(path, recommends)? {
             Ok(disk) => return Ok(disk),
             Err(refused) => refused,
         },
@@ -41,33 +61,16 @@ pub fn open(
         return Err(DiskError::io("use io_uring for", path, source));
     }
     let note = format!("{refused}: blocking calls on a thread are used instead");
-    Ok(Box::new(pwrite(path, flush_mode).with_fallback(note)))
+    Ok(Box::new(pwrite(path, recommends).with_fallback(note)))
 }
 
-/// The same for whoever only measures: nothing is recommended.
-pub(super) fn open_scratch(path: &Path, backend: Backend) -> Result<Box<dyn Scratch>, DiskError> {
-    let refused = match backend {
-        Backend::Pwrite => return Ok(Box::new(PwriteDisk::new(path))),
-        Backend::Auto | Backend::IoUring => match ring::open_scratch(path)? {
-            Ok(disk) => return Ok(disk),
-            Err(refused) => refused,
-        },
-    };
-    if backend == Backend::IoUring {
-        let source = std::io::Error::other(refused);
-        return Err(DiskError::io("use io_uring for", path, source));
-    }
-    let note = format!("{refused}: blocking calls on a thread are used instead");
-    Ok(Box::new(PwriteDisk::new(path).with_fallback(note)))
-}
-
-fn pwrite(path: &Path, flush_mode: Option<FlushMode>) -> PwriteDisk {
+fn pwrite(path: &Path, recommends: Recommends) -> PwriteDisk {
     let disk = PwriteDisk::new(path);
-    match flush_mode {
-        Some(mode) => disk.with_flush_mode(mode),
+    match recommends {
+        Recommends::Always(mode) => disk.with_flush_mode(mode),
         // Elsewhere a durable write is a write and a flush, and there is nothing to choose.
-        None if cfg!(target_os = "linux") => disk.with_probing(),
-        None => disk,
+        Recommends::Measured if cfg!(target_os = "linux") => disk.with_probing(),
+        Recommends::Measured | Recommends::Nothing => disk,
     }
 }
 
@@ -77,42 +80,30 @@ mod ring {
 
     use rustix::io::Errno;
 
+    use crate::disk::DiskError;
     use crate::disk::file::direct_works;
     use crate::disk::lock::DirectoryLock;
     use crate::disk::probe::Scratch;
     use crate::disk::uring::UringDisk;
-    use crate::disk::{Disk, DiskError, FlushMode};
+
+    use super::Recommends;
 
     /// A ring, or why there is none.
     pub(super) fn open(
         path: &Path,
-        flush_mode: Option<FlushMode>,
-    ) -> Result<Result<Box<dyn Disk>, String>, DiskError> {
-        Ok(match ring(path)? {
-            Ok(disk) => Ok(Box::new(match flush_mode {
-                Some(mode) => disk.with_flush_mode(mode),
-                None => disk.with_probing(),
-            })),
-            Err(refused) => Err(refused),
-        })
-    }
-
-    /// The same for whoever only measures.
-    pub(super) fn open_scratch(path: &Path) -> Result<Result<Box<dyn Scratch>, String>, DiskError> {
-        Ok(match ring(path)? {
-            Ok(disk) => Ok(Box::new(disk)),
-            Err(refused) => Err(refused),
-        })
-    }
-
-    fn ring(path: &Path) -> Result<Result<UringDisk, String>, DiskError> {
+        recommends: Recommends,
+    ) -> Result<Result<Box<dyn Scratch>, String>, DiskError> {
         // Only a directory that nobody uses is written to. Its owner's free space, too, is its owner's.
         let _lock = DirectoryLock::take(path, true)?;
         if !direct_works(path).map_err(|e| DiskError::io("write to", path, e))? {
             return Ok(Err("O_DIRECT is refused by the file system".to_owned()));
         }
         Ok(match UringDisk::new(path) {
-            Ok(disk) => Ok(disk),
+            Ok(disk) => Ok(Box::new(match recommends {
+                Recommends::Always(mode) => disk.with_flush_mode(mode),
+                Recommends::Measured => disk.with_probing(),
+                Recommends::Nothing => disk,
+            })),
             Err(error) => Err(match Errno::from_io_error(&error) {
                 Some(Errno::PERM | Errno::ACCESS) => format!(
                     "io_uring is forbidden here (a container, or kernel.io_uring_disabled): {error}"
@@ -127,20 +118,16 @@ mod ring {
 mod ring {
     use std::path::Path;
 
+    use crate::disk::DiskError;
     use crate::disk::probe::Scratch;
-    use crate::disk::{Disk, DiskError, FlushMode};
 
-    const WHY: &str = "io_uring is not part of this build";
+    use super::Recommends;
 
     pub(super) fn open(
         _: &Path,
-        _: Option<FlushMode>,
-    ) -> Result<Result<Box<dyn Disk>, String>, DiskError> {
-        Ok(Err(WHY.to_owned()))
-    }
-
-    pub(super) fn open_scratch(_: &Path) -> Result<Result<Box<dyn Scratch>, String>, DiskError> {
-        Ok(Err(WHY.to_owned()))
+        _: Recommends,
+    ) -> Result<Result<Box<dyn Scratch>, String>, DiskError> {
+        Ok(Err("io_uring is not part of this build".to_owned()))
     }
 }
 

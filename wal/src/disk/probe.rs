@@ -50,7 +50,7 @@ pub(super) fn recommend(
 ) -> io::Result<(FlushMode, Option<Sizing>)> {
     let backend = disk.facts().backend;
     if let Some(chosen) = survey::known(backend, directory)? {
-        return Ok((chosen.flush_mode(), Some(chosen.sizing())));
+        return Ok((chosen.flush_mode, Some(chosen.sizing())));
     }
     recommend_mode(disk, directory, backend).map(|mode| (mode, None))
 }
@@ -77,17 +77,7 @@ fn recommend_mode(
 
 /// What an outcome counts for.
 fn key(backend: &str, directory: &Path) -> io::Result<String> {
-    #[cfg(unix)]
-    let (device, kernel) = {
-        use std::os::unix::fs::MetadataExt;
-        let kernel = rustix::system::uname()
-            .release()
-            .to_string_lossy()
-            .into_owned();
-        (std::fs::metadata(directory)?.dev(), kernel)
-    };
-    #[cfg(not(unix))]
-    let (device, kernel) = (directory.display(), std::env::consts::OS);
+    let (device, kernel) = (survey::device(directory)?, survey::kernel());
     Ok(format!(
         "logdrive flush probe 1\nbackend {backend}\ndevice {device}\nkernel {kernel}\n"
     ))

@@ -12,7 +12,7 @@ use super::measure::{Flushes, SCRATCH, Writes};
 use super::{Measured, Scratch};
 use crate::disk::file::SlotHandle;
 use crate::disk::lock::{DirectoryLock, LOCK_FILE};
-use crate::disk::open::{Backend, open_scratch};
+use crate::disk::open::{Backend, Recommends, open_scratch};
 use crate::disk::{BLOCK_BYTES, DiskError, FlushMode};
 
 /// The name of the result. A start looks for it beside its slots and in the directory above.
@@ -33,6 +33,11 @@ const WRITERS: [usize; 2] = [1, 3];
 const SIZES: [u32; 5] = [1, 4, 16, 64, GROUP_BLOCKS_MAX];
 
 const DEPTHS: [usize; 5] = [1, 2, 4, 8, 16];
+
+/// How many flush groups a log may be told to have in flight. For more large ones, with reads beside them, there are no
+/// registered buffers, and those are all the memory that a node is said to need for its disk.
+const DEPTH_MIN: usize = 4;
+const DEPTH_MAX: usize = 8;
 
 /// Smaller flush groups are not worth a write of their own.
 const GROUP_BLOCKS_MIN: u32 = 16;
@@ -70,7 +75,7 @@ pub struct Survey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CurvePoint {
     /// How it is made durable.
-    pub flush_mode: Mode,
+    pub flush_mode: FlushMode,
     /// How many write at once, each to a file of its own. One of them is timed.
     pub writers: usize,
     /// Bytes of a write.
@@ -98,7 +103,7 @@ pub struct DepthPoint {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Chosen {
     /// How writes are made durable.
-    flush_mode: Mode,
+    pub flush_mode: FlushMode,
     /// The most data of a flush group.
     pub group_bytes_max: u64,
     /// The most flush groups in flight.
@@ -116,34 +121,6 @@ pub struct Sizing {
     pub depth_max: usize,
 }
 
-/// A flush mode, by its name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Mode {
-    /// Each write is durable when it completes.
-    Dsync,
-    /// Plain writes, and one flush at a time.
-    DrainedFsync,
-}
-
-impl From<Mode> for FlushMode {
-    fn from(mode: Mode) -> Self {
-        match mode {
-            Mode::Dsync => Self::Dsync,
-            Mode::DrainedFsync => Self::DrainedFsync,
-        }
-    }
-}
-
-impl From<FlushMode> for Mode {
-    fn from(mode: FlushMode) -> Self {
-        match mode {
-            FlushMode::Dsync => Self::Dsync,
-            FlushMode::DrainedFsync => Self::DrainedFsync,
-        }
-    }
-}
-
 /// Measures the device of a directory in about so much time, keeps the result in it as `probe.json`, and removes all
 /// else. Fails if a process has a log there: both would measure each other.
 pub fn survey(directory: &Path, backend: Backend, time: Duration) -> Result<Survey, DiskError> {
@@ -157,7 +134,7 @@ pub fn survey(directory: &Path, backend: Backend, time: Duration) -> Result<Surv
         }
     }
     let place = directory.join(DIRECTORY);
-    let mut disk = open_scratch(&place, backend)?;
+    let mut disk = open_scratch(&place, backend, Recommends::Nothing)?;
     disk.lock()?;
     let measured = measure(&mut *disk, directory, &place, time);
     drop(disk);
@@ -272,7 +249,7 @@ fn measure_with(
                     count,
                 } = Flushes::of(samples);
                 curve.push(CurvePoint {
-                    flush_mode: mode.into(),
+                    flush_mode: mode,
                     writers,
                     bytes: u64::from(blocks) * BLOCK_BYTES as u64,
                     p50_ns,
@@ -305,15 +282,18 @@ fn measure_with(
     Ok((curve, depth, chosen))
 }
 
-/// By small writes of three writers: what a loaded device does to the commits of a quiet log.
+/// Small writes of three writers at once: what a loaded device does to the commits of a quiet log.
+fn small_of_three(curve: &[CurvePoint], mode: FlushMode) -> Option<&CurvePoint> {
+    curve.iter().find(|point| {
+        point.flush_mode == mode
+            && point.writers == WRITERS[WRITERS.len() - 1]
+            && point.bytes == BLOCK_BYTES as u64
+    })
+}
+
 fn choose_mode(curve: &[CurvePoint]) -> FlushMode {
     let of = |mode: FlushMode| {
-        let small = |point: &&CurvePoint| {
-            point.flush_mode == mode.into()
-                && point.writers == WRITERS[WRITERS.len() - 1]
-                && point.bytes == BLOCK_BYTES as u64
-        };
-        let point = curve.iter().find(small);
+        let point = small_of_three(curve, mode);
         point.map_or(Flushes::of(Vec::new()), |point| Flushes {
             p50_ns: point.p50_ns,
             p99_ns: point.p99_ns,
@@ -332,7 +312,7 @@ fn choose_mode(curve: &[CurvePoint]) -> FlushMode {
 fn choose_blocks(curve: &[CurvePoint], mode: FlushMode) -> u32 {
     let alone = curve
         .iter()
-        .filter(|point| point.flush_mode == mode.into() && point.writers == 1 && point.p50_ns > 0);
+        .filter(|point| point.flush_mode == mode && point.writers == 1 && point.p50_ns > 0);
     let rate =
         |point: &CurvePoint| u128::from(point.bytes) * 1_000_000_000 / u128::from(point.p50_ns);
     let best = alone.clone().map(rate).max().unwrap_or(0);
@@ -351,14 +331,9 @@ impl Chosen {
             .iter()
             .find(|point| point.commits_per_s * 20 >= best * 19);
         let busy = enough.map_or(4, |point| point.in_flight);
-        let depth_max = (2 * busy).clamp(4, 16);
+        let depth_max = (2 * busy).clamp(DEPTH_MIN, DEPTH_MAX);
         let small = |mode: FlushMode| {
-            let at = curve.iter().find(|point| {
-                point.flush_mode == mode.into()
-                    && point.writers == WRITERS[WRITERS.len() - 1]
-                    && point.bytes == BLOCK_BYTES as u64
-            });
-            at.map_or_else(
+            small_of_three(curve, mode).map_or_else(
                 || "not measured".to_owned(),
                 |point| format!("{} and {} µs", point.p50_ns / 1000, point.p99_ns / 1000),
             )
@@ -372,7 +347,7 @@ impl Chosen {
             u64::from(blocks) * BLOCK_BYTES as u64 / 1024,
         );
         Self {
-            flush_mode: mode.into(),
+            flush_mode: mode,
             group_bytes_max: u64::from(blocks) * BLOCK_BYTES as u64,
             depth_max,
             why,
@@ -382,7 +357,7 @@ impl Chosen {
     /// How writes are made durable.
     #[must_use]
     pub fn flush_mode(&self) -> FlushMode {
-        self.flush_mode.into()
+        self.flush_mode
     }
 
     /// How large flush groups are. Whatever a file says, it is something that a log can work with.
@@ -392,7 +367,7 @@ impl Chosen {
         let bytes = self.group_bytes_max.clamp(least, most);
         Sizing {
             group_bytes_max: usize::try_from(bytes).expect("at most 1 MiB"),
-            depth_max: self.depth_max.clamp(4, 16),
+            depth_max: self.depth_max.clamp(DEPTH_MIN, DEPTH_MAX),
         }
     }
 }
@@ -423,7 +398,7 @@ impl fmt::Display for Survey {
                     write!(
                         f,
                         "   {:<13} {:>7} µs {:>7} µs",
-                        FlushMode::from(point.flush_mode).name(),
+                        point.flush_mode.name(),
                         point.p50_ns / 1000,
                         point.p99_ns / 1000
                     )?;
@@ -450,7 +425,7 @@ impl fmt::Display for Survey {
         writeln!(
             f,
             "chosen {}, groups of at most {} KiB, at most {} in flight",
-            self.chosen.flush_mode().name(),
+            self.chosen.flush_mode.name(),
             self.chosen.group_bytes_max / 1024,
             self.chosen.depth_max
         )?;
@@ -463,8 +438,9 @@ fn per_s(count: u64, took: Duration) -> u64 {
     u64::try_from(per_s).unwrap_or(u64::MAX)
 }
 
+/// The kernel's release.
 #[cfg(unix)]
-fn kernel() -> String {
+pub(super) fn kernel() -> String {
     rustix::system::uname()
         .release()
         .to_string_lossy()
@@ -472,13 +448,13 @@ fn kernel() -> String {
 }
 
 #[cfg(not(unix))]
-fn kernel() -> String {
+pub(super) fn kernel() -> String {
     std::env::consts::OS.to_owned()
 }
 
 /// `major:minor`.
 #[cfg(unix)]
-fn device(directory: &Path) -> io::Result<String> {
+pub(super) fn device(directory: &Path) -> io::Result<String> {
     use std::os::unix::fs::MetadataExt;
     let device = std::fs::metadata(directory)?.dev();
     let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
@@ -486,7 +462,7 @@ fn device(directory: &Path) -> io::Result<String> {
 }
 
 #[cfg(not(unix))]
-fn device(directory: &Path) -> io::Result<String> {
+pub(super) fn device(directory: &Path) -> io::Result<String> {
     Ok(directory.canonicalize()?.display().to_string())
 }
 
@@ -510,7 +486,7 @@ mod tests {
 
     fn point(mode: FlushMode, writers: usize, blocks: u32, p50_us: u64) -> CurvePoint {
         CurvePoint {
-            flush_mode: mode.into(),
+            flush_mode: mode,
             writers,
             bytes: u64::from(blocks) * BLOCK_BYTES as u64,
             p50_ns: p50_us * 1000,
@@ -556,7 +532,7 @@ mod tests {
         let rising = [depth(1, 100), depth(2, 200), depth(4, 390), depth(8, 400)];
         assert_eq!(of(&rising), 8);
         let steep = [depth(1, 100), depth(8, 800), depth(16, 1600)];
-        assert_eq!(of(&steep), 16);
+        assert_eq!(of(&steep), DEPTH_MAX);
     }
 
     #[test]
@@ -626,7 +602,7 @@ mod tests {
     fn what_a_file_says_is_kept_within_what_a_log_can_do() {
         let chosen = |group_bytes_max, depth_max| {
             let chosen = Chosen {
-                flush_mode: Mode::Dsync,
+                flush_mode: FlushMode::Dsync,
                 group_bytes_max,
                 depth_max,
                 why: String::new(),
@@ -638,7 +614,7 @@ mod tests {
             (group_bytes_max, depth_max)
         };
         assert_eq!(chosen(0, 0), (64 << 10, 4));
-        assert_eq!(chosen(u64::MAX, usize::MAX), (1 << 20, 16));
+        assert_eq!(chosen(u64::MAX, usize::MAX), (1 << 20, 8));
         assert_eq!(chosen(256 << 10, 6), (256 << 10, 6));
     }
 }

@@ -131,8 +131,10 @@ pub struct DamageCounts {
     pub healed: u64,
     /// Of these opened with groups that are guarded.
     pub guarded: u64,
-    /// That had to be called rot, and were.
+    /// That were called rot, for something durable is bad and missed.
     pub rot_deserved: u64,
+    /// Of those with something bad that was durable: opened, for nobody misses it.
+    pub mended_deserved: u64,
     /// That had to be refused, and were.
     pub refused_deserved: u64,
     /// One copy of a header: had to be opened as if nothing were, and were.
@@ -168,6 +170,7 @@ impl DamageCounts {
         self.healed += other.healed;
         self.guarded += other.guarded;
         self.rot_deserved += other.rot_deserved;
+        self.mended_deserved += other.mended_deserved;
         self.refused_deserved += other.refused_deserved;
         self.healed_deserved += other.healed_deserved;
         self.undetectable += other.undetectable;
@@ -345,6 +348,7 @@ impl ImagesReport {
             ("closed whole", damage.closed),
             ("unclean", damage.unclean),
             ("rot_deserved", damage.rot_deserved),
+            ("mended_deserved", damage.mended_deserved),
             ("healed_deserved", damage.healed_deserved),
             ("undetectable", damage.undetectable),
             ("damaged and guarded", damage.guarded),

@@ -18,6 +18,9 @@ pub enum FindingVerdict {
     /// device. But a log that opens, and has everything that was acknowledged, is not called rot: whoever
     /// asks `verify` wants to know whether the node would start, so this alone leaves the verdict as it is.
     Healable,
+    /// Something that was durable reads back bad, and nobody misses it: it was cut or covered since, or what it said is
+    /// said elsewhere too. It is told until its segment is released; the verdict stays as it is.
+    Mended,
     /// Something that was durable reads back bad.
     Rot,
     /// Something at the end of the log is neither what was written nor what was there before. It may have
@@ -33,6 +36,7 @@ impl FindingVerdict {
     pub fn name(self) -> &'static str {
         match self {
             Self::Healable => "healable",
+            Self::Mended => "mended",
             Self::Rot => "rot",
             Self::Suspect | Self::Guarded => "suspect",
         }
@@ -99,6 +103,8 @@ pub(crate) const ADVICE_GUARDED: &str = "the last write may have been acknowledg
 
 /// Advice for a copy that went bad.
 pub(crate) const ADVICE_HEALABLE: &str = "nothing is lost: the other copy is good, and opening the log writes this one again; check the device";
+
+pub(crate) const ADVICE_MENDED: &str = "nothing is lost: what was there was cut or covered since, or is said elsewhere too; this line ends once that part of the log is released; check the device";
 
 /// Why a log cannot be opened.
 #[derive(Debug, thiserror::Error)]

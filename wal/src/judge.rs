@@ -30,6 +30,7 @@ mod chain;
 mod court;
 mod decide;
 mod logs;
+mod lost;
 mod orphans;
 mod suspicion;
 mod walk;
@@ -140,6 +141,8 @@ pub(crate) struct Judgement {
     pub(crate) rewrite_last: bool,
     /// Copies of slot headers that are bad or missing while the other one is good.
     pub(crate) bad_copies: Vec<(SlotId, u32)>,
+    /// Slots of segments that count, and in which something that was durable is bad that nobody needs.
+    pub(crate) mended: BTreeSet<SlotId>,
     /// Slots, in use or not, of whose header the first copy counts and the second is bad, older or missing.
     pub(crate) first_counts: BTreeSet<SlotId>,
     /// Slots whose header can be read, and whose segment that is, or that have none.
@@ -369,6 +372,7 @@ impl Judgement {
             originals: Vec::new(),
             rewrite_last: false,
             bad_copies: Vec::new(),
+            mended: BTreeSet::new(),
             first_counts: BTreeSet::new(),
             legible: BTreeMap::new(),
             written_copies: BTreeMap::new(),

@@ -41,6 +41,24 @@ impl Row {
         }
     }
 
+    /// An entry whose frame cannot be read, in a segment. Of the last one of a run it is known which it is.
+    pub(crate) fn missing(known: Option<&LogPosition>, segment: u64) -> Self {
+        let position = known.copied().unwrap_or_default();
+        let mut row = Self::new(&position, 0);
+        row.segment = u32::try_from(segment).expect("segments are numbered in stamps");
+        row.start = u32::from(known.is_some());
+        row
+    }
+
+    pub(crate) fn is_missing(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// Whether it is known which entry this is.
+    fn is_known(&self) -> bool {
+        !self.is_missing() || self.start != 0
+    }
+
     /// Says where the frame lies: so many bytes of data after the beginning of a block.
     pub(crate) fn put(&mut self, at: Place, offset: usize) {
         let start = at.block as usize * BLOCK_DATA_BYTES + offset;
@@ -125,6 +143,8 @@ pub(crate) struct GroupLog {
     rows: VecDeque<Row>,
     /// Bytes of the frames of all rows.
     bytes: u64,
+    /// How many rows there are whose frames cannot be read. Only while a log is judged.
+    missing: usize,
     pub(crate) hard_state: HardState,
     /// What an opening found that it may have acknowledged and lost.
     pub(crate) guard: Option<Guard>,
@@ -240,6 +260,7 @@ impl GroupLog {
             owed: None,
             rows: VecDeque::new(),
             bytes: 0,
+            missing: 0,
             hard_state: HardState::default(),
             guard: None,
             anchor: None,
@@ -314,7 +335,8 @@ impl GroupLog {
             .into_iter()
             .find(|known| known.index == index)
             .or_else(|| {
-                self.row(index).map(|row| LogPosition {
+                let row = self.row(index).filter(|row| row.is_known());
+                row.map(|row| LogPosition {
                     index,
                     term: row.term,
                     chain: row.chain,
@@ -322,9 +344,33 @@ impl GroupLog {
             })
     }
 
+    /// The first entry whose frame cannot be read, if there is one.
+    pub(crate) fn first_missing(&self) -> Option<Index> {
+        if self.missing == 0 {
+            return None;
+        }
+        let above = self.rows.iter().position(Row::is_missing)?;
+        Some(Index(self.bottom().index.0 + 1 + above as u64))
+    }
+
+    /// Whether nobody knows which entry lies at an index, though one does.
+    fn is_unknown(&self, index: Index) -> bool {
+        self.row(index).is_some_and(|row| !row.is_known())
+    }
+
+    /// A later record names this entry, so it was on the path.
+    fn learn(&mut self, position: &LogPosition) {
+        if let Some(row) = self.row_mut(position.index).filter(|row| !row.is_known()) {
+            row.term = position.term;
+            row.chain = position.chain;
+            row.start = 1;
+        }
+    }
+
     /// Cuts whatever lies beyond `to`.
     pub(crate) fn truncate(&mut self, to: &LogPosition) -> Result<(), OffPath> {
         self.check_on_path(to)?;
+        self.learn(to);
         let bottom = self.bottom().index;
         if to.index < bottom {
             self.owed = Some(*to).filter(|to| to.index != self.start.base.index);
@@ -336,13 +382,15 @@ impl GroupLog {
 
     fn keep_below(&mut self, rows: usize) {
         let dead = self.rows.range(rows.min(self.rows.len())..);
-        self.bytes -= dead.map(|row| u64::from(row.bytes)).sum::<u64>();
+        self.bytes -= dead.clone().map(|row| u64::from(row.bytes)).sum::<u64>();
+        self.missing -= dead.filter(|row| row.is_missing()).count();
         self.rows.truncate(rows);
     }
 
     /// Appends an entry after `prev`, which is the tip.
     pub(crate) fn push(&mut self, row: Row) {
         self.bytes += u64::from(row.bytes);
+        self.missing += usize::from(row.is_missing());
         self.rows.push_back(row);
     }
 
@@ -352,7 +400,9 @@ impl GroupLog {
         let goes_on = match self.check_on_path(&base) {
             Err(OffPath::BelowBase) => return Err(OffPath::BelowBase),
             // Nobody knows what was there, but for what the record says.
-            Ok(()) if base.index < self.bottom().index => *tip == self.tip(),
+            Ok(()) if base.index < self.bottom().index || self.is_unknown(base.index) => {
+                *tip == self.tip()
+            }
             on_path => on_path.is_ok(),
         };
         if !goes_on {
@@ -360,8 +410,10 @@ impl GroupLog {
             self.owed = None;
         } else if self.bottom().index <= base.index {
             let below = usize::try_from(base.index.0 - self.bottom().index.0);
-            let dead = self.rows.drain(..below.expect("bounded by the rows"));
-            self.bytes -= dead.map(|row| u64::from(row.bytes)).sum::<u64>();
+            for dead in self.rows.drain(..below.expect("bounded by the rows")) {
+                self.bytes -= u64::from(dead.bytes);
+                self.missing -= usize::from(dead.is_missing());
+            }
             self.owed = None;
         }
         self.start = start;
@@ -371,12 +423,15 @@ impl GroupLog {
         Ok(())
     }
 
-    /// Whether the path has this very entry. Of those that are owed nobody knows better.
+    /// Whether the path has this very entry. Of those that are owed or cannot be read nobody knows better.
     pub(crate) fn check_on_path(&self, position: &LogPosition) -> Result<(), OffPath> {
         if position.index < self.start.base.index {
             return Err(OffPath::BelowBase);
         }
         if self.start.base.index < position.index && position.index < self.bottom().index {
+            return Ok(());
+        }
+        if self.is_unknown(position.index) {
             return Ok(());
         }
         match self.position(position.index) {

@@ -92,6 +92,8 @@ pub(crate) struct Bad {
     pub(crate) mark: Option<Place>,
     /// Blocks of this segment from here to the next good group, or to the end.
     pub(crate) whole_blocks: u32,
+    /// The first block after it.
+    pub(crate) end: u32,
     /// And blocks after the first one that are garbage.
     pub(crate) garbage_blocks: u32,
     /// What can be read of the flush groups that lie here: what they were to do, if not the entries themselves.
@@ -112,13 +114,19 @@ pub(crate) struct Told {
     pub(crate) end: u32,
     pub(crate) table: Vec<Record>,
     pub(crate) echo: Vec<Record>,
+    /// The chain through it, and that through the one before.
+    pub(crate) chain: Chain,
+    pub(crate) previous: Chain,
     /// None of its blocks is known not to have been written: it may have been durable.
     pub(crate) has_landed: bool,
+    /// It lies behind a block that was not written: above the mark it was not durable.
+    pub(crate) beyond: bool,
 }
 
 impl Bad {
     /// One more block of what is bad here, after the first one.
     fn add_block(&mut self, number: u32, state: BlockState) {
+        self.end = number + 1;
         self.count(state);
         if self.ends || self.tells_of(number) {
             return;
@@ -132,9 +140,18 @@ impl Bad {
 
     /// One more block, in which a bad group begins.
     fn add_group(&mut self, number: u32, state: BlockState, bad: Bad) {
+        self.end = number + 1;
         self.count(state);
         self.mark = self.mark.max(bad.mark);
-        if self.ends || self.tells_of(number) {
+        if self.ends {
+            let beyond = bad.told.into_iter();
+            self.told.extend(beyond.map(|told| Told {
+                beyond: true,
+                ..told
+            }));
+            return;
+        }
+        if self.tells_of(number) {
             return;
         }
         self.ends = bad.not_landed;
@@ -396,6 +413,7 @@ impl GroupReader<'_> {
             meaning: meaning.into(),
             mark: None,
             whole_blocks: 0,
+            end: self.place.block + 1,
             garbage_blocks: 0,
             told: Vec::new(),
             starts: 0,
@@ -439,7 +457,10 @@ impl GroupReader<'_> {
                 Trouble::Bad(bad) => Trouble::Bad(Bad {
                     mark: Some(header.mark),
                     whole_blocks: 1,
-                    told: self.told(&header, !bad.not_landed).into_iter().collect(),
+                    told: self
+                        .told(&header, chain, !bad.not_landed)
+                        .into_iter()
+                        .collect(),
                     ..bad
                 }),
                 future => future,
@@ -489,7 +510,7 @@ impl GroupReader<'_> {
     }
 
     /// What a group was to do whose frames are bad, or some of them.
-    fn told(&self, header: &GroupHeader, has_landed: bool) -> Option<Told> {
+    fn told(&self, header: &GroupHeader, chain: Chain, has_landed: bool) -> Option<Told> {
         let told_bytes = header.data_bytes() - header.body_bytes as usize;
         let blocks = blocks_for(told_bytes) as usize;
         let blocks = self.blocks.get(..blocks).filter(|_| self.is_ours(header))?;
@@ -512,7 +533,10 @@ impl GroupReader<'_> {
             end: block + header.blocks,
             table: self.records(table, header.records).ok()?,
             echo: self.records(echo, header.echo_records).ok()?,
+            chain,
+            previous: header.previous,
             has_landed,
+            beyond: false,
         })
     }
 

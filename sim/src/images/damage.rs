@@ -534,6 +534,11 @@ impl Deserves {
                 Ok(())
             }
             (Deserves::Rot, Some(other), _) => wrong(other),
+            // What nobody misses is told of, and nothing else.
+            (Deserves::Rot, None, Ok(opened)) if opened.is_same && opened.findings > 0 => {
+                counts.mended_deserved += 1;
+                Ok(())
+            }
             (Deserves::Rot, None, _) => wrong("was opened"),
             (Deserves::Feared, Some(_), _) => {
                 counts.refused_deserved += 1;

@@ -311,14 +311,16 @@ impl Explorer {
                     counts.count(damage, is_earlier_life);
                     let earlier = known.is_of_earlier_life(*slot, block);
                     counts.earlier_rot_deserved += u64::from(earlier && deserves == Deserves::Rot);
-                    let guarded = came.result.as_ref().is_ok_and(|opened| opened.is_guarded);
+                    let opened = came.result.as_ref();
+                    let guarded = opened.is_ok_and(|opened| opened.is_guarded);
+                    let mended = deserves == Deserves::Rot && opened.is_ok();
                     if let Err(why) = deserves.check(&came, &mut self.report.damage) {
                         let image = format!("life {number}, {slot:?} block {block} {damage:?}");
                         self.violation(&image, &why);
                     }
-                    // Whatever interrupts its openings, what is feared for stays so.
+                    // Whatever interrupts its openings, what is feared for stays so, and what is not missed too.
                     let told = !matches!(deserves, Deserves::Undetectable { .. });
-                    if guarded && told && self.random.u64(0..GUARDED_ONE_IN) == 0 {
+                    if (guarded || mended) && told && self.random.u64(0..GUARDED_ONE_IN) == 0 {
                         let what = Wanted::Feared(&life.book, acked);
                         let expect = Expect { what, torn: true };
                         self.cut(usize::MAX, u64::from(block), How::Damaged, |explorer| {

@@ -5,7 +5,8 @@ use logdrive_raft::{Boot, GroupId, Index, Term};
 
 use crate::disk::{BLOCK_BYTES, Block, Disk, SlotId};
 use crate::error::{
-    ADVICE_GUARDED, ADVICE_HEALABLE, ADVICE_ROT, ADVICE_SUSPECT, Finding, FindingVerdict, OpenError,
+    ADVICE_GUARDED, ADVICE_HEALABLE, ADVICE_MENDED, ADVICE_ROT, ADVICE_SUSPECT, Finding,
+    FindingVerdict, OpenError,
 };
 use crate::format::{Place, SLOT_HEADER_BLOCKS, SlotHeader, Stamper};
 use crate::scan::{Bad, GroupScan, Piece, SegmentScan, SlotScan, scan_segment};
@@ -71,6 +72,8 @@ pub(super) struct Court<'a, D> {
     pub(super) blocks: Vec<Block>,
     /// The highest boot in the stamps of slots that are not in the chain.
     pub(super) orphans_boot: Boot,
+    /// What is bad below the mark, and in which segment of the chain it lies: what it comes to is not decided.
+    pub(super) rotten: Vec<(usize, Bad)>,
     /// What may have been acknowledged and is lost.
     pub(super) suspicion: Suspicion,
     /// The same of what was found not to count before.
@@ -91,6 +94,7 @@ impl<'a, D: Disk> Court<'a, D> {
             judgement: Judgement::empty(),
             blocks: Vec::new(),
             orphans_boot: Boot(0),
+            rotten: Vec::new(),
             suspicion: before.clone(),
             before,
         }
@@ -110,6 +114,7 @@ impl<'a, D: Disk> Court<'a, D> {
                 Tried::Older(older) => oldest = older,
             }
             self.judgement = Judgement::empty();
+            self.rotten.clear();
             self.suspicion = self.before.clone();
         }
     }
@@ -174,11 +179,18 @@ impl<'a, D: Disk> Court<'a, D> {
         // What cannot be read may be of a boot that went on in the same segment, and that nothing else names.
         boot.0 += u64::from(self.suspicion.is_feared);
         let open_end = !self.judgement.is_refused() && !self.question.sealed_only;
-        let unfinished = if open_end {
-            unfinished(&segments, &walk)
+        let mut unfinished = if open_end {
+            unfinished(&segments, &walk, self.judgement.mark)
         } else {
             None
         };
+        // Its verdict may be what is bad. Then things were acknowledged in its segments.
+        let rotten_from = self.rotten.last().map(|(number, _)| *number);
+        let is_hit = |number: usize| Some(segments[number].header.epoch) >= unfinished;
+        if unfinished.is_some() && rotten_from.is_some_and(is_hit) {
+            self.refuse_rotten(&segments);
+            unfinished = None;
+        }
         if unfinished.is_none() {
             let whole = newest_counts && walk.end == newest.predecessor_end;
             let last = segments[..walk.segments].last().filter(|_| !whole);
@@ -268,6 +280,13 @@ impl<'a, D: Disk> Court<'a, D> {
         }
     }
 
+    /// Nothing that is bad below the mark can be done without.
+    fn refuse_rotten(&mut self, segments: &[SegmentScan]) {
+        for (number, bad) in std::mem::take(&mut self.rotten) {
+            self.find_bad(FindingVerdict::Rot, segments, &segments[number], &bad);
+        }
+    }
+
     pub(super) fn find(
         &mut self,
         verdict: FindingVerdict,
@@ -304,6 +323,7 @@ impl<'a, D: Disk> Court<'a, D> {
                 FindingVerdict::Suspect => ADVICE_SUSPECT,
                 FindingVerdict::Guarded => ADVICE_GUARDED,
                 FindingVerdict::Healable => ADVICE_HEALABLE,
+                FindingVerdict::Mended => ADVICE_MENDED,
             },
         }
     }

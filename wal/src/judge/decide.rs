@@ -1,12 +1,15 @@
 //! Applies what counts, and says what it comes to.
 
+use logdrive_raft::Chain;
+
 use crate::disk::Disk;
 use crate::error::FindingVerdict;
 use crate::format::{FooterRow, Place, Record, SLOT_HEADER_BLOCKS};
-use crate::scan::{GroupScan, Piece, SegmentScan};
+use crate::scan::{Bad, GroupScan, Piece, SegmentScan};
 
 use super::court::Court;
 use super::logs::Logs;
+use super::lost::lost_between;
 use super::walk::Walk;
 use super::{Beyond, Live, Verdict};
 
@@ -25,16 +28,33 @@ impl<D: Disk> Court<'_, D> {
         let mut table: &[Record] = &[];
         // With what lies beyond the mark.
         let mut whole: Option<Logs> = None;
+        // Of what is bad below the mark, and why it cannot be done without.
+        let rotten = std::mem::take(&mut self.rotten);
+        let mut between: Vec<&Bad> = Vec::new();
+        let mut lost_for_good: Option<String> = None;
         for (number, segment) in segments.iter().enumerate() {
             for piece in &segment.pieces {
                 for records in piece.records() {
                     logs.note(records);
                 }
-                let Piece::Group(group) = piece else {
-                    continue;
+                let group = match piece {
+                    Piece::Group(group) => group,
+                    Piece::Bad(bad) => {
+                        if !rotten.is_empty() && bad.at < mark {
+                            between.push(bad);
+                        }
+                        continue;
+                    }
                 };
                 if group.place() >= walk.end {
                     continue;
+                }
+                if !between.is_empty() {
+                    let before = (applied.segments > 0).then_some((applied.number, applied.chain));
+                    let between = std::mem::take(&mut between);
+                    if let Err(why) = apply_lost(&mut logs, mark, before, &between, group) {
+                        lost_for_good.get_or_insert(why);
+                    }
                 }
                 let beyond = split && group.place() >= mark;
                 let fits = if beyond {
@@ -71,6 +91,10 @@ impl<D: Disk> Court<'_, D> {
                 let _ = applied.take(group, number);
             }
         }
+        if !between.is_empty() {
+            lost_for_good.get_or_insert_with(|| "nothing good lies behind it".to_owned());
+        }
+        self.judge_rotten(&segments, rotten, lost_for_good, &logs);
         self.judgement.last_table = table.to_vec();
         let noted = logs.hard_states();
         let all = whole.as_mut().unwrap_or(&mut logs);
@@ -105,19 +129,65 @@ impl<D: Disk> Court<'_, D> {
         judgement.end = walk.end;
         judgement.chain = walk.chain;
         judgement.number = walk.number;
-        judgement.stopped_cleanly = walk.quiet && !walk.dropped;
+        // Nobody goes on behind something bad: the seal repeats what cannot be read.
+        let is_sound = |live: &Live| !judgement.mended.contains(&live.slot);
+        let all_sound = judgement.live.iter().all(is_sound);
+        let end_sound = judgement.live.iter().rev().take(2).all(is_sound);
+        judgement.stopped_cleanly = walk.quiet && !walk.dropped && all_sound;
         judgement.garbage_beyond = walk.garbage_beyond;
-        judgement.last_unused = walk.unused;
+        judgement.last_unused = walk.unused && end_sound;
         let worst = judgement.findings.iter().map(|finding| finding.verdict);
-        judgement.verdict = match worst
-            .filter(|verdict| *verdict != FindingVerdict::Healable)
-            .min()
-        {
-            Some(FindingVerdict::Rot | FindingVerdict::Healable) => Verdict::Rot,
+        let harmless = [FindingVerdict::Healable, FindingVerdict::Mended];
+        judgement.verdict = match worst.filter(|verdict| !harmless.contains(verdict)).min() {
+            Some(FindingVerdict::Rot | FindingVerdict::Healable | FindingVerdict::Mended) => {
+                Verdict::Rot
+            }
             Some(FindingVerdict::Suspect | FindingVerdict::Guarded) => Verdict::Suspect,
             None if walk.dropped => Verdict::Torn,
             None => Verdict::Clean,
         };
+    }
+
+    /// What is bad below the mark, and whether anybody misses it.
+    fn judge_rotten(
+        &mut self,
+        segments: &[SegmentScan],
+        rotten: Vec<(usize, Bad)>,
+        lost_for_good: Option<String>,
+        logs: &Logs,
+    ) {
+        let Some((number, first)) = rotten.first() else {
+            return;
+        };
+        let (slot, block) = (segments[*number].slot, first.block);
+        let lost_for_good = lost_for_good.or_else(|| logs.lost_for_good());
+        let is_missed = lost_for_good.is_some() || logs.holes().next().is_some();
+        let verdict = if is_missed {
+            FindingVerdict::Rot
+        } else {
+            FindingVerdict::Mended
+        };
+        for (number, bad) in &rotten {
+            let segment = &segments[*number];
+            self.find_bad(verdict, segments, segment, bad);
+            if !is_missed {
+                self.judgement.mended.insert(segment.slot);
+            }
+        }
+        if let Some(why) = lost_for_good {
+            self.find(FindingVerdict::Rot, slot, block, None, why);
+        }
+        for (group, index) in logs.holes() {
+            let term = logs.groups[&group].tip().term;
+            let meaning = format!("entries of group {group} from {index} on cannot be read");
+            self.find(
+                FindingVerdict::Rot,
+                slot,
+                block,
+                Some((group, index, term)),
+                meaning,
+            );
+        }
     }
 
     /// A log goes from its beginning only once what lies there is covered by what comes later.
@@ -165,6 +235,32 @@ impl<D: Disk> Court<'_, D> {
             }
         }
     }
+}
+
+/// Applies what lies bad between two good flush groups; fails with the reason if that is not known.
+fn apply_lost(
+    logs: &mut Logs,
+    mark: Place,
+    before: Option<(u64, Chain)>,
+    bad: &[&Bad],
+    after: &GroupScan,
+) -> Result<(), String> {
+    let crosses = |bad: &&Bad| {
+        let end = Place {
+            segment: bad.at.segment,
+            block: bad.end,
+        };
+        mark < end
+    };
+    if bad.iter().any(crosses) {
+        return Err("it reaches beyond what is marked as durable".to_owned());
+    }
+    let before = before.ok_or("the log begins with it")?;
+    for lost in lost_between(before, bad, after)? {
+        logs.apply_lost(&lost)
+            .map_err(|misfit| misfit.to_string())?;
+    }
+    Ok(())
 }
 
 fn footer_rows(group: &GroupScan) -> impl Iterator<Item = FooterRow> + '_ {

@@ -4,13 +4,25 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use logdrive_raft::io::{Guard, HardState};
+use logdrive_raft::limits::ENTRY_HEADER_BYTES;
 use logdrive_raft::mutant::Mutant;
 use logdrive_raft::{Base, GroupId, Index, LogPosition, NodeId, Replica, Term, mutated};
 
 use crate::configurations::Configurations;
-use crate::format::{EntryRun, GroupCheckpoint, Record};
+use crate::format::{EntryRun, GroupCheckpoint, Place, Record, RecordKind};
+use crate::options::SLOT_BYTES_MAX;
 use crate::path::{GroupLog, OffPath, Row, Start};
 use crate::scan::{FrameScan, GroupScan};
+
+use super::lost::Lost;
+
+// Kinds of records that an echo only mentions.
+const GENESIS: u8 = RecordKind::Genesis as u8;
+const ANCHOR: u8 = RecordKind::Anchor as u8;
+const CHECKPOINT: u8 = RecordKind::Checkpoint as u8;
+const VERDICT: u8 = RecordKind::Verdict as u8;
+const CONFIGURATION: u8 = RecordKind::Configuration as u8;
+const FOOTER: u8 = RecordKind::Footer as u8;
 
 /// Why a flush group cannot be applied to the logs before it.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +49,12 @@ pub(super) enum Misfit {
     Cut(GroupId),
     #[error("a record stands where it does not belong")]
     Misplaced,
+    #[error("more entries of group {0} are lost than a slot holds")]
+    TooMany(GroupId),
+    #[error("nothing says how group {0} began")]
+    GenesisLost(GroupId),
+    #[error("nothing says where the groups stood when the log began")]
+    BeginningLost,
 }
 
 /// The logs of all groups as flush groups are applied.
@@ -52,6 +70,11 @@ pub(super) struct Logs {
     terms: BTreeMap<GroupId, Term>,
     /// The first flush group has been applied: from now on every group is known.
     begun: bool,
+    /// Groups with a newer anchor than the one that is known: it is lost, and a later record will say it again.
+    anchor_lost: BTreeSet<GroupId>,
+    /// A checkpoint and a verdict were lost. Both state the guards of an opening.
+    lost_checkpoint: bool,
+    lost_verdict: bool,
     mutant: Option<Mutant>,
 }
 
@@ -112,8 +135,31 @@ impl Logs {
     }
 
     pub(super) fn apply(&mut self, group: &GroupScan) -> Result<(), Misfit> {
-        let mut frames = group.frames.iter();
-        for (place, record) in group.table.iter().enumerate() {
+        self.apply_table(&group.table, group.place(), Some(&group.frames))
+    }
+
+    /// The same of one whose frames cannot be read.
+    pub(super) fn apply_lost(&mut self, lost: &Lost<'_>) -> Result<(), Misfit> {
+        if !self.begun {
+            return Err(Misfit::BeginningLost);
+        }
+        self.apply_table(lost.records, lost.place, None)
+    }
+
+    fn apply_table(
+        &mut self,
+        table: &[Record],
+        at: Place,
+        frames: Option<&[FrameScan]>,
+    ) -> Result<(), Misfit> {
+        let mut frames = frames.map(<[FrameScan]>::iter);
+        let states = |record: &Record| match record {
+            Record::Checkpoint(_) => true,
+            Record::Mention { kind, .. } => *kind == CHECKPOINT,
+            _ => false,
+        };
+        let repeats = table.iter().any(states);
+        for (place, record) in table.iter().enumerate() {
             match record {
                 Record::Genesis(genesis) => {
                     let id = genesis.group;
@@ -126,19 +172,25 @@ impl Logs {
                 }
                 Record::Entries(run)
                     if mutated!(self.mutant, SupersedeByTerm)
-                        && self.outranks(run, frames.as_slice().first()) =>
+                        && frames.as_ref().is_some_and(|frames| {
+                            self.outranks(run, frames.as_slice().first())
+                        }) =>
                 {
                     let count = usize::try_from(run.count()).expect("frames were counted");
-                    frames.by_ref().take(count).for_each(drop);
+                    frames.iter_mut().flatten().take(count).for_each(drop);
                 }
                 Record::Entries(run) => {
                     let cut = self.log(run.group)?.truncate(&run.prev);
                     cut.map_err(|off| Misfit::Entries(run.group, off))?;
                     self.configurations.cut(run.group, run.prev.index);
+                    let Some(frames) = &mut frames else {
+                        self.push_missing(run, at)?;
+                        continue;
+                    };
                     for _ in 0..run.count() {
                         let frame = frames.next().expect("counted when they were read");
                         let mut row = Row::new(&frame.position, frame.bytes);
-                        row.put(group.place(), frame.offset);
+                        row.put(at, frame.offset);
                         self.log(run.group)?.push(row);
                         if let Some(membership) = &frame.membership {
                             let index = frame.position.index;
@@ -148,12 +200,16 @@ impl Logs {
                     }
                 }
                 Record::Rewrite(run) => {
+                    // Where they cannot be read the entries lie where they were.
+                    let Some(frames) = &mut frames else {
+                        continue;
+                    };
                     for _ in 0..run.count() {
                         let frame = frames.next().expect("counted when they were read");
                         let row = self.log(run.group)?.row_mut(frame.position.index);
                         let row = row.filter(|row| row.chain == frame.position.chain);
                         if let Some(row) = row {
-                            row.put(group.place(), frame.offset);
+                            row.put(at, frame.offset);
                         }
                     }
                 }
@@ -163,17 +219,24 @@ impl Logs {
                     self.configurations.cut(*group, to.index);
                 }
                 Record::Base { group: id, .. } => {
-                    let base = base_of(&group.table[place..]).ok_or(Misfit::Membership(*id))?;
+                    let (start, tip) = match base_of(&table[place..]) {
+                        Some(base) => (Start::of(&base), base.tip),
+                        None if frames.is_some() => return Err(Misfit::Membership(*id)),
+                        None => start_of(record).ok_or(Misfit::Misplaced)?,
+                    };
+                    let anchor_lost = self.anchor_lost.contains(id);
                     let log = self.log(*id)?;
-                    if base.snapshot.is_none() && !is_anchored(log, &base.at) {
+                    let anchored = anchor_lost || is_anchored(log, &start.base);
+                    if start.snapshot.is_none() && !anchored {
                         return Err(Misfit::Anchor(*id));
                     }
-                    let moved = log.set_start(Start::of(&base), &base.tip);
+                    let moved = log.set_start(start, &tip);
                     moved.map_err(|off| Misfit::Base(*id, off))?;
-                    self.configurations.cut(*id, base.tip.index);
+                    self.configurations.cut(*id, tip.index);
                 }
                 Record::Anchor(anchor) => {
                     self.log(anchor.group)?.anchor = Some(Arc::new(anchor.clone()));
+                    self.anchor_lost.remove(&anchor.group);
                 }
                 Record::Configuration {
                     group,
@@ -215,11 +278,14 @@ impl Logs {
                     }
                 }
                 Record::Footer(_) => {}
-                Record::Mention { .. } => return Err(Misfit::Misplaced),
+                Record::Mention { .. } if frames.is_some() => return Err(Misfit::Misplaced),
+                // What goes with a checkpoint was in the log before.
+                Record::Mention { kind, .. } if repeats && *kind == ANCHOR => {}
+                Record::Mention { kind, group } => self.miss(*kind, *group)?,
             }
         }
         self.begun = true;
-        for record in &group.table {
+        for record in table {
             if let Record::Checkpoint(rows) = record {
                 rows.iter().try_for_each(|row| self.check_start(row))?;
             }
@@ -227,21 +293,83 @@ impl Logs {
         Ok(())
     }
 
+    /// Of a run whose frames cannot be read only the last entry is known, and how many there are.
+    fn push_missing(&mut self, run: &EntryRun, at: Place) -> Result<(), Misfit> {
+        let count = run.count();
+        // A table that can be read says what was meant; the rest of it is as large as it says, or nobody can tell.
+        let frames_max = u64::from(run.bytes) / ENTRY_HEADER_BYTES as u64;
+        if count > frames_max || u64::from(run.bytes) > SLOT_BYTES_MAX {
+            return Err(Misfit::TooMany(run.group));
+        }
+        let log = self.log(run.group)?;
+        for _ in 1..count {
+            log.push(Row::missing(None, at.segment));
+        }
+        log.push(Row::missing(Some(&run.last), at.segment));
+        Ok(())
+    }
+
+    /// A record was lost of which only the kind is known.
+    fn miss(&mut self, kind: u8, group: GroupId) -> Result<(), Misfit> {
+        match kind {
+            GENESIS => return Err(Misfit::GenesisLost(group)),
+            ANCHOR => {
+                self.anchor_lost.insert(group);
+            }
+            // All that it says was in the log before.
+            CHECKPOINT => self.lost_checkpoint = true,
+            VERDICT => self.lost_verdict = true,
+            // Of the base before it, which has no membership then until somebody states it again.
+            CONFIGURATION | FOOTER => {}
+            _ => return Err(Misfit::Misplaced),
+        }
+        Ok(())
+    }
+
+    /// What cannot be done without, and is lost. The entries of groups are another matter.
+    pub(super) fn lost_for_good(&self) -> Option<String> {
+        if let Some(group) = self
+            .anchor_lost
+            .iter()
+            .find(|id| self.groups.contains_key(id))
+        {
+            return Some(format!(
+                "nothing says where the newest anchor of group {group} lies"
+            ));
+        }
+        let unknown = self
+            .groups
+            .iter()
+            .find(|(_, log)| log.membership().is_none());
+        if let Some((group, _)) = unknown {
+            return Some(Misfit::Membership(*group).to_string());
+        }
+        let guards = self.lost_checkpoint && self.lost_verdict;
+        guards.then(|| "an opening found something, and what it was is lost".to_owned())
+    }
+
+    /// The first entry of each group that cannot be read.
+    pub(super) fn holes(&self) -> impl Iterator<Item = (GroupId, Index)> {
+        let groups = self.groups.iter();
+        groups.filter_map(|(group, log)| Some((*group, log.first_missing()?)))
+    }
+
     /// Whether a log begins where a checkpoint says, and all is known that has to be there. The records that carry it
     /// forward follow the checkpoint in its flush group.
     fn check_start(&mut self, row: &GroupCheckpoint) -> Result<(), Misfit> {
         let group = row.genesis.group;
+        let anchor_lost = self.anchor_lost.contains(&group);
         let log = self.log(group)?;
         let anchor = log.anchor.as_ref().map(|anchor| anchor.at);
         let same = (log.base(), log.start.snapshot) == (row.base, row.snapshot);
-        if !same || anchor != row.anchor {
+        if !same || (anchor != row.anchor && !anchor_lost) {
             return Err(Misfit::Cut(group));
         }
         if log.membership().is_none() {
             return Err(Misfit::Membership(group));
         }
         let cut = row.snapshot.is_none() && row.base != row.genesis.origin();
-        if cut && !is_anchored(log, &row.base) {
+        if cut && !anchor_lost && !is_anchored(log, &row.base) {
             return Err(Misfit::Anchor(group));
         }
         Ok(())
@@ -288,6 +416,25 @@ impl Logs {
 fn is_anchored(log: &GroupLog, base: &LogPosition) -> bool {
     let anchor = log.anchor.as_ref();
     anchor.is_some_and(|anchor| base.index <= anchor.at.index)
+}
+
+/// What a base says whose configuration is lost.
+fn start_of(record: &Record) -> Option<(Start, LogPosition)> {
+    let Record::Base {
+        base,
+        snapshot,
+        tip,
+        ..
+    } = record
+    else {
+        return None;
+    };
+    let start = Start {
+        base: *base,
+        membership: None,
+        snapshot: *snapshot,
+    };
+    Some((start, *tip))
 }
 
 /// What a base and the configuration after it say: no crash parts them.

@@ -60,7 +60,7 @@ impl Suspicion {
                 // Nothing from here on was durable.
                 Piece::Bad(later) if later.not_landed => break,
                 Piece::Bad(later) => {
-                    for told in &later.told {
+                    for told in later.told.iter().filter(|told| !told.beyond) {
                         match told.has_landed {
                             true => found.tell(told.number, &told.table, &told.echo),
                             false => found.repeat(told.number, &told.echo),

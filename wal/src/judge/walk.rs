@@ -35,6 +35,7 @@ impl<D: Disk> Court<'_, D> {
                             meaning: meaning.to_owned(),
                             mark: None,
                             whole_blocks: group.header.blocks,
+                            end: group.header.end().block,
                             garbage_blocks: 0,
                             told: Vec::new(),
                             starts: 0,
@@ -44,7 +45,13 @@ impl<D: Disk> Court<'_, D> {
                     Piece::Bad(bad) => bad.clone(),
                 };
                 if bad.at < self.judgement.mark && !cuts_at_once {
-                    self.find_bad(FindingVerdict::Rot, segments, segment, &bad);
+                    match piece {
+                        // What is lost with it shows once all is applied.
+                        Piece::Bad(_) => self.rotten.push((number, bad)),
+                        Piece::Group(_) => {
+                            self.find_bad(FindingVerdict::Rot, segments, segment, &bad);
+                        }
+                    }
                     walk.resume(piece);
                     continue;
                 }

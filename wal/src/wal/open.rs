@@ -555,7 +555,10 @@ impl Opening {
         for file in slots {
             if kept.contains(&file.slot) {
                 pool.add(file.slot, file.blocks, false);
-                let end = ends.get(&file.slot).copied().unwrap_or(file.blocks);
+                let end = match judgement.mended.contains(&file.slot) {
+                    true => SLOT_HEADER_BLOCKS,
+                    false => ends.get(&file.slot).copied().unwrap_or(file.blocks),
+                };
                 pool.remember(file.slot, Debris::read(disk, file, end, log_uuid)?);
             } else if needed.contains(&file.slot) {
                 pool.held_back.push(*file);

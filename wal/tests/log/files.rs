@@ -10,7 +10,8 @@ use logdrive_raft::io::Write;
 use logdrive_raft::{Entry, Index, Micros};
 use logdrive_wal::disk::open::{Backend, open};
 use logdrive_wal::disk::pwrite::PwriteDisk;
-use logdrive_wal::disk::{Disk, DiskError, FlushMode, WakeBy};
+use logdrive_wal::disk::{BLOCK_BYTES, Disk, DiskError, FlushMode, WakeBy};
+use logdrive_wal::format::GroupHeader;
 use logdrive_wal::verify::{inspect, verify};
 use logdrive_wal::{OpenError, Position, ReadRequest, Verdict, Wal};
 
@@ -211,12 +212,18 @@ fn verify_reads_a_directory_and_changes_nothing() {
     );
     assert_eq!(contents("wal-00000.slot"), before);
 
+    // The first flush group with entries.
+    let mut groups = before.chunks(BLOCK_BYTES).map(GroupHeader::parse);
+    let has_entries = |header: &GroupHeader| header.body_bytes > 0;
+    let block = groups.position(|group| group.is_ok_and(|(header, _)| has_entries(&header)));
+    let offset = block.unwrap() * BLOCK_BYTES;
     let mut bad = before.clone();
-    bad[3 * 4096 + 17] ^= 4;
+    bad[offset + 17] ^= 4;
     std::fs::write(log.join("wal-00000.slot"), &bad).unwrap();
     let report = verify(directory.path(), false).unwrap();
     assert_eq!(report.verdict, Verdict::Rot, "{report}");
-    let line = format!("rot {} offset 12288", log.join("wal-00000.slot").display());
+    let slot = log.join("wal-00000.slot");
+    let line = format!("rot {} offset {offset}", slot.display());
     assert!(report.to_string().starts_with(&line), "{report}");
     let refused = Host::open(DISKS[2](&log)).err().unwrap();
     assert!(matches!(refused, OpenError::Rot { .. }), "{refused}");

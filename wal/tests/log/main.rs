@@ -15,6 +15,7 @@ mod guard;
 mod hostile;
 mod left;
 mod log;
+mod mended;
 mod opening;
 mod readme;
 mod recycled;

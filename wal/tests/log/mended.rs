@@ -1,0 +1,354 @@
+//! What was durable and is bad, and what nobody misses: such a log opens, and says so until that part of it is gone.
+
+use crate::common::cut::{anchor, anchor_at, base_at, cut_all};
+use crate::common::*;
+use logdrive_raft::Index;
+use logdrive_raft::io::Write;
+use logdrive_raft::wire::{Decode, Reader};
+use logdrive_sim::disk::{Crash, SimStorage, Tear};
+use logdrive_wal::disk::{BLOCK_BYTES, SlotId};
+use logdrive_wal::format::{GROUP_HEADER_BYTES, GroupHeader, Record, SLOT_HEADER_BLOCKS};
+use logdrive_wal::{FindingVerdict, OpenError, Verdict};
+
+/// A flush group: where it lies, and what its table says.
+struct Found {
+    slot: SlotId,
+    header: GroupHeader,
+    table: Vec<Record>,
+}
+
+/// The flush groups of segments that are needed, in their order. Tables of one block alone.
+fn groups(medium: &SimStorage) -> Vec<Found> {
+    let mut found = Vec::new();
+    for file in medium.slot_files() {
+        let bytes = medium.contents(file.slot);
+        let mut block = SLOT_HEADER_BLOCKS as usize;
+        while let Some(data) = bytes.get(block * BLOCK_BYTES..) {
+            let Ok((header, _)) = GroupHeader::parse(data) else {
+                break;
+            };
+            let mut input = Reader::new(&data[GROUP_HEADER_BYTES..]);
+            let table = (0..header.records).map(|_| Record::decode(&mut input).unwrap());
+            let table = table.collect();
+            block += header.blocks as usize;
+            found.push(Found {
+                slot: file.slot,
+                header,
+                table,
+            });
+        }
+    }
+    found.sort_by_key(|found| found.header.number);
+    found
+}
+
+fn spoil(medium: &SimStorage, found: &Found) {
+    medium.change(found.slot, found.header.place.block, |bytes| {
+        bytes[100] ^= 1
+    });
+}
+
+fn end(mut rig: Rig, medium: &SimStorage) {
+    rig.idle();
+    die(rig, medium);
+}
+
+fn open(medium: &SimStorage) -> Rig {
+    Rig::open(medium, options(8)).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// It opens with what it had, says what is bad, and goes on; and does so again.
+fn opens_as(medium: &SimStorage, before: &Rig) {
+    for round in 0..2 {
+        let found = report(medium).unwrap();
+        assert!(found.verdict <= Verdict::Torn, "{found}");
+        let mended = |verdict| verdict == FindingVerdict::Mended;
+        assert!(
+            found.findings.iter().any(|finding| mended(finding.verdict)),
+            "{found}"
+        );
+        let mut rig = open(medium);
+        assert_eq!(rig.recovery.verdict, found.verdict);
+        let restored = &rig.recovery.groups[&GROUP].restored;
+        let was = &before.recovery.groups[&GROUP].restored;
+        assert_eq!(restored.hard_state, was.hard_state);
+        assert_eq!(restored.guard, None);
+        if round == 0 {
+            assert_eq!(rig.tip(), before.tip());
+            assert_eq!(restored.entries, was.entries);
+        }
+        let (base, tip) = (rig.wal.base(GROUP).unwrap(), rig.tip());
+        assert_eq!(rig.read_all().len() as u64, tip.index.0 - base.index.0);
+        rig.append_entries(restored_term(&rig), 1, 100);
+        rig.settle();
+        die(rig, medium);
+    }
+}
+
+fn restored_term(rig: &Rig) -> u64 {
+    rig.recovery.groups[&GROUP].restored.hard_state.term.0
+}
+
+fn refused(medium: &SimStorage) -> String {
+    match Rig::open(medium, options(8)) {
+        Err(error @ OpenError::Rot { .. }) => error.to_string(),
+        other => panic!("{:?}", other.map(|rig| rig.recovery)),
+    }
+}
+
+/// Every flush group of a log, bad: it opens if nothing of it is missed, and else says why not.
+fn each(medium: &SimStorage, opens: impl Fn(&Found) -> bool) {
+    let whole = medium.copy(dice(1));
+    let before = open(&whole);
+    let all = groups(medium);
+    let last = all.len() - 1;
+    for found in &all[..last] {
+        let medium = medium.copy(dice(1));
+        spoil(&medium, found);
+        if opens(found) {
+            opens_as(&medium, &before);
+        } else {
+            refused(&medium);
+        }
+    }
+}
+
+fn has_entries(found: &Found) -> bool {
+    let entries = |record: &Record| matches!(record, Record::Entries(_));
+    found.table.iter().any(entries)
+}
+
+fn is_first_of_all(found: &Found) -> bool {
+    found.header.number == 1
+}
+
+fn has_genesis(found: &Found) -> bool {
+    let genesis = |record: &Record| matches!(record, Record::Genesis(_));
+    found.table.iter().any(genesis)
+}
+
+#[test]
+fn a_log_opens_without_its_marks_seals_checkpoints_and_votes() {
+    let medium = storage();
+    let mut rig = Rig::with_group(&medium, options(8));
+    rig.append(&[Write::HardState(vote(2, 1))]);
+    rig.settle();
+    while rig.wal.status().segments < 3 {
+        rig.append_entries(2, 1, 2000);
+        rig.idle();
+    }
+    rig.append(&[Write::HardState(vote(3, 2))]);
+    rig.settle();
+    rig.append_entries(3, 1, 100);
+    end(rig, &medium);
+    let kinds =
+        |wanted: fn(&Found) -> bool| groups(&medium).iter().filter(|one| wanted(one)).count();
+    assert!(kinds(|one| one.table.is_empty()) > 10, "marks");
+    each(&medium, |found| {
+        !has_entries(found) && !is_first_of_all(found) && !has_genesis(found)
+    });
+}
+
+#[test]
+fn a_log_opens_without_entries_that_were_cut() {
+    let medium = storage();
+    let mut rig = Rig::with_group(&medium, options(8));
+    rig.append(&[Write::HardState(vote(2, 1))]);
+    rig.append_entries(2, 2, 100);
+    rig.settle();
+    let kept = rig.tip();
+    for _ in 0..3 {
+        // Several entries, and the middle of them is where the next ones begin.
+        rig.append_entries(2, 3, 100);
+        rig.settle();
+    }
+    let other = entries(GROUP, 3, &kept, 2, 300);
+    rig.append(&[Write::HardState(vote(3, 2)), Write::Entries(other)]);
+    end(rig, &medium);
+    each(&medium, |found| {
+        let dead = found.table.iter().all(|record| match record {
+            Record::Entries(run) => run.prev.index >= kept.index && run.last.term.0 == 2,
+            _ => true,
+        });
+        dead && !is_first_of_all(found) && !has_genesis(found)
+    });
+}
+
+#[test]
+fn a_log_opens_whose_path_goes_on_in_the_middle_of_a_run_that_is_bad() {
+    let medium = storage();
+    let mut rig = Rig::with_group(&medium, options(8));
+    rig.append(&[Write::HardState(vote(2, 1))]);
+    rig.settle();
+    let run = entries(GROUP, 2, &rig.tip(), 5, 100);
+    let middle = run[2].position();
+    rig.append(&[Write::Entries(run)]);
+    rig.settle();
+    rig.append(&[Write::Truncate(middle)]);
+    rig.settle();
+    rig.append_entries(2, 1, 100);
+    rig.settle();
+    anchor(&mut rig, 4);
+    let base = rig.tip();
+    rig.append(&[Write::Base(base_at(base, base))]);
+    rig.settle();
+    rig.append_entries(2, 1, 100);
+    end(rig, &medium);
+    each(&medium, |found| {
+        let below = found.table.iter().all(|record| match record {
+            Record::Entries(run) => {
+                run.last.index <= base.index
+                    || run.last.index == Index(5) && run.prev.index == Index(0)
+            }
+            // Nothing says later where the anchor was, nor who was a member at the base.
+            Record::Anchor(_) | Record::Base { .. } => false,
+            _ => true,
+        });
+        below && !is_first_of_all(found) && !has_genesis(found)
+    });
+}
+
+#[test]
+fn a_log_opens_without_an_anchor_and_a_base_that_a_checkpoint_repeats() {
+    let medium = storage();
+    let mut rig = Rig::with_group(&medium, options(8));
+    rig.append(&[Write::HardState(vote(2, 1))]);
+    rig.append_entries(2, 4, 100);
+    rig.settle();
+    cut_all(&mut rig);
+    let segments = rig.wal.status().counters.groups;
+    assert!(segments > 3);
+    while rig.wal.status().segments < 2 {
+        rig.append_entries(2, 1, 2000);
+        rig.settle();
+    }
+    rig.append_entries(2, 1, 100);
+    end(rig, &medium);
+    let base = 4;
+    each(&medium, |found| {
+        let covered = found.table.iter().all(|record| match record {
+            Record::Entries(run) => run.last.index.0 <= base,
+            _ => true,
+        });
+        covered && !is_first_of_all(found) && !has_genesis(found)
+    });
+}
+
+#[test]
+fn an_epoch_whose_verdict_is_bad_is_not_dropped() {
+    let medium = storage();
+    let mut rig = Rig::with_group(&medium, options(8));
+    rig.append(&[Write::HardState(vote(2, 1))]);
+    rig.append_entries(2, 2, 100);
+    rig.settle();
+    die(rig, &medium);
+    // An unclean stop: the next boot opens a segment of its own, and acknowledges something in it.
+    let mut rig = open(&medium);
+    rig.append_entries(2, 2, 100);
+    rig.settle();
+    rig.append_entries(2, 1, 100);
+    end(rig, &medium);
+    let verdicts = groups(&medium);
+    let verdicts: Vec<&Found> = verdicts
+        .iter()
+        .filter(|found| {
+            found
+                .table
+                .iter()
+                .any(|record| matches!(record, Record::Verdict(_)))
+        })
+        .collect();
+    assert!(verdicts.len() >= 2);
+    let before = open(&medium.copy(dice(1)));
+    assert_eq!(before.tip().index, Index(5));
+    let last = verdicts[verdicts.len() - 1];
+    spoil(&medium, last);
+    opens_as(&medium, &before);
+}
+
+#[test]
+fn of_two_neighbours_that_are_bad_a_vote_may_be_hidden() {
+    let medium = storage();
+    let mut rig = Rig::with_group(&medium, options(8));
+    rig.append(&[Write::HardState(vote(2, 1))]);
+    rig.idle();
+    rig.append(&[Write::HardState(vote(3, 1))]);
+    rig.idle();
+    rig.append_entries(3, 1, 100);
+    end(rig, &medium);
+    let all = groups(&medium);
+    for pair in all[2..all.len() - 1].windows(2) {
+        let medium = medium.copy(dice(1));
+        pair.iter().for_each(|found| spoil(&medium, found));
+        let why = refused(&medium);
+        assert!(
+            why.contains("nothing tells of flush group") || why.contains("can be read in part"),
+            "{why}"
+        );
+    }
+}
+
+#[test]
+fn what_is_bad_goes_with_its_segment_and_troubles_nobody_later() {
+    let medium = storage();
+    let mut rig = Rig::with_group(&medium, options(8));
+    rig.append(&[Write::HardState(vote(2, 1))]);
+    rig.settle();
+    rig.append_entries(2, 1, 100);
+    rig.idle();
+    rig.append_entries(2, 1, 100);
+    end(rig, &medium);
+    let all = groups(&medium);
+    let mark = all
+        .iter()
+        .rev()
+        .skip(1)
+        .find(|found| found.table.is_empty())
+        .unwrap();
+    spoil(&medium, mark);
+    let mut rig = open(&medium);
+    assert_eq!(rig.recovery.findings[0].verdict, FindingVerdict::Mended);
+    // Twice round all slots.
+    for _ in 0..40 {
+        for _ in 0..8 {
+            rig.append_entries(2, 1, 3000);
+            rig.settle();
+        }
+        cut_all(&mut rig);
+        rig.idle();
+    }
+    assert!(rig.wal.status().counters.segments_released > 16);
+    let now = report(&medium).unwrap();
+    assert_eq!(now.findings, [], "{now}");
+    // At any time of the next segment in that slot.
+    let tip = rig.tip();
+    die(rig, &medium);
+    medium.crash(Crash::Power, Tear::Never);
+    let rig = open(&medium);
+    assert!(rig.recovery.findings.is_empty());
+    assert!(rig.tip().index <= tip.index);
+}
+
+#[test]
+fn an_anchor_alone_that_is_lost_refuses_the_log() {
+    let medium = storage();
+    let mut rig = Rig::with_group(&medium, options(8));
+    rig.append(&[Write::HardState(vote(2, 1))]);
+    rig.append_entries(2, 2, 100);
+    rig.settle();
+    let at = rig.tip();
+    rig.append(&[Write::Anchor(anchor_at(at))]);
+    rig.settle();
+    rig.append_entries(2, 1, 100);
+    end(rig, &medium);
+    let all = groups(&medium);
+    let anchored = |found: &&Found| {
+        found
+            .table
+            .iter()
+            .any(|one| matches!(one, Record::Anchor(_)))
+    };
+    spoil(&medium, all.iter().find(anchored).unwrap());
+    let why = refused(&medium);
+    assert!(why.contains("newest anchor of group 1"), "{why}");
+}

@@ -274,7 +274,7 @@ impl Record {
         holes.then_some("a hole in the log")
     }
 
-    /// What the next flush group repeats of it: all of it where it moves a tip, a base or a vote, and for
+    /// What the next flush group repeats of it: all of it where it moves a tip, a base, a vote or a guard, and for
     /// the rest that it was there.
     pub fn encode_echo(&self, out: &mut Writer<'_>) {
         match self {
@@ -283,11 +283,11 @@ impl Record {
             | Record::Truncate { .. }
             | Record::Base { .. }
             | Record::HardState { .. }
+            | Record::Verdict(_)
             | Record::GroupRemoved(_) => self.encode(out),
             Record::Genesis(_)
             | Record::Anchor(_)
             | Record::Checkpoint(_)
-            | Record::Verdict(_)
             | Record::Configuration { .. }
             | Record::Footer(_)
             | Record::Mention { .. } => {

@@ -2,7 +2,7 @@
 
 use logdrive_raft::Boot;
 
-use crate::format::{Place, Record, RecordKind, SLOT_HEADER_BLOCKS, SlotHeader};
+use crate::format::{Place, Record, SlotHeader};
 use crate::scan::{Piece, SegmentScan, SlotScan};
 
 use super::Live;
@@ -70,41 +70,29 @@ pub(super) fn mark_of(segments: &[SegmentScan]) -> Place {
 
 /// The epoch whose opening did not get as far as its verdict, if there is one: its segments do not count.
 ///
-/// Below the mark the verdict may be bad. Then its table can be read all the same, or the next flush group says that there
-/// was one.
+/// Below the mark the verdict may be bad. Then its table can be read all the same, or the next flush group repeats it.
 pub(super) fn unfinished(segments: &[SegmentScan], walk: &Walk, mark: Place) -> Option<Boot> {
     let opening = segments
         .iter()
         .rposition(|segment| segment.header.by_recovery)?;
     let epoch = segments[opening].header.epoch;
-    let first = Place {
-        segment: segments[opening].header.segment,
-        block: SLOT_HEADER_BLOCKS,
-    };
     let judges = |table: &[Record]| {
         table
             .iter()
             .any(|record| matches!(record, Record::Verdict(verdict) if verdict.boot == epoch))
     };
-    let repeats = |echo: &[Record]| {
-        let verdict = RecordKind::Verdict as u8;
-        echo.iter()
-            .any(|record| matches!(record, Record::Mention { kind, .. } if *kind == verdict))
-    };
     let judged = segments[opening..]
         .iter()
         .flat_map(|segment| &segment.pieces)
-        .any(|piece| {
-            match piece {
-                // What the first one repeats is of the epoch before.
-                Piece::Group(group) if group.place() < walk.end => {
-                    judges(&group.table) || (group.place() > first && repeats(&group.echo))
-                }
-                Piece::Bad(bad) if bad.at < mark => bad.told.iter().any(|told| {
-                    judges(&told.table) || (told.block > first.block && repeats(&told.echo))
-                }),
-                _ => false,
+        .any(|piece| match piece {
+            Piece::Group(group) if group.place() < walk.end => {
+                judges(&group.table) || judges(&group.echo)
             }
+            Piece::Bad(bad) if bad.at < mark => {
+                let mut told = bad.told.iter();
+                told.any(|told| judges(&told.table) || judges(&told.echo))
+            }
+            _ => false,
         });
     (!judged).then_some(epoch)
 }

@@ -198,7 +198,7 @@ fn every_record_has_these_bytes_and_reads_back() {
 }
 
 #[test]
-fn an_echo_repeats_what_moves_a_tip_a_base_or_a_vote() {
+fn an_echo_repeats_what_moves_a_tip_a_base_a_vote_or_a_guard() {
     for (name, record) in records() {
         let mut echo = bytes::BytesMut::new();
         record.encode_echo(&mut Writer::new(&mut echo));
@@ -216,6 +216,7 @@ fn an_echo_repeats_what_moves_a_tip_a_base_or_a_vote() {
             "truncate",
             "base",
             "hard-state",
+            "verdict",
             "group-removed",
         ];
         let mentioned = echo[0] == RecordKind::Mention as u8;

@@ -86,7 +86,7 @@ fn dump_group(
                 .live
                 .iter()
                 .find(|live| Some(live.header.segment) == row.segment());
-            let (first, _, _) = row.blocks();
+            let first = row.blocks().map_or(0, |(first, _, _)| first);
             each(&Dumped {
                 group,
                 index,
@@ -108,7 +108,8 @@ fn read(
     blocks: &mut Vec<Block>,
 ) -> Result<Entry, String> {
     let live = live.ok_or("the segment is not there that it lies in")?;
-    let (first, offset, last) = row.blocks();
+    let why = "the flush group that it lay in is bad";
+    let (first, offset, last) = row.blocks().ok_or(why)?;
     if last >= live.blocks {
         return Err("the file ends before it does".to_owned());
     }

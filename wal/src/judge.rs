@@ -39,7 +39,7 @@ pub use logs::VOTE_SPENT;
 pub(crate) use logs::base_of;
 
 use chain::newest_of;
-use court::{Court, Without};
+use court::{Court, Flushed, Without};
 use suspicion::Suspicion;
 
 /// What a recovery decided about what it found.
@@ -143,6 +143,8 @@ pub(crate) struct Judgement {
     pub(crate) bad_copies: Vec<(SlotId, u32)>,
     /// Slots of segments that count, and in which something that was durable is bad that nobody needs.
     pub(crate) mended: BTreeSet<SlotId>,
+    /// Segments that begin with something bad: a log cannot begin with one of them.
+    pub(crate) headless: BTreeSet<u64>,
     /// Slots, in use or not, of whose header the first copy counts and the second is bad, older or missing.
     pub(crate) first_counts: BTreeSet<SlotId>,
     /// Slots whose header can be read, and whose segment that is, or that have none.
@@ -222,8 +224,9 @@ pub(crate) fn judge(
     let written_copies = scans.iter().map(|scan| (scan.slot, scan.written_copies()));
     let written_copies: BTreeMap<SlotId, Vec<u32>> = written_copies.collect();
     let mut suspicion = Suspicion::default();
+    let mut flushed = Flushed::default();
     loop {
-        let mut court = Court::new(disk, &scans, question, suspicion.clone());
+        let mut court = Court::new(disk, &scans, question, suspicion.clone(), flushed);
         let Some(newest) = newest_of(&candidates) else {
             // The very first opening did not get as far as its verdict. Or perhaps it did, and a group was begun since.
             let mut fresh = Judgement::empty();
@@ -241,6 +244,7 @@ pub(crate) fn judge(
         boot = boot.max(judged.boot);
         if judged.without.is_some() {
             suspicion = judged.suspicion;
+            flushed = flushed.before(judged.flushed);
         }
         match judged.without {
             Some(Without::Epoch(epoch)) => {
@@ -373,6 +377,7 @@ impl Judgement {
             rewrite_last: false,
             bad_copies: Vec::new(),
             mended: BTreeSet::new(),
+            headless: BTreeSet::new(),
             first_counts: BTreeSet::new(),
             legible: BTreeMap::new(),
             written_copies: BTreeMap::new(),

@@ -70,21 +70,17 @@ impl Row {
         (self.segment != 0).then_some(u64::from(self.segment))
     }
 
-    /// The block that the frame begins in, the byte there, and the block that it ends in.
-    pub(crate) fn blocks(&self) -> (u32, usize, u32) {
-        let (start, end) = (
-            self.start as usize,
-            self.start as usize + self.bytes as usize,
-        );
-        let first = start / BLOCK_DATA_BYTES;
-        let last = (end - 1) / BLOCK_DATA_BYTES;
-        let number = |block| u32::try_from(block).expect("computed from a u32");
-        (number(first), start % BLOCK_DATA_BYTES, number(last))
+    /// The block that the frame begins in, the byte there, and the block that it ends in; none, if it is missing.
+    pub(crate) fn blocks(&self) -> Option<(u32, usize, u32)> {
+        let start = self.start as usize;
+        let last = start + (self.bytes as usize).checked_sub(1)?;
+        let number = |byte| u32::try_from(byte / BLOCK_DATA_BYTES).expect("computed from a u32");
+        Some((number(start), start % BLOCK_DATA_BYTES, number(last)))
     }
 
     /// The place of the last block that the frame touches.
     pub(crate) fn last_place(&self) -> Option<Place> {
-        let (_, _, block) = self.blocks();
+        let (_, _, block) = self.blocks()?;
         self.segment().map(|segment| Place { segment, block })
     }
 

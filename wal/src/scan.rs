@@ -8,6 +8,8 @@ use logdrive_raft::wire::{Decode, DecodeError, Reader};
 use logdrive_raft::{Chain, EntryHeader, EntryKind, Index, LogPosition, Membership, Term};
 use logdrive_raft::{ClusterId, Entry, Incarnation};
 
+use bytes::BytesMut;
+
 use crate::build::{blocks_for, gather};
 use crate::disk::{Block, Disk, DiskError, SlotFile, SlotId};
 use crate::format::{
@@ -157,6 +159,14 @@ impl Bad {
         self.ends = bad.not_landed;
         self.starts += u32::from(bad.told.is_empty() && !bad.not_landed);
         self.told.extend(bad.told);
+    }
+
+    /// What lies behind it.
+    pub(crate) fn end_place(&self) -> Place {
+        Place {
+            segment: self.at.segment,
+            block: self.end,
+        }
     }
 
     fn count(&mut self, state: BlockState) {
@@ -452,19 +462,17 @@ impl GroupReader<'_> {
                 return Err(Trouble::Bad(bad));
             }
         };
-        self.read_rest(header, chain)
-            .map_err(|trouble| match trouble {
-                Trouble::Bad(bad) => Trouble::Bad(Bad {
-                    mark: Some(header.mark),
-                    whole_blocks: 1,
-                    told: self
-                        .told(&header, chain, !bad.not_landed)
-                        .into_iter()
-                        .collect(),
-                    ..bad
-                }),
-                future => future,
-            })
+        let bad = match self.read_rest(header, chain) {
+            Err(Trouble::Bad(bad)) => bad,
+            read => return read,
+        };
+        let told = self.told(&header, chain, !bad.not_landed)?;
+        Err(Trouble::Bad(Bad {
+            mark: Some(header.mark),
+            whole_blocks: 1,
+            told: told.into_iter().collect(),
+            ..bad
+        }))
     }
 
     fn read_rest(&self, header: GroupHeader, chain: Chain) -> Result<GroupScan, Trouble> {
@@ -510,7 +518,44 @@ impl GroupReader<'_> {
     }
 
     /// What a group was to do whose frames are bad, or some of them.
-    fn told(&self, header: &GroupHeader, chain: Chain, has_landed: bool) -> Option<Told> {
+    fn told(
+        &self,
+        header: &GroupHeader,
+        chain: Chain,
+        has_landed: bool,
+    ) -> Result<Option<Told>, Trouble> {
+        let Some(data) = self.whole_table(header) else {
+            return Ok(None);
+        };
+        let (table, echo) = data.split_at(header.table_bytes as usize);
+        if digest_of(table, echo) != header.digest {
+            return Ok(None);
+        }
+        let table = self.records(table, header.records);
+        let echo = self.records(echo, header.echo_records);
+        let (table, echo) = match (table, echo) {
+            (Ok(table), Ok(echo)) => (table, echo),
+            (Err(Trouble::Future(error)), _) | (_, Err(Trouble::Future(error))) => {
+                return Err(Trouble::Future(error));
+            }
+            _ => return Ok(None),
+        };
+        let block = self.place.block;
+        Ok(Some(Told {
+            number: header.number,
+            block,
+            end: block + header.blocks,
+            table,
+            echo,
+            chain,
+            previous: header.previous,
+            has_landed,
+            beyond: false,
+        }))
+    }
+
+    /// Table and echo of a group, if it lies where it belongs and the blocks are good that hold them.
+    fn whole_table(&self, header: &GroupHeader) -> Option<BytesMut> {
         let told_bytes = header.data_bytes() - header.body_bytes as usize;
         let blocks = blocks_for(told_bytes) as usize;
         let blocks = self.blocks.get(..blocks).filter(|_| self.is_ours(header))?;
@@ -518,26 +563,8 @@ impl GroupReader<'_> {
             let first = number == self.place.block;
             self.stamper.check(block, number) == BlockState::Whole { first }
         };
-        if !(self.place.block..).zip(blocks).all(whole) {
-            return None;
-        }
-        let data = gather(blocks, GROUP_HEADER_BYTES, told_bytes - GROUP_HEADER_BYTES);
-        let (table, echo) = data.split_at(header.table_bytes as usize);
-        if digest_of(table, echo) != header.digest {
-            return None;
-        }
-        let block = self.place.block;
-        Some(Told {
-            number: header.number,
-            block,
-            end: block + header.blocks,
-            table: self.records(table, header.records).ok()?,
-            echo: self.records(echo, header.echo_records).ok()?,
-            chain,
-            previous: header.previous,
-            has_landed,
-            beyond: false,
-        })
+        let all_whole = (self.place.block..).zip(blocks).all(whole);
+        all_whole.then(|| gather(blocks, GROUP_HEADER_BYTES, told_bytes - GROUP_HEADER_BYTES))
     }
 
     fn check_blocks(&self, blocks: &[Block]) -> Result<(), Trouble> {

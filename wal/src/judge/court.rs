@@ -15,7 +15,7 @@ use super::chain::{link, mark_of, unfinished};
 use super::suspicion::Suspicion;
 use super::{Judgement, Live, Question, open_error};
 
-/// The most findings that are kept; one is reason enough to stop.
+/// The most findings of each verdict that are kept; one is reason enough to stop.
 const FINDINGS_MAX: usize = 64;
 
 /// A judgement of one chain of segments, unless it turns out that a part of it does not count.
@@ -25,6 +25,50 @@ pub(super) struct Judged {
     pub(super) boot: Boot,
     /// What may have been acknowledged of what does not count.
     pub(super) suspicion: Suspicion,
+    /// What an opening that does not count flushed before it read it.
+    pub(super) flushed: Flushed,
+}
+
+/// Everything before a place was flushed, as far as it was written in this epoch or before: what is bad there was durable,
+/// also where nothing that counts says so.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Flushed {
+    place: Place,
+    epoch: Boot,
+}
+
+impl Flushed {
+    /// What the opening of an epoch had flushed.
+    fn by(segments: &[SegmentScan], epoch: Boot) -> Self {
+        let opening = segments
+            .iter()
+            .find(|segment| segment.header.epoch == epoch);
+        opening.map_or(Self::default(), |opening| Self {
+            place: opening.header.predecessor_end,
+            epoch: opening.header.predecessor_epoch,
+        })
+    }
+
+    /// What is known once another opening is left out, an older one. If what was known before is of a segment that goes with
+    /// it, only that says more which this one had flushed.
+    pub(super) fn before(self, older: Self) -> Self {
+        let is_gone = older.place.segment < self.place.segment && older.place != Place::default();
+        if is_gone || self.place < older.place {
+            older
+        } else {
+            self
+        }
+    }
+
+    /// What is known of segments of which these are the last.
+    fn within(self, segments: &[SegmentScan]) -> Place {
+        match segments.last().map(|last| last.header) {
+            Some(last) if last.epoch <= self.epoch && self.place.segment <= last.segment => {
+                self.place
+            }
+            _ => Place::default(),
+        }
+    }
 }
 
 /// What does not count.
@@ -49,6 +93,7 @@ impl Tried {
             without: Some(Without::Segments(live)),
             boot: boot_of(segments),
             suspicion,
+            flushed: Flushed::default(),
         }))
     }
 }
@@ -78,6 +123,7 @@ pub(super) struct Court<'a, D> {
     pub(super) suspicion: Suspicion,
     /// The same of what was found not to count before.
     before: Suspicion,
+    flushed: Flushed,
 }
 
 impl<'a, D: Disk> Court<'a, D> {
@@ -86,6 +132,7 @@ impl<'a, D: Disk> Court<'a, D> {
         scans: &'a [SlotScan],
         question: &'a Question,
         before: Suspicion,
+        flushed: Flushed,
     ) -> Self {
         Self {
             disk,
@@ -97,6 +144,7 @@ impl<'a, D: Disk> Court<'a, D> {
             rotten: Vec::new(),
             suspicion: before.clone(),
             before,
+            flushed,
         }
     }
 
@@ -155,7 +203,8 @@ impl<'a, D: Disk> Court<'a, D> {
                 return Ok(Tried::without(vec![segment.clone()], &segments, suspicion));
             }
         }
-        self.judgement.mark = mark_of(&segments).max(stated);
+        let flushed = self.flushed.within(&segments);
+        self.judgement.mark = mark_of(&segments).max(stated).max(flushed);
         if let Some((missing, epoch)) = missing {
             let first = Place {
                 segment: missing,
@@ -191,7 +240,12 @@ impl<'a, D: Disk> Court<'a, D> {
             self.refuse_rotten(&segments);
             unfinished = None;
         }
-        if unfinished.is_none() {
+        let mut flushed = Flushed::default();
+        if let Some(epoch) = unfinished {
+            flushed = Flushed::by(&segments, epoch);
+            self.suspicion.keep_what_is_stated(&segments);
+            self.suspicion.keep_findings(&self.judgement);
+        } else {
             let whole = newest_counts && walk.end == newest.predecessor_end;
             let last = segments[..walk.segments].last().filter(|_| !whole);
             let older = last.map(|last| last.header.oldest);
@@ -200,15 +254,13 @@ impl<'a, D: Disk> Court<'a, D> {
                 return Ok(Tried::Older(older));
             }
             self.decide(segments, walk);
-        } else {
-            self.suspicion.keep_what_is_stated(&segments);
-            self.suspicion.keep_findings(&self.judgement);
         }
         Ok(Tried::Judged(Box::new(Judged {
             judgement: std::mem::replace(&mut self.judgement, Judgement::empty()),
             without: unfinished.map(Without::Epoch),
             boot,
             suspicion: std::mem::take(&mut self.suspicion),
+            flushed,
         })))
     }
 
@@ -295,7 +347,9 @@ impl<'a, D: Disk> Court<'a, D> {
         hit: Option<(GroupId, Index, Term)>,
         meaning: String,
     ) {
-        if self.judgement.findings.len() >= FINDINGS_MAX {
+        // None is hidden behind those of another verdict, which may not stop the opening.
+        let alike = |finding: &&Finding| finding.verdict == verdict;
+        if self.judgement.findings.iter().filter(alike).count() >= FINDINGS_MAX {
             return;
         }
         let finding = self.finding(verdict, slot, block, hit, meaning);

@@ -30,7 +30,7 @@ impl<D: Disk> Court<'_, D> {
         let mut whole: Option<Logs> = None;
         // Of what is bad below the mark, and why it cannot be done without.
         let rotten = std::mem::take(&mut self.rotten);
-        let mut between: Vec<&Bad> = Vec::new();
+        let mut between: Vec<(&SegmentScan, &Bad)> = Vec::new();
         let mut lost_for_good: Option<String> = None;
         for (number, segment) in segments.iter().enumerate() {
             for piece in &segment.pieces {
@@ -41,7 +41,7 @@ impl<D: Disk> Court<'_, D> {
                     Piece::Group(group) => group,
                     Piece::Bad(bad) => {
                         if !rotten.is_empty() && bad.at < mark {
-                            between.push(bad);
+                            between.push((segment, bad));
                         }
                         continue;
                     }
@@ -49,14 +49,19 @@ impl<D: Disk> Court<'_, D> {
                 if group.place() >= walk.end {
                     continue;
                 }
+                let beyond = split && group.place() >= mark;
                 if !between.is_empty() {
                     let before = (applied.segments > 0).then_some((applied.number, applied.chain));
                     let between = std::mem::take(&mut between);
-                    if let Err(why) = apply_lost(&mut logs, mark, before, &between, group) {
+                    let told = if beyond {
+                        Err("what tells of it may be in the page cache only".to_owned())
+                    } else {
+                        apply_lost(&mut logs, mark, before, &between, group)
+                    };
+                    if let Err(why) = told {
                         lost_for_good.get_or_insert(why);
                     }
                 }
-                let beyond = split && group.place() >= mark;
                 let fits = if beyond {
                     self.judgement.tail.push(Beyond {
                         slot: segment.slot,
@@ -173,6 +178,9 @@ impl<D: Disk> Court<'_, D> {
             if !is_missed {
                 self.judgement.mended.insert(segment.slot);
             }
+            if bad.at.block == SLOT_HEADER_BLOCKS {
+                self.judgement.headless.insert(bad.at.segment);
+            }
         }
         if let Some(why) = lost_for_good {
             self.find(FindingVerdict::Rot, slot, block, None, why);
@@ -242,21 +250,21 @@ fn apply_lost(
     logs: &mut Logs,
     mark: Place,
     before: Option<(u64, Chain)>,
-    bad: &[&Bad],
+    between: &[(&SegmentScan, &Bad)],
     after: &GroupScan,
 ) -> Result<(), String> {
-    let crosses = |bad: &&Bad| {
-        let end = Place {
-            segment: bad.at.segment,
-            block: bad.end,
-        };
-        mark < end
-    };
-    if bad.iter().any(crosses) {
+    if between.iter().any(|(_, bad)| mark < bad.end_place()) {
         return Err("it reaches beyond what is marked as durable".to_owned());
     }
     let before = before.ok_or("the log begins with it")?;
-    for lost in lost_between(before, bad, after)? {
+    if let Some((segment, bad)) = between.first()
+        && bad.at.block == SLOT_HEADER_BLOCKS
+        && segment.header.predecessor_chain != before.1
+    {
+        return Err("the segment that begins with it follows something else".to_owned());
+    }
+    let bad: Vec<&Bad> = between.iter().map(|(_, bad)| *bad).collect();
+    for lost in lost_between(before, &bad, after)? {
         logs.apply_lost(&lost)
             .map_err(|misfit| misfit.to_string())?;
     }

@@ -10,7 +10,6 @@ use logdrive_raft::{Base, GroupId, Index, LogPosition, NodeId, Replica, Term, mu
 
 use crate::configurations::Configurations;
 use crate::format::{EntryRun, GroupCheckpoint, Place, Record, RecordKind};
-use crate::options::SLOT_BYTES_MAX;
 use crate::path::{GroupLog, OffPath, Row, Start};
 use crate::scan::{FrameScan, GroupScan};
 
@@ -20,7 +19,6 @@ use super::lost::Lost;
 const GENESIS: u8 = RecordKind::Genesis as u8;
 const ANCHOR: u8 = RecordKind::Anchor as u8;
 const CHECKPOINT: u8 = RecordKind::Checkpoint as u8;
-const VERDICT: u8 = RecordKind::Verdict as u8;
 const CONFIGURATION: u8 = RecordKind::Configuration as u8;
 const FOOTER: u8 = RecordKind::Footer as u8;
 
@@ -49,7 +47,7 @@ pub(super) enum Misfit {
     Cut(GroupId),
     #[error("a record stands where it does not belong")]
     Misplaced,
-    #[error("more entries of group {0} are lost than a slot holds")]
+    #[error("more entries of group {0} are told of than have room where they lay")]
     TooMany(GroupId),
     #[error("nothing says how group {0} began")]
     GenesisLost(GroupId),
@@ -72,9 +70,6 @@ pub(super) struct Logs {
     begun: bool,
     /// Groups with a newer anchor than the one that is known: it is lost, and a later record will say it again.
     anchor_lost: BTreeSet<GroupId>,
-    /// A checkpoint and a verdict were lost. Both state the guards of an opening.
-    lost_checkpoint: bool,
-    lost_verdict: bool,
     mutant: Option<Mutant>,
 }
 
@@ -296,9 +291,9 @@ impl Logs {
     /// Of a run whose frames cannot be read only the last entry is known, and how many there are.
     fn push_missing(&mut self, run: &EntryRun, at: Place) -> Result<(), Misfit> {
         let count = run.count();
-        // A table that can be read says what was meant; the rest of it is as large as it says, or nobody can tell.
+        // Their bytes have room where they lay, and each has a header.
         let frames_max = u64::from(run.bytes) / ENTRY_HEADER_BYTES as u64;
-        if count > frames_max || u64::from(run.bytes) > SLOT_BYTES_MAX {
+        if count > frames_max {
             return Err(Misfit::TooMany(run.group));
         }
         let log = self.log(run.group)?;
@@ -317,8 +312,7 @@ impl Logs {
                 self.anchor_lost.insert(group);
             }
             // All that it says was in the log before.
-            CHECKPOINT => self.lost_checkpoint = true,
-            VERDICT => self.lost_verdict = true,
+            CHECKPOINT => {}
             // Of the base before it, which has no membership then until somebody states it again.
             CONFIGURATION | FOOTER => {}
             _ => return Err(Misfit::Misplaced),
@@ -341,11 +335,7 @@ impl Logs {
             .groups
             .iter()
             .find(|(_, log)| log.membership().is_none());
-        if let Some((group, _)) = unknown {
-            return Some(Misfit::Membership(*group).to_string());
-        }
-        let guards = self.lost_checkpoint && self.lost_verdict;
-        guards.then(|| "an opening found something, and what it was is lost".to_owned())
+        unknown.map(|(group, _)| Misfit::Membership(*group).to_string())
     }
 
     /// The first entry of each group that cannot be read.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use logdrive_raft::Chain;
 
-use crate::format::{Place, Record};
+use crate::format::{BLOCK_DATA_BYTES, Place, Record};
 use crate::scan::{Bad, GroupScan, Told};
 
 /// A flush group whose frames cannot be read.
@@ -71,5 +71,21 @@ pub(super) fn lost_between<'a>(
     if chain.is_some_and(|chain| chain != after.header.previous) {
         return Err("a flush group does not follow the one before".to_owned());
     }
+    check_sizes(&lost, bad)?;
     Ok(lost)
+}
+
+/// What is told is believed as far as it fits in where it lay.
+fn check_sizes(lost: &[Lost<'_>], bad: &[&Bad]) -> Result<(), String> {
+    let records = lost.iter().flat_map(|lost| lost.records);
+    let bytes = records.map(|record| match record {
+        Record::Entries(run) | Record::Rewrite(run) => u64::from(run.bytes),
+        _ => 0,
+    });
+    let blocks = bad.iter().map(|bad| u64::from(bad.end - bad.at.block));
+    let room = blocks.sum::<u64>() * BLOCK_DATA_BYTES as u64;
+    if bytes.sum::<u64>() > room {
+        return Err(format!("more entries are told of than {room} bytes hold"));
+    }
+    Ok(())
 }

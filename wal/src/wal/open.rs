@@ -184,7 +184,7 @@ impl<D: Disk> Wal<D> {
             pool,
             reads: Reads::default(),
             segments,
-            release: Release::default(),
+            release: Release::new(std::mem::take(&mut judgement.headless)),
             first_group: FirstGroup::default(),
             accepted: Position(0),
             echo_wanted: Position(0),

@@ -34,6 +34,9 @@ impl<D: Disk> Wal<D> {
             let Some(row) = log.row(index).filter(|row| self.is_durable(row)) else {
                 break;
             };
+            let Some(blocks) = row.blocks() else {
+                break;
+            };
             bytes += row.bytes as usize;
             if bytes > bytes_max && !wanted.is_empty() {
                 break;
@@ -42,7 +45,7 @@ impl<D: Disk> Wal<D> {
                 index,
                 chain: row.chain,
                 segment: row.segment().expect("what is durable has a place"),
-                blocks: row.blocks(),
+                blocks,
                 bytes: row.bytes,
             });
             index = index.next();

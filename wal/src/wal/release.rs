@@ -25,6 +25,8 @@ pub(super) struct Release {
     needed: Option<u64>,
     /// Headers that release something and do not count yet.
     stated: VecDeque<Statement>,
+    /// Segments whose first flush group is bad. What stood in it is known from those before, so they go with it.
+    headless: BTreeSet<u64>,
 }
 
 /// The header of a segment says which one is the oldest.
@@ -35,6 +37,13 @@ struct Statement {
 }
 
 impl Release {
+    pub(super) fn new(headless: BTreeSet<u64>) -> Self {
+        Self {
+            headless,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn allow(&mut self) {
         self.allowed = true;
         self.needed = None;
@@ -59,7 +68,20 @@ impl<D: Disk> Wal<D> {
         if mutated!(self.options.mutant, ReleaseTooSoon) {
             kept = last.segment;
         }
-        self.needed().min(kept).max(last.oldest)
+        let oldest = self.needed().min(kept).max(last.oldest);
+        self.with_a_beginning(oldest)
+    }
+
+    /// The segment, or the last one before it that a log can begin with.
+    fn with_a_beginning(&self, oldest: u64) -> u64 {
+        let headless = &self.release.headless;
+        if !headless.contains(&oldest) {
+            return oldest;
+        }
+        let before = self.segments.range(..oldest).rev();
+        let mut before = before.map(|(segment, _)| *segment);
+        let begins = before.find(|segment| !headless.contains(segment));
+        begins.expect("the log was opened, and begins somewhere")
     }
 
     /// The lowest segment with an entry that is needed. Those that are built later go where the log is written, which

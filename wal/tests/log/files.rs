@@ -11,6 +11,7 @@ use logdrive_raft::{Entry, Index, Micros};
 use logdrive_wal::disk::open::{Backend, open};
 use logdrive_wal::disk::pwrite::PwriteDisk;
 use logdrive_wal::disk::{BLOCK_BYTES, Disk, DiskError, FlushMode, WakeBy};
+use logdrive_wal::dump::{Selection, dump};
 use logdrive_wal::format::GroupHeader;
 use logdrive_wal::verify::{inspect, verify};
 use logdrive_wal::{OpenError, Position, ReadRequest, Verdict, Wal};
@@ -227,6 +228,31 @@ fn verify_reads_a_directory_and_changes_nothing() {
     assert!(report.to_string().starts_with(&line), "{report}");
     let refused = Host::open(DISKS[2](&log)).err().unwrap();
     assert!(matches!(refused, OpenError::Rot { .. }), "{refused}");
+
+    // The others can be read, as far as what is bad is told of.
+    let selection = Selection {
+        group: None,
+        from: Index(1),
+        through: Index(60),
+    };
+    let mut read = Vec::new();
+    dump(directory.path(), false, &selection, &mut |dumped| {
+        read.push((
+            dumped.index.0,
+            dumped.entry.clone().map(|entry| entry.index().0),
+        ));
+    })
+    .unwrap();
+    assert_eq!(read.len(), 60);
+    let lost: Vec<_> = read.iter().filter(|(_, entry)| entry.is_err()).collect();
+    assert!(!lost.is_empty() && lost.len() < 60, "{lost:?}");
+    assert_eq!(lost[0].0, 1);
+    for (index, entry) in read {
+        match entry {
+            Ok(read) => assert_eq!(read, index),
+            Err(why) => assert!(why.contains("lay in is bad"), "{why}"),
+        }
+    }
 }
 
 #[test]

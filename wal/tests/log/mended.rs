@@ -1,14 +1,19 @@
 //! What was durable and is bad, and what nobody misses: such a log opens, and says so until that part of it is gone.
 
-use crate::common::cut::{anchor, anchor_at, base_at, cut_all};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::common::cut::{anchor, anchor_at, base_at, cut, cut_all};
 use crate::common::*;
 use logdrive_raft::Index;
 use logdrive_raft::io::Write;
 use logdrive_raft::wire::{Decode, Reader};
-use logdrive_sim::disk::{Crash, SimStorage, Tear};
+use logdrive_sim::disk::{Crash, SimDisk, SimDiskOptions, SimStorage, Tear};
+use logdrive_sim::mortal::Mortal;
 use logdrive_wal::disk::{BLOCK_BYTES, SlotId};
-use logdrive_wal::format::{GROUP_HEADER_BYTES, GroupHeader, Record, SLOT_HEADER_BLOCKS};
-use logdrive_wal::{FindingVerdict, OpenError, Verdict};
+use logdrive_wal::format::{
+    GROUP_HEADER_BYTES, GroupHeader, Record, SLOT_HEADER_BLOCKS, SlotHeader,
+};
+use logdrive_wal::{FindingVerdict, OpenError, Verdict, Wal};
 
 /// A flush group: where it lies, and what its table says.
 struct Found {
@@ -351,4 +356,104 @@ fn an_anchor_alone_that_is_lost_refuses_the_log() {
     spoil(&medium, all.iter().find(anchored).unwrap());
     let why = refused(&medium);
     assert!(why.contains("newest anchor of group 1"), "{why}");
+}
+
+/// Whether a segment is there that an opening of this boot made.
+fn was_begun_by(medium: &SimStorage, boot: u64) -> bool {
+    let header = |slot| SlotHeader::from_block(&block_of(medium, slot, 0), 0);
+    let by_boot = |header: &SlotHeader| header.by_recovery && header.epoch.0 == boot;
+    let files = medium.slot_files();
+    let mut headers = files
+        .iter()
+        .filter_map(|file| header(file.slot).ok().flatten());
+    headers.any(|header| by_boot(&header))
+}
+
+/// An opening flushes what it finds, and may die before its verdict. What it found was durable all the same, and may have
+/// been acknowledged: it does not look torn to the next one.
+#[test]
+fn what_an_opening_that_died_had_flushed_is_rot_once_it_is_bad() {
+    let original = storage();
+    let mut rig = Rig::with_group(&original, options(8));
+    rig.append(&[Write::HardState(vote(2, 1))]);
+    rig.append_entries(2, 2, 100);
+    rig.idle();
+    rig.append_entries(2, 1, 100);
+    rig.settle();
+    die(rig, &original);
+    let last = groups(&original).pop().unwrap();
+    let (mut unfinished, mut finished) = (0, 0);
+    for left in 0.. {
+        let medium = original.copy(dice(1));
+        let disk = Mortal::new(
+            SimDisk::new(medium.clone(), SimDiskOptions::default()),
+            Some(left),
+        );
+        let opened = catch_unwind(AssertUnwindSafe(|| Wal::open(disk, options(8)).map(drop)));
+        medium.crash(Crash::Process, Tear::Never);
+        if !was_begun_by(&medium, 2) {
+            assert!(opened.is_err());
+            continue;
+        }
+        for fill in [0, 0xa5] {
+            let medium = medium.copy(dice(1));
+            let block = last.header.place.block;
+            medium.change(last.slot, block, |bytes| *bytes = [fill; BLOCK_BYTES]);
+            refused(&medium);
+        }
+        if opened.is_ok() {
+            finished += 1;
+            break;
+        }
+        unfinished += 1;
+    }
+    assert!(unfinished > 2 && finished == 1, "{unfinished} {finished}");
+}
+
+/// What stood in the first flush group of a segment is known from what lies before, so that goes no sooner than the segment.
+#[test]
+fn a_log_never_begins_with_a_segment_whose_beginning_is_bad() {
+    let medium = storage();
+    let mut rig = Rig::with_group(&medium, options(12));
+    rig.append(&[Write::HardState(vote(2, 1))]);
+    rig.settle();
+    while rig.wal.status().segments < 4 {
+        rig.append_entries(2, 1, 2000);
+        rig.idle();
+    }
+    let last = rig.tip().index.0;
+    end(rig, &medium);
+    let all = groups(&medium);
+    let begins = |found: &&Found| {
+        let place = found.header.place;
+        place.block == SLOT_HEADER_BLOCKS && (place.segment == 2 || place.segment == 3)
+    };
+    let firsts: Vec<&Found> = all.iter().filter(begins).collect();
+    assert_eq!(firsts.len(), 2);
+    firsts.iter().for_each(|found| spoil(&medium, found));
+    let mut headless_last = 0;
+    for index in 1..=last {
+        let mut rig = open(&medium);
+        assert_eq!(rig.tip().index.0, last);
+        anchor(&mut rig, index);
+        cut(&mut rig, index);
+        rig.idle();
+        // What may go goes with the next segments.
+        let before = rig.wal.status().counters.groups;
+        rig.append(&[Write::HardState(vote(2 + index, 1))]);
+        rig.idle();
+        assert!(rig.wal.status().counters.groups > before);
+        let found = report(&medium).unwrap();
+        headless_last += u64::from(!found.findings.is_empty());
+        die(rig, &medium);
+    }
+    assert!(headless_last > 0);
+    let mut rig = open(&medium);
+    while rig.wal.status().counters.segments_released == 0 {
+        rig.append_entries(2 + last, 1, 2000);
+        cut_all(&mut rig);
+        rig.idle();
+    }
+    end(rig, &medium);
+    assert_eq!(report(&medium).unwrap().findings, []);
 }

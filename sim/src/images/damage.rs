@@ -39,8 +39,9 @@ pub(super) enum Damage {
 /// What an image with damage has to come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Deserves {
-    /// It was durable, and something that can be read says so.
-    Rot,
+    /// It was durable, and something that can be read says so: refused, or opened if nobody misses it. `alone`: nothing
+    /// else is damaged.
+    Rot { alone: bool },
     /// One of two copies of a header: opened as if nothing were, and with `told` it has to be told.
     Healed { told: bool },
     /// It may have been acknowledged and nothing can tell any more whether it was written: refused, or what may have been
@@ -411,7 +412,8 @@ impl Known {
             .zip(&owners)
             .filter(|(place, _)| !is_header(place));
         if groups.any(|(_, owner)| below(owner)) {
-            return Deserves::Rot;
+            let alone = owners.iter().all(below);
+            return Deserves::Rot { alone };
         }
         // Zeros were written over a header that did not count.
         let is_in_use = |place: &(SlotId, u32)| image.contents(place.0, place.1).is_some();
@@ -485,6 +487,8 @@ pub(super) struct Opened {
     pub(super) loss_before: Result<(), String>,
     /// Whether the undamaged image comes to the same.
     pub(super) is_same: bool,
+    /// The same, but for a guard that was over: what said so is what is bad.
+    pub(super) is_same_or_guarded: bool,
 }
 
 impl DamageCounts {
@@ -529,17 +533,28 @@ impl Deserves {
         };
         let wrong = |is: &str| Err(format!("deserves {self:?}, and {is}"));
         match (self, refused, &came.result) {
-            (Deserves::Rot, Some("rot"), _) => {
+            (Deserves::Rot { .. }, Some("rot"), _) => {
                 counts.rot_deserved += 1;
                 Ok(())
             }
-            (Deserves::Rot, Some(other), _) => wrong(other),
-            // What nobody misses is told of, and nothing else.
-            (Deserves::Rot, None, Ok(opened)) if opened.is_same && opened.findings > 0 => {
-                counts.mended_deserved += 1;
+            // What else is damaged is a reason of its own.
+            (Deserves::Rot { alone: false }, Some(_), _) => {
+                counts.refused_deserved += 1;
                 Ok(())
             }
-            (Deserves::Rot, None, _) => wrong("was opened"),
+            (Deserves::Rot { alone: true }, Some(other), _) => wrong(other),
+            // What nobody misses is told of, and nothing else. What was exchanged for it may lie above the mark: then it is
+            // guarded, or looks unwritten and nobody can tell.
+            (Deserves::Rot { alone }, None, Ok(opened)) if opened.findings > 0 => {
+                counts.mended_deserved += 1;
+                match opened.is_same_or_guarded {
+                    true => Ok(()),
+                    false if alone => wrong("came back otherwise"),
+                    false if opened.is_guarded => opened.loss.clone(),
+                    false => opened.invention.clone(),
+                }
+            }
+            (Deserves::Rot { .. }, None, _) => wrong("was opened and nothing was told"),
             (Deserves::Feared, Some(_), _) => {
                 counts.refused_deserved += 1;
                 Ok(())

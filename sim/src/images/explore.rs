@@ -3,11 +3,12 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use fastrand::Rng;
+use logdrive_raft::GroupId;
 use logdrive_raft::mutant::Mutant;
 use logdrive_wal::disk::{BLOCK_BYTES, SlotId};
 use logdrive_wal::{OpenError, Wal};
 
-use super::book::{Acked, Book, Groups, groups_of};
+use super::book::{Acked, Book, GroupState, Groups, groups_of};
 use super::damage::{Came, Damage, Deserves, Known, Opened};
 use super::history::{self, Life, SITE};
 use super::prefix::{Left, Prefix, Subsets};
@@ -297,6 +298,7 @@ impl Explorer {
                             invention: life.book.check(&opened_with, groups).map(|_| ()),
                             loss_before: life.before.check(life.before.acked(), groups).map(|_| ()),
                             is_same: *groups == healthy,
+                            is_same_or_guarded: is_same_or_guarded(groups, &healthy),
                         }),
                         Outcome::Refused(error) => Err(error),
                         Outcome::Panicked => {
@@ -310,10 +312,11 @@ impl Explorer {
                     let counts = &mut self.report.damage;
                     counts.count(damage, is_earlier_life);
                     let earlier = known.is_of_earlier_life(*slot, block);
-                    counts.earlier_rot_deserved += u64::from(earlier && deserves == Deserves::Rot);
+                    let is_rot = matches!(deserves, Deserves::Rot { .. });
+                    counts.earlier_rot_deserved += u64::from(earlier && is_rot);
                     let opened = came.result.as_ref();
                     let guarded = opened.is_ok_and(|opened| opened.is_guarded);
-                    let mended = deserves == Deserves::Rot && opened.is_ok();
+                    let mended = deserves == Deserves::Rot { alone: true } && opened.is_ok();
                     if let Err(why) = deserves.check(&came, &mut self.report.damage) {
                         let image = format!("life {number}, {slot:?} block {block} {damage:?}");
                         self.violation(&image, &why);
@@ -625,4 +628,16 @@ fn brief(groups: &Groups) -> String {
         )
     });
     brief.collect::<Vec<_>>().join("; ")
+}
+
+fn is_same_or_guarded(groups: &Groups, healthy: &Groups) -> bool {
+    let is_like = |(group, state): (&GroupId, &GroupState)| {
+        let guard = healthy.get(group).and_then(|healthy| healthy.guard);
+        let unguarded = GroupState {
+            guard: state.guard.filter(|_| guard.is_some()),
+            ..state.clone()
+        };
+        healthy.get(group) == Some(&unguarded)
+    };
+    groups.len() == healthy.len() && groups.iter().all(is_like)
 }

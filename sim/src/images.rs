@@ -135,6 +135,8 @@ pub struct DamageCounts {
     pub rot_deserved: u64,
     /// Of those with something bad that was durable: opened, for nobody misses it.
     pub mended_deserved: u64,
+    /// Deserved to be called rot, and the log was opened and fears for what is gone.
+    pub holed_deserved: u64,
     /// That had to be refused, and were.
     pub refused_deserved: u64,
     /// One copy of a header: had to be opened as if nothing were, and were.
@@ -171,6 +173,7 @@ impl DamageCounts {
         self.guarded += other.guarded;
         self.rot_deserved += other.rot_deserved;
         self.mended_deserved += other.mended_deserved;
+        self.holed_deserved += other.holed_deserved;
         self.refused_deserved += other.refused_deserved;
         self.healed_deserved += other.healed_deserved;
         self.undetectable += other.undetectable;
@@ -349,6 +352,7 @@ impl ImagesReport {
             ("unclean", damage.unclean),
             ("rot_deserved", damage.rot_deserved),
             ("mended_deserved", damage.mended_deserved),
+            ("holed_deserved", damage.holed_deserved),
             ("healed_deserved", damage.healed_deserved),
             ("undetectable", damage.undetectable),
             ("damaged and guarded", damage.guarded),

@@ -241,7 +241,10 @@ impl Oracle {
     pub(crate) fn rotted(&mut self, node: NodeId, (slot, block): (SlotId, u32), zeros: bool) {
         let medium = &mut self.media[place(node)];
         let needed = medium.view.counts_on(slot, block);
-        medium.rotted |= needed != OnPath::No;
+        if needed != OnPath::No {
+            medium.rotted = true;
+            medium.view.rot((slot, block));
+        }
         // Over which no mark lies, zeros are a write that never landed (`wal/README.md`, "What cannot be
         // detected").
         medium.untrusted |= zeros && needed == OnPath::Unmarked;

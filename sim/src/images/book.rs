@@ -21,6 +21,12 @@ pub(super) struct GroupState {
 }
 
 impl GroupState {
+    /// Whether this is how the group stood, or where that begins, and the rest is feared for.
+    pub(super) fn is_whole_or_fears(&self, stood: &GroupState) -> bool {
+        stood.rows.starts_with(&self.rows)
+            && (self.rows.len() == stood.rows.len() || self.has_or_fears(stood))
+    }
+
     /// Whether all that was acknowledged when the group stood so is there, or feared for.
     fn has_or_fears(&self, stood: &GroupState) -> bool {
         let has_or_fears = |(index, term): (u64, Term)| {
@@ -125,22 +131,32 @@ impl Book {
     /// Checks what came back: the state after some step that is not before the acknowledged one, and no vote
     /// that was cast is forgotten or made up. Tells the step.
     pub(super) fn check(&self, acked: &Acked, found: &Groups) -> Result<usize, String> {
-        self.check_from(acked.step, acked, found)
+        let same = |found: &GroupState, stood: &GroupState| found.rows == stood.rows;
+        self.check_from(acked.step, acked, found, same)
     }
 
     /// The same where blocks were damaged: what was acknowledged may be gone, if it is feared for.
     pub(super) fn check_feared(&self, acked: &Acked, found: &Groups) -> Result<usize, String> {
-        self.check_from(0, acked, found)
+        self.check_from(0, acked, found, GroupState::is_whole_or_fears)
     }
 
-    fn check_from(&self, first: usize, acked: &Acked, found: &Groups) -> Result<usize, String> {
+    /// The same where something that can be read says what is gone.
+    pub(super) fn check_holed(&self, acked: &Acked, found: &Groups) -> Result<usize, String> {
+        self.check_from(acked.step, acked, found, GroupState::is_whole_or_fears)
+    }
+
+    fn check_from(
+        &self,
+        first: usize,
+        acked: &Acked,
+        found: &Groups,
+        is_like: impl Fn(&GroupState, &GroupState) -> bool,
+    ) -> Result<usize, String> {
         let paths = |step: &usize| {
             let groups = &self.steps[*step].1;
             groups.len() == found.len()
                 && groups.iter().all(|(group, state)| {
-                    found
-                        .get(group)
-                        .is_some_and(|found| found.rows == state.rows)
+                    found.get(group).is_some_and(|found| is_like(found, state))
                 })
         };
         let fits = |step: &usize| {

@@ -483,12 +483,18 @@ pub(super) struct Opened {
     pub(super) is_guarded: bool,
     /// Whether it came back with what never was.
     pub(super) invention: Result<(), String>,
+    /// The same where a log may begin, and fear for the rest.
+    pub(super) holed_invention: Result<(), String>,
+    /// Whether the undamaged image does not come back as guarded.
+    pub(super) newly_guarded: bool,
     /// Whether something is gone that was acknowledged before this life.
     pub(super) loss_before: Result<(), String>,
     /// Whether the undamaged image comes to the same.
     pub(super) is_same: bool,
     /// The same, but for a guard that was over: what said so is what is bad.
     pub(super) is_same_or_guarded: bool,
+    /// The same, or the beginning of it, and what comes after that is feared for.
+    pub(super) is_whole_or_fears: bool,
 }
 
 impl DamageCounts {
@@ -543,15 +549,21 @@ impl Deserves {
                 Ok(())
             }
             (Deserves::Rot { alone: true }, Some(other), _) => wrong(other),
-            // What nobody misses is told of, and nothing else. What was exchanged for it may lie above the mark: then it is
-            // guarded, or looks unwritten and nobody can tell.
+            // What nobody misses is told of, and nothing else; what somebody misses is feared for. What was exchanged for it
+            // may lie above the mark: then it is guarded, or looks unwritten and nobody can tell.
             (Deserves::Rot { alone }, None, Ok(opened)) if opened.findings > 0 => {
-                counts.mended_deserved += 1;
-                match opened.is_same_or_guarded {
-                    true => Ok(()),
-                    false if alone => wrong("came back otherwise"),
-                    false if opened.is_guarded => opened.loss.clone(),
-                    false => opened.invention.clone(),
+                if opened.is_same_or_guarded {
+                    counts.mended_deserved += 1;
+                    return Ok(());
+                }
+                if opened.is_whole_or_fears {
+                    counts.holed_deserved += 1;
+                    return Ok(());
+                }
+                match opened.newly_guarded {
+                    _ if alone => wrong("came back otherwise"),
+                    true => opened.loss.clone(),
+                    false => opened.holed_invention.clone(),
                 }
             }
             (Deserves::Rot { .. }, None, _) => wrong("was opened and nothing was told"),

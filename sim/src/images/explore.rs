@@ -296,9 +296,15 @@ impl Explorer {
                             loss: life.book.check_feared(acked, groups).map(|_| ()),
                             is_guarded: groups.values().any(|state| state.guard.is_some()),
                             invention: life.book.check(&opened_with, groups).map(|_| ()),
+                            holed_invention: life
+                                .book
+                                .check_holed(&opened_with, groups)
+                                .map(|_| ()),
+                            newly_guarded: is_newly_guarded(groups, &healthy),
                             loss_before: life.before.check(life.before.acked(), groups).map(|_| ()),
                             is_same: *groups == healthy,
                             is_same_or_guarded: is_same_or_guarded(groups, &healthy),
+                            is_whole_or_fears: is_whole_or_fears(groups, &healthy),
                         }),
                         Outcome::Refused(error) => Err(error),
                         Outcome::Panicked => {
@@ -628,6 +634,26 @@ fn brief(groups: &Groups) -> String {
         )
     });
     brief.collect::<Vec<_>>().join("; ")
+}
+
+/// Every group is there, as far as it is whole, and fears for the rest.
+fn is_whole_or_fears(groups: &Groups, healthy: &Groups) -> bool {
+    let is_like = |(group, healthy): (&GroupId, &GroupState)| {
+        groups.get(group).is_some_and(|state| {
+            state.hard_state == healthy.hard_state && state.is_whole_or_fears(healthy)
+        })
+    };
+    groups.len() == healthy.len() && healthy.iter().all(is_like)
+}
+
+fn is_newly_guarded(groups: &Groups, healthy: &Groups) -> bool {
+    let guard_of = |group| {
+        healthy
+            .get(group)
+            .and_then(|state: &GroupState| state.guard)
+    };
+    let mut groups = groups.iter();
+    groups.any(|(group, state)| state.guard.is_some() && state.guard != guard_of(group))
 }
 
 fn is_same_or_guarded(groups: &Groups, healthy: &Groups) -> bool {

@@ -19,7 +19,7 @@ use logdrive_wal::format::{
 
 use crate::disk::SimStorage;
 
-use super::path::{Note, Path};
+use super::path::{Group, Note, Path};
 
 /// A hasher for keys that are hashes already: chains.
 #[derive(Clone, Copy, Debug, Default)]
@@ -62,6 +62,9 @@ pub(super) struct FlushedView {
     wholes: BTreeMap<Spot, Whole>,
     /// No whole group of a slot reaches further than this block.
     ends: BTreeMap<SlotId, u32>,
+    /// Groups that were whole until a block of them went bad. A recovery knows what they said from what lies around them, or
+    /// refuses the log.
+    rotten: BTreeSet<Spot>,
     /// The whole flush groups that follow one, by its chain: more than one where a recovery dropped some.
     followers: HashMap<Chain, Vec<Spot>, Build>,
     /// Boots of whose verdict a whole flush group tells.
@@ -129,6 +132,9 @@ impl FlushedView {
         for (slot, number) in blocks {
             // A group of which a block is another one has to be whole again.
             if let Some((spot, long)) = self.whole_around((slot, number)) {
+                if self.rotten.contains(&spot) {
+                    continue;
+                }
                 lost |= self.remove(spot);
                 self.partial.insert(spot, long);
                 touched.insert(spot);
@@ -214,6 +220,14 @@ impl FlushedView {
         }
     }
 
+    /// A block has gone bad that a recovery would need. The entries of its flush group are gone.
+    pub(super) fn rot(&mut self, spot: Spot) {
+        if let Some((spot, _)) = self.whole_around(spot) {
+            self.rotten.insert(spot);
+            self.follow_again();
+        }
+    }
+
     /// The blocks of flush groups on the path over which no mark lies.
     pub(super) fn unmarked(&self) -> Vec<(SlotId, u32)> {
         let mark = self.path.mark();
@@ -293,6 +307,7 @@ impl FlushedView {
 
     /// A group is whole no more. Says whether it was on the path.
     fn remove(&mut self, spot: Spot) -> bool {
+        self.rotten.remove(&spot);
         let Some(whole) = self.wholes.remove(&spot) else {
             return false;
         };
@@ -370,7 +385,14 @@ impl FlushedView {
         let mut taken = Vec::new();
         while let Some(spot) = self.next(path) {
             let whole = &self.wholes[&spot];
-            if !path.take(&whole.header, whole.chain, whole.epoch, &whole.notes) {
+            let rotten = self.rotten.contains(&spot);
+            let group = Group {
+                header: &whole.header,
+                chain: whole.chain,
+                epoch: whole.epoch,
+                rotten,
+            };
+            if !path.take(&group, &whole.notes) {
                 break;
             }
             taken.push(spot);

@@ -70,6 +70,16 @@ impl Note {
     }
 }
 
+/// A flush group.
+pub(super) struct Group<'a> {
+    pub(super) header: &'a GroupHeader,
+    pub(super) chain: Chain,
+    /// The boot that opened its segment.
+    pub(super) epoch: Boot,
+    /// Its frames cannot be read any more.
+    pub(super) rotten: bool,
+}
+
 /// The flush groups from the first to the last that has all before it.
 #[derive(Debug, Default)]
 pub(super) struct Path {
@@ -97,6 +107,8 @@ struct Log {
     /// The entry before the first of `chains`.
     first: LogPosition,
     chains: Vec<Chain>,
+    /// The first and the last entry of runs that went bad.
+    missing: Vec<(Index, Index)>,
     term: Term,
     anchor: LogPosition,
     /// It was cut beyond its anchor.
@@ -132,9 +144,15 @@ impl Log {
         self.base.index < at.index && at.index < self.first.index
     }
 
+    /// Whether it has this entry and everything before it.
+    fn is_whole_through(&self, at: LogPosition) -> bool {
+        self.has(at) && self.missing.iter().all(|(first, _)| at.index < *first)
+    }
+
     /// Says whether it may have had the entry that it ends with now.
     fn cut(&mut self, to: LogPosition) -> bool {
         let has = self.has(to) || self.is_unknown(to);
+        self.missing.retain(|(first, _)| *first <= to.index);
         match to.index.0.checked_sub(self.first.index.0) {
             Some(above) => self
                 .chains
@@ -154,6 +172,7 @@ impl Log {
             return false;
         }
         let held = self.is_unknown(base) || self.has(base);
+        self.missing.retain(|(_, last)| base.index < *last);
         if base.index <= self.end() && held && self.has(tip) {
             self.base = base;
             if let Some(below) = base.index.0.checked_sub(self.first.index.0) {
@@ -166,6 +185,7 @@ impl Log {
         self.base = base;
         self.first = base;
         self.chains.clear();
+        self.missing.clear();
         tip == base
     }
 }
@@ -200,7 +220,8 @@ impl Path {
 
     /// Whether an entry is in the log, and so everything before it.
     pub(super) fn covers(&self, group: GroupId, at: LogPosition) -> bool {
-        self.logs.get(&group).is_some_and(|log| log.has(at))
+        let log = self.logs.get(&group);
+        log.is_some_and(|log| log.is_whole_through(at))
     }
 
     pub(super) fn copies_of_vote(&self, group: GroupId, term: Term, candidate: NodeId) -> usize {
@@ -235,28 +256,24 @@ impl Path {
     }
 
     /// Takes the next flush group. Says whether there may be more.
-    pub(super) fn take(
-        &mut self,
-        header: &GroupHeader,
-        chain: Chain,
-        epoch: Boot,
-        notes: &[Note],
-    ) -> bool {
-        let fits = notes.iter().all(|note| self.apply(header.number, note));
+    pub(super) fn take(&mut self, group: &Group<'_>, notes: &[Note]) -> bool {
+        let header = group.header;
+        let fits = notes.iter().all(|note| self.apply(group, note));
         self.stuck = self.stuck || !fits;
         if self.stuck {
             return false;
         }
-        self.chain = chain;
+        self.chain = group.chain;
         self.midway = false;
         self.number = header.number;
-        self.epoch = self.epoch.max(epoch);
+        self.epoch = self.epoch.max(group.epoch);
         self.mark = self.mark.max(header.mark);
         true
     }
 
     /// Says whether the log has what the note rests on.
-    fn apply(&mut self, number: u64, note: &Note) -> bool {
+    fn apply(&mut self, of: &Group<'_>, note: &Note) -> bool {
+        let number = of.header.number;
         match note {
             Note::Begin(group) => {
                 self.logs.entry(*group).or_default();
@@ -265,7 +282,7 @@ impl Path {
             Note::HardState(group, stated) => {
                 let log = self.logs.entry(*group).or_default();
                 log.term = log.term.max(stated.term);
-                if let Some(vote) = stated.vote {
+                if let Some(vote) = stated.vote.filter(|_| !of.rotten) {
                     let key = (*group, stated.term, vote.id);
                     let (copies, last) = self.votes.entry(key).or_default();
                     // Twice in one flush group is one copy.
@@ -287,6 +304,10 @@ impl Path {
                 };
                 let fits = log.cut(*prev);
                 log.chains.extend_from_slice(chains);
+                if of.rotten {
+                    let last = Index(prev.index.0 + chains.len() as u64);
+                    log.missing.push((prev.index.next(), last));
+                }
                 log.term = log.term.max(*term);
                 fits
             }

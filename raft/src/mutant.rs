@@ -317,6 +317,12 @@ mutants! {
     /// pebble#453.
     RotIsTorn = "rot-is-torn",
 
+    /// A replica that lacks entries which it had acknowledged votes for whoever has no more than what is left.
+    MissingUnguarded = "missing-unguarded",
+
+    /// A recovery counts entries that it knows of and cannot read: they are acknowledged as durable.
+    HoleAcknowledgedOver = "hole-acknowledged-over",
+
     /// A flush that failed is made again, and the kernel has forgotten what it owed: the second one succeeds
     /// without the data. cockroach#37102, raft-engine#131. Needs the drained flush mode.
     FlushRetried = "flush-retried",

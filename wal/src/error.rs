@@ -23,6 +23,9 @@ pub enum FindingVerdict {
     Mended,
     /// Something that was durable reads back bad.
     Rot,
+    /// The same, and all that is lost with it are entries of which it is known which they are: the log is opened, and its
+    /// replicas get them back from the others.
+    Holed,
     /// Something at the end of the log is neither what was written nor what was there before. It may have
     /// been acknowledged, and so may a vote that it hides.
     Suspect,
@@ -37,7 +40,7 @@ impl FindingVerdict {
         match self {
             Self::Healable => "healable",
             Self::Mended => "mended",
-            Self::Rot => "rot",
+            Self::Rot | Self::Holed => "rot",
             Self::Suspect | Self::Guarded => "suspect",
         }
     }
@@ -100,6 +103,10 @@ pub(crate) const ADVICE_SUSPECT: &str = "the last write may have been acknowledg
 /// Advice for an end of the log that is guarded.
 pub(crate) const ADVICE_GUARDED: &str = "the last write may have been acknowledged: the node starts, and neither \
     leads nor elects anybody who has less until a leader has brought that back; check the device";
+
+/// Advice for entries that are lost and that the others have.
+pub(crate) const ADVICE_HOLED: &str = "the node starts, and until it has these entries back from the others it neither \
+    leads nor acknowledges or applies what comes after them; check the device";
 
 /// Advice for a copy that went bad.
 pub(crate) const ADVICE_HEALABLE: &str = "nothing is lost: the other copy is good, and opening the log writes this one again; check the device";

@@ -15,12 +15,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use logdrive_raft::io::{Guard, HardState};
 use logdrive_raft::mutant::Mutant;
-use logdrive_raft::{Boot, Chain, GroupId};
+use logdrive_raft::{Base, Boot, Chain, GroupId};
 
 use crate::configurations::Configurations;
 use crate::debris::Debris;
 use crate::disk::{BLOCK_BYTES, Block, Disk, SlotFile, SlotId};
-use crate::error::{Finding, OpenError};
+use crate::error::{Finding, FindingVerdict, OpenError};
 use crate::format::{FooterRow, Place, Record, SLOT_HEADER_BLOCKS, SlotHeader};
 use crate::options::{Identity, SLOT_BYTES_MAX};
 use crate::path::GroupLog;
@@ -143,6 +143,8 @@ pub(crate) struct Judgement {
     pub(crate) bad_copies: Vec<(SlotId, u32)>,
     /// Slots of segments that count, and in which something that was durable is bad that nobody needs.
     pub(crate) mended: BTreeSet<SlotId>,
+    /// Where logs are cut that have lost entries which an anchor covers.
+    pub(crate) cuts: Vec<(GroupId, Base)>,
     /// Segments that begin with something bad: a log cannot begin with one of them.
     pub(crate) headless: BTreeSet<u64>,
     /// Slots, in use or not, of whose header the first copy counts and the second is bad, older or missing.
@@ -377,6 +379,7 @@ impl Judgement {
             rewrite_last: false,
             bad_copies: Vec::new(),
             mended: BTreeSet::new(),
+            cuts: Vec::new(),
             headless: BTreeSet::new(),
             first_counts: BTreeSet::new(),
             legible: BTreeMap::new(),
@@ -408,15 +411,15 @@ impl Judgement {
 
     /// Fails if anything was found that must not be built upon.
     pub(crate) fn into_result(self) -> Result<Self, OpenError> {
-        let findings = |judgement: Self| judgement.findings;
-        match self.verdict {
-            Verdict::Rot => Err(OpenError::Rot {
-                findings: findings(self),
-            }),
-            Verdict::Suspect if self.is_refused() => Err(OpenError::Suspect {
-                findings: findings(self),
-            }),
-            Verdict::Clean | Verdict::Torn | Verdict::Suspect => Ok(self),
+        if !self.is_refused() {
+            return Ok(self);
+        }
+        let is_rot = |finding: &Finding| finding.verdict == FindingVerdict::Rot;
+        let findings = self.findings;
+        if findings.iter().any(is_rot) {
+            Err(OpenError::Rot { findings })
+        } else {
+            Err(OpenError::Suspect { findings })
         }
     }
 }

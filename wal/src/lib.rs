@@ -30,6 +30,7 @@ pub use options::{
     FlushModeChoice, FreshIds, Identity, InFlightMax, Options, SLOT_BYTES_MAX, SLOT_BYTES_MIN,
     SLOTS_MIN,
 };
+pub use path::Missing;
 pub use read::{ReadDone, ReadRequest};
 pub use status::{Admitted, Counters, FlushHistogram, Room, WalStatus};
 pub use wal::{ENTRY_ROOM_BYTES, Position, RecoveredGroup, Recovery, Wal};

@@ -4,6 +4,7 @@
 //! dead whatever their term.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 
 use logdrive_raft::io::{EntryMeta, Guard, HardState};
@@ -127,6 +128,29 @@ impl Start {
     }
 }
 
+/// Entries of one flush group, or a part of them, whose frames cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// The first one.
+    pub first: Index,
+    /// The last one, which is known by its term and chain.
+    pub last: LogPosition,
+    /// The segment in which they lay.
+    pub segment: u64,
+}
+
+/// What an operator reads.
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { first, last, .. } = self;
+        let (index, term, chain) = (last.index, last.term, last.chain);
+        write!(
+            f,
+            "entries {first} to {index} of term {term} and chain {chain} are missing"
+        )
+    }
+}
+
 /// The log of a group.
 #[derive(Clone, Debug)]
 pub(crate) struct GroupLog {
@@ -139,7 +163,7 @@ pub(crate) struct GroupLog {
     rows: VecDeque<Row>,
     /// Bytes of the frames of all rows.
     bytes: u64,
-    /// How many rows there are whose frames cannot be read. Only while a log is judged.
+    /// How many rows there are whose frames cannot be read.
     missing: usize,
     pub(crate) hard_state: HardState,
     /// What an opening found that it may have acknowledged and lost.
@@ -340,6 +364,51 @@ impl GroupLog {
             })
     }
 
+    /// Where the log ends as far as all of it can be read.
+    pub(crate) fn whole(&self) -> LogPosition {
+        let Some(first) = self.first_missing() else {
+            return self.tip();
+        };
+        let before = first.prev().and_then(|before| self.position(before));
+        before.expect("what lies before the first one that is missing is known")
+    }
+
+    /// The runs whose frames cannot be read, in their order.
+    pub(crate) fn missing(&self) -> Vec<Missing> {
+        let mut runs = Vec::new();
+        let Some(mut first) = self.first_missing() else {
+            return runs;
+        };
+        let mut is_open = false;
+        let bottom = self.bottom().index;
+        let from = usize::try_from(first.0 - bottom.0 - 1).expect("bounded by the rows");
+        for (index, row) in (first.0..).map(Index).zip(self.rows.range(from..)) {
+            if !row.is_missing() {
+                continue;
+            }
+            if !is_open {
+                first = index;
+            }
+            is_open = !row.is_known();
+            if let (Some(last), Some(segment)) = (self.position(index), row.segment()) {
+                runs.push(Missing {
+                    first,
+                    last,
+                    segment,
+                });
+            }
+        }
+        runs
+    }
+
+    /// The anchor at which the log can be cut so that fewer entries are missing: what it covers is needed by nobody here.
+    pub(crate) fn anchor_over_missing(&self) -> Option<&Anchor> {
+        let first = self.first_missing()?;
+        let anchor = self.anchor.as_deref()?;
+        let covers = first <= anchor.at.index && self.check_on_path(&anchor.at).is_ok();
+        Some(anchor).filter(|_| covers)
+    }
+
     /// The first entry whose frame cannot be read, if there is one.
     pub(crate) fn first_missing(&self) -> Option<Index> {
         if self.missing == 0 {
@@ -439,7 +508,7 @@ impl GroupLog {
 
     /// What it may have acknowledged and does not hold.
     pub(crate) fn open_guard(&self) -> Option<Guard> {
-        self.guard.filter(|guard| !guard.is_met_by(&self.tip()))
+        self.guard.filter(|guard| !guard.is_met_by(&self.whole()))
     }
 
     /// Takes note of what it may have acknowledged and lost.
@@ -467,7 +536,8 @@ impl GroupLog {
             snapshot: start.snapshot,
             tip: *tip,
             anchor: anchor.as_ref().map(|anchor| anchor.at),
-            guard: self.guard.filter(|guard| !guard.is_met_by(tip)),
+            // The tip alone does not end it: something before may be missing.
+            guard: self.guard,
             holes: Vec::new(),
         }
     }

@@ -439,7 +439,7 @@ impl<D: Disk> Wal<D> {
         assert!(entry.follows(prev), "entries continue the chain of the log");
         if let Some(row) = log.row(header.index) {
             assert!(
-                row.chain != header.chain || again,
+                row.chain != header.chain || row.is_missing() || again,
                 "an entry is written once"
             );
         }
@@ -470,6 +470,17 @@ impl<D: Disk> Wal<D> {
         let durable = self.pipeline.durable;
         let unchecked = mutated!(self.options.mutant, CutBeyondAnchor);
         let log = self.log_mut(group);
+        let mut base = base.clone();
+        if base.snapshot.is_none() && base.tip == log.whole() {
+            // What lies behind something that is missing is none of the core's business yet.
+            base.tip = log.tip();
+        } else if log.first_missing().is_some() && log.check_on_path(&base.tip).is_ok() {
+            // A snapshot reaches into it, and for the core the log ends there.
+            let cut = log.truncate(&base.tip);
+            assert!(cut.is_ok(), "it is on the path");
+            self.queue.push(Item::Truncate(group, base.tip));
+        }
+        let log = self.log_mut(group);
         if base.snapshot.is_none() && !unchecked {
             let newest = log.anchor.as_ref().map(|anchor| anchor.at.index);
             let anchored = log
@@ -483,12 +494,11 @@ impl<D: Disk> Wal<D> {
             let on_path = log.check_on_path(&base.at);
             assert!(on_path.is_ok(), "a log is cut at an entry it has");
         }
-        let moved = log.set_start(Start::of(base), &base.tip);
+        let moved = log.set_start(Start::of(&base), &base.tip);
         assert!(moved.is_ok(), "a base says where the log ends after it");
         self.carry(group);
         let bytes = base_bytes(&base.membership);
-        let base = Box::new(base.clone());
-        self.queue.push(Item::Base(group, base, bytes));
+        self.queue.push(Item::Base(group, Box::new(base), bytes));
     }
 
     /// Keeps room for what was appended, beside the room for what was built.

@@ -5,8 +5,8 @@ use logdrive_raft::{Boot, GroupId, Index, Term};
 
 use crate::disk::{BLOCK_BYTES, Block, Disk, SlotId};
 use crate::error::{
-    ADVICE_GUARDED, ADVICE_HEALABLE, ADVICE_MENDED, ADVICE_ROT, ADVICE_SUSPECT, Finding,
-    FindingVerdict, OpenError,
+    ADVICE_GUARDED, ADVICE_HEALABLE, ADVICE_HOLED, ADVICE_MENDED, ADVICE_ROT, ADVICE_SUSPECT,
+    Finding, FindingVerdict, OpenError,
 };
 use crate::format::{Place, SLOT_HEADER_BLOCKS, SlotHeader, Stamper};
 use crate::scan::{Bad, GroupScan, Piece, SegmentScan, SlotScan, scan_segment};
@@ -374,6 +374,7 @@ impl<'a, D: Disk> Court<'a, D> {
             meaning,
             advice: match verdict {
                 FindingVerdict::Rot => ADVICE_ROT,
+                FindingVerdict::Holed => ADVICE_HOLED,
                 FindingVerdict::Suspect => ADVICE_SUSPECT,
                 FindingVerdict::Guarded => ADVICE_GUARDED,
                 FindingVerdict::Healable => ADVICE_HEALABLE,

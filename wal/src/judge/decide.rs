@@ -99,10 +99,10 @@ impl<D: Disk> Court<'_, D> {
         if !between.is_empty() {
             lost_for_good.get_or_insert_with(|| "nothing good lies behind it".to_owned());
         }
-        self.judge_rotten(&segments, rotten, lost_for_good, &logs);
         self.judgement.last_table = table.to_vec();
         let noted = logs.hard_states();
         let all = whole.as_mut().unwrap_or(&mut logs);
+        self.judge_rotten(&segments, rotten, lost_for_good, all);
         self.suspicion.apply(all, &noted);
         self.judgement.is_guarded = self.suspicion.is_feared;
         self.judgement.guards = all.guards();
@@ -144,10 +144,8 @@ impl<D: Disk> Court<'_, D> {
         let worst = judgement.findings.iter().map(|finding| finding.verdict);
         let harmless = [FindingVerdict::Healable, FindingVerdict::Mended];
         judgement.verdict = match worst.filter(|verdict| !harmless.contains(verdict)).min() {
-            Some(FindingVerdict::Rot | FindingVerdict::Healable | FindingVerdict::Mended) => {
-                Verdict::Rot
-            }
             Some(FindingVerdict::Suspect | FindingVerdict::Guarded) => Verdict::Suspect,
+            Some(_) => Verdict::Rot,
             None if walk.dropped => Verdict::Torn,
             None => Verdict::Clean,
         };
@@ -159,42 +157,38 @@ impl<D: Disk> Court<'_, D> {
         segments: &[SegmentScan],
         rotten: Vec<(usize, Bad)>,
         lost_for_good: Option<String>,
-        logs: &Logs,
+        logs: &mut Logs,
     ) {
         let Some((number, first)) = rotten.first() else {
             return;
         };
         let (slot, block) = (segments[*number].slot, first.block);
         let lost_for_good = lost_for_good.or_else(|| logs.lost_for_good());
-        let is_missed = lost_for_good.is_some() || logs.holes().next().is_some();
-        let verdict = if is_missed {
-            FindingVerdict::Rot
-        } else {
-            FindingVerdict::Mended
-        };
+        self.judgement.cuts = logs.cuts();
+        let missing = logs.guard_missing();
+        let is_missed = |at: Place| missing.iter().any(|(_, run)| run.segment == at.segment);
         for (number, bad) in &rotten {
             let segment = &segments[*number];
+            let verdict = if lost_for_good.is_some() {
+                FindingVerdict::Rot
+            } else if is_missed(bad.at) {
+                FindingVerdict::Holed
+            } else {
+                FindingVerdict::Mended
+            };
             self.find_bad(verdict, segments, segment, bad);
-            if !is_missed {
-                self.judgement.mended.insert(segment.slot);
-            }
+            self.judgement.mended.insert(segment.slot);
             if bad.at.block == SLOT_HEADER_BLOCKS {
                 self.judgement.headless.insert(bad.at.segment);
             }
         }
         if let Some(why) = lost_for_good {
             self.find(FindingVerdict::Rot, slot, block, None, why);
+            return;
         }
-        for (group, index) in logs.holes() {
-            let term = logs.groups[&group].tip().term;
-            let meaning = format!("entries of group {group} from {index} on cannot be read");
-            self.find(
-                FindingVerdict::Rot,
-                slot,
-                block,
-                Some((group, index, term)),
-                meaning,
-            );
+        for (group, run) in missing {
+            let hit = Some((group, run.first, run.last.term));
+            self.find(FindingVerdict::Holed, slot, block, hit, run.to_string());
         }
     }
 

@@ -10,7 +10,7 @@ use logdrive_raft::{Base, GroupId, Index, LogPosition, NodeId, Replica, Term, mu
 
 use crate::configurations::Configurations;
 use crate::format::{EntryRun, GroupCheckpoint, Place, Record, RecordKind};
-use crate::path::{GroupLog, OffPath, Row, Start};
+use crate::path::{GroupLog, Missing, OffPath, Row, Start};
 use crate::scan::{FrameScan, GroupScan};
 
 use super::lost::Lost;
@@ -338,10 +338,39 @@ impl Logs {
         unknown.map(|(group, _)| Misfit::Membership(*group).to_string())
     }
 
-    /// The first entry of each group that cannot be read.
-    pub(super) fn holes(&self) -> impl Iterator<Item = (GroupId, Index)> {
-        let groups = self.groups.iter();
-        groups.filter_map(|(group, log)| Some((*group, log.first_missing()?)))
+    /// Where logs are cut that miss something which an anchor covers: what holds up to there is known without it.
+    pub(super) fn cuts(&self) -> Vec<(GroupId, Base)> {
+        let cut = |(group, log): (&GroupId, &GroupLog)| {
+            let anchor = log.anchor_over_missing()?;
+            let base = Base {
+                at: anchor.at,
+                membership: anchor.membership.clone(),
+                snapshot: None,
+                tip: log.tip(),
+            };
+            Some((*group, base))
+        };
+        self.groups.iter().filter_map(cut).collect()
+    }
+
+    /// The runs that are missing and that no anchor covers. What lies behind the first of a group may have been
+    /// acknowledged, so it is guarded through its end.
+    pub(super) fn guard_missing(&mut self) -> Vec<(GroupId, Missing)> {
+        let mut all = Vec::new();
+        for (group, log) in &mut self.groups {
+            let anchor = log.anchor_over_missing().map(|anchor| anchor.at.index);
+            let mut missing = log.missing();
+            missing.retain(|run| anchor < Some(run.last.index));
+            if !missing.is_empty() && !mutated!(self.mutant, MissingUnguarded) {
+                let tip = log.tip();
+                log.raise_guard(Guard {
+                    term: tip.term,
+                    index: Some(tip.index),
+                });
+            }
+            all.extend(missing.into_iter().map(|run| (*group, run)));
+        }
+        all
     }
 
     /// Whether a log begins where a checkpoint says, and all is known that has to be there. The records that carry it

@@ -24,7 +24,7 @@ use crate::format::{
 };
 use crate::judge::{Beyond, Judgement, Question, Verdict, base_of, judge};
 use crate::options::{FlushModeChoice, Options};
-use crate::path::{Carried, GroupLog, Start, anchor_bytes, configuration_bytes};
+use crate::path::{Carried, GroupLog, Missing, Start, anchor_bytes, configuration_bytes};
 use crate::pipeline::Pipeline;
 use crate::pool::Pool;
 use crate::queue::{Item, Queue};
@@ -66,6 +66,8 @@ pub struct RecoveredGroup {
     pub anchor: Option<Anchor>,
     /// The snapshot that was received up to the base, if that is how the log came to begin there.
     pub base_snapshot: Option<SnapshotId>,
+    /// What cannot be read. The replica begins with what lies before, guarded through the end of what lies behind.
+    pub missing: Vec<Missing>,
 }
 
 /// Something beyond the durable mark that is written again.
@@ -104,7 +106,12 @@ impl<D: Disk> Wal<D> {
         };
         let mut judgement = judge(&mut disk, &slots, &question)?.into_result()?;
         heal(&mut disk, &judgement)?;
-        let again = read_tail(&mut disk, &judgement)?;
+        let mut again = read_tail(&mut disk, &judgement)?;
+        let cuts = std::mem::take(&mut judgement.cuts);
+        again.extend(
+            cuts.into_iter()
+                .map(|(group, base)| Again::Base(group, base)),
+        );
         let first_group =
             check_contents(&options, &judgement, &again).map_err(|why| OpenError::Sizes { why })?;
 
@@ -219,7 +226,7 @@ impl<D: Disk> Wal<D> {
             self.forget_headers(judgement)?;
             self.write_first_group();
         }
-        let marked = !again.is_empty() || judgement.is_guarded;
+        let marked = !again.is_empty() || judgement.is_guarded || !judgement.guards.is_empty();
         for again in again {
             self.write_again(again, judgement);
             if self.queue.bytes() >= self.options.group_bytes_max {
@@ -431,7 +438,9 @@ impl<D: Disk> Wal<D> {
             let genesis = log.genesis.clone();
             let base = log.base();
             let mut configurations = judgement.configurations.remove(*group);
-            configurations.retain(|(index, _)| base.index < *index);
+            let over = mutated!(self.options.mutant, HoleAcknowledgedOver);
+            let whole = log.whole();
+            configurations.retain(|(index, _)| base.index < *index && *index <= whole.index);
             let membership = log.membership();
             let membership = membership.expect("it was looked for when the log was judged");
             let anchored = log.anchor.as_ref().map(|anchor| anchor.contents());
@@ -446,11 +455,17 @@ impl<D: Disk> Wal<D> {
                 // one is rot and the other suspect, and neither is opened if two flush groups are told nowhere. What
                 // did not land above the mark is no such case: a vote is not cast before its echo is durable.
                 never_votes: false,
-                entries: log.rows().map(|row| row.meta()).collect(),
+                entries: log
+                    .rows()
+                    .take_while(|row| !row.is_missing() || over)
+                    .map(|row| row.meta())
+                    .collect(),
                 configurations,
                 term_starts: anchor.term_starts_through(base.index),
                 anchor: anchor.at,
-                guard: log.open_guard(),
+                guard: log
+                    .open_guard()
+                    .filter(|_| !over || log.missing().is_empty()),
                 ..Restored::at(base, membership)
             };
             let recovered = RecoveredGroup {
@@ -458,6 +473,7 @@ impl<D: Disk> Wal<D> {
                 restored,
                 anchor: anchored,
                 base_snapshot: log.start.snapshot,
+                missing: log.missing(),
             };
             groups.insert(*group, recovered);
         }

@@ -303,6 +303,7 @@ fn check_opening(medium: &SimStorage, expected: Expect, whole_index: u64) {
     let opened = Rig::open(medium, options(8));
     match (expected, opened) {
         (Expect::Rot, Err(OpenError::Rot { findings })) => assert!(!findings.is_empty()),
+        (Expect::Rot, Ok(rig)) => check_holed(&rig, whole_index),
         (Expect::Mended, Ok(rig)) => {
             assert_eq!(rig.recovery.verdict, Verdict::Clean);
             assert_eq!(rig.recovery.findings[0].verdict, FindingVerdict::Mended);

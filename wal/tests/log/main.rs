@@ -12,6 +12,7 @@ mod files;
 mod future;
 mod golden;
 mod guard;
+mod holes;
 mod hostile;
 mod left;
 mod log;

@@ -92,14 +92,12 @@ fn what_is_bad_in_a_sealed_segment_is_found() {
             medium.change(slots[2].slot, block, |bytes| bytes[100..].fill(fill));
             let report = running(&medium);
             // Its checkpoint says nothing that was not in the log before.
-            let verdict = match block {
-                2 => FindingVerdict::Mended,
-                _ => FindingVerdict::Rot,
+            let expected = match block {
+                2 => &[FindingVerdict::Mended][..],
+                _ => &[FindingVerdict::Rot, FindingVerdict::Holed],
             };
-            assert_eq!(
-                report.findings[0].verdict, verdict,
-                "block {block}: {report}"
-            );
+            let found = report.findings[0].verdict;
+            assert!(expected.contains(&found), "block {block}: {report}");
         }
     }
     let both = medium.copy(dice(1));

@@ -12,7 +12,10 @@ use logdrive_sim::disk::{Crash, SimDisk, SimDiskOptions, SimStorage, Tear};
 use logdrive_wal::disk::{BLOCK_BYTES, Block, Disk, SlotId, WatchdogLimits};
 use logdrive_wal::format::SlotHeader;
 use logdrive_wal::verify::{Report, verify_disk};
-use logdrive_wal::{FreshIds, Identity, OpenError, Options, Position, ReadRequest, Recovery, Wal};
+use logdrive_wal::{
+    FindingVerdict, FreshIds, Identity, OpenError, Options, Position, ReadRequest, Recovery,
+    Verdict, Wal,
+};
 
 pub mod cut;
 
@@ -71,6 +74,22 @@ pub fn report(medium: &SimStorage) -> Result<Report, OpenError> {
     let mut disk = SimDisk::new(medium.clone(), SimDiskOptions::default());
     let slots = disk.slots().unwrap();
     verify_disk(&mut disk, &slots, false)
+}
+
+/// A log that opened and lacks entries up to `last`: its group begins with what lies before them, and fears for the rest.
+pub fn check_holed(rig: &Rig, last: u64) {
+    assert_eq!(rig.recovery.verdict, Verdict::Rot);
+    let holed = |finding: &logdrive_wal::Finding| finding.verdict == FindingVerdict::Holed;
+    assert!(rig.recovery.findings.iter().any(holed));
+    let found = &rig.recovery.groups[&GROUP];
+    let first = found.missing[0].first;
+    let whole = found.restored.base.index.0 + found.restored.entries.len() as u64;
+    assert_eq!(whole + 1, first.0);
+    assert!(found.missing.iter().all(|run| run.first <= run.last.index));
+    assert!(whole < last, "{found:?}");
+    let guard = found.restored.guard.unwrap();
+    assert_eq!(guard.index.map(|index| index.0), Some(last));
+    assert_eq!((guard.term, rig.tip().index.0), (rig.tip().term, last));
 }
 
 /// The process dies.

@@ -311,8 +311,8 @@ fn guarded(shared: &Shared, group: GroupId, guard: Guard, last: LogPosition, alo
         )
     };
     let text = format!(
-        "the log of group {group} ends at {last}, and this node may have acknowledged {acknowledged} before its end \
-         went bad: it does not lead, and elects nobody who has less; {safe}"
+        "the log of group {group} can be read up to {last}, and this node may have acknowledged {acknowledged} before \
+         what comes after that went bad: it does not lead, and elects nobody who has less; {safe}"
     );
     tracing::error!(
         event = "guarded",

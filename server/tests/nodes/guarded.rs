@@ -1,4 +1,4 @@
-//! The last block of a log goes bad while its node is down: what an operator sees, and that it ends by itself.
+//! A block of a log goes bad while its node is down: what an operator sees, and that it ends by itself.
 
 use std::fs;
 use std::path::PathBuf;
@@ -115,4 +115,78 @@ fn alone_a_guarded_node_does_not_lead_and_says_why() {
     let status = status(&place, &node);
     assert_eq!(status["groups"][0]["role"], "follower", "{status}");
     assert_eq!(status["groups"][0]["guard"], "1.any", "{status}");
+}
+
+/// A bit of a value is another one, wherever this node has it.
+fn spoil_value(place: &Place, node: u64, value: &str) {
+    let data = place.path(&format!("n{node}/data"));
+    let mut spoiled = 0;
+    for path in files_below(data) {
+        let mut bytes = fs::read(&path).unwrap();
+        let found = bytes
+            .windows(value.len())
+            .position(|here| here == value.as_bytes());
+        if let Some(at) = found {
+            bytes[at] ^= 1;
+            fs::write(&path, bytes).unwrap();
+            spoiled += 1;
+        }
+    }
+    assert_eq!(spoiled, 1);
+}
+
+fn last_of(place: &Place, node: &Serving) -> (u64, u64) {
+    let status = status(place, node);
+    let group = &status["groups"][0];
+    let number = |value: &Value| value.as_u64().unwrap();
+    (number(&group["last"]), number(&group["applied"]))
+}
+
+#[test]
+fn a_follower_gets_back_what_went_bad_in_the_middle_of_its_log() {
+    let place = Place::new();
+    let files = place.three(SMALL);
+    let mut nodes: Vec<Option<Serving>> = files
+        .iter()
+        .map(|config| Some(place.serve(config)))
+        .collect();
+    let first = nodes[0].as_ref().unwrap();
+    until("a leader", || leader_of(&place, first).is_some());
+    let leader = leader_of(&place, first).unwrap();
+    let behind = if leader == 3 { 2 } else { 3 };
+    let at = usize::try_from(leader - 1).unwrap();
+    let leads = nodes[at].as_ref().unwrap();
+    for number in 0..12 {
+        let put = [
+            "put",
+            &number.to_string(),
+            &format!("value number {number}"),
+        ];
+        assert_eq!(place.kv(leads, &put).code, 0);
+    }
+    let follows = usize::try_from(behind - 1).unwrap();
+    let written = last_of(&place, leads);
+    until("the follower has it all", || {
+        last_of(&place, nodes[follows].as_ref().unwrap()) == written
+    });
+    assert_eq!(nodes[follows].take().unwrap().stop(), 0);
+    spoil_value(&place, behind, "value number 3");
+    let data = format!("n{behind}/data");
+    let verified = place.run(&["wal", "verify", &data]);
+    verified.says(20, &[]);
+    for part in ["are missing", "back from the others"] {
+        assert!(verified.out.contains(part), "{}", verified.out);
+    }
+
+    let again = place.serve(&files[follows]);
+    until("it has all of it back", || {
+        let status = status(&place, &again);
+        let alarms = status["alarms"].as_array().unwrap();
+        let guarded = alarms.iter().any(|alarm| alarm["code"] == "guarded");
+        !guarded && last_of(&place, &again) == written
+    });
+    assert_eq!(again.stop(), 0);
+    let verified = place.run(&["wal", "verify", &data]);
+    verified.says(0, &[]);
+    assert!(verified.out.contains("mended "), "{}", verified.out);
 }

@@ -15,7 +15,8 @@ use logdrive_sim::disk::{Crash, Fault, FaultRates, SimDisk, SimDiskOptions, SimS
 use logdrive_wal::disk::{Disk, FlushMode};
 use logdrive_wal::verify::verify_disk;
 use logdrive_wal::{
-    AppendError, FreshIds, Identity, OpenError, Options, Position, Recovery, Verdict, Wal,
+    AppendError, FindingVerdict, FreshIds, Identity, OpenError, Options, Position, Recovery,
+    Verdict, Wal,
 };
 
 use crate::damage;
@@ -36,6 +37,10 @@ pub struct Counts {
     pub damaged: u64,
     pub rot: u64,
     pub suspect: u64,
+    /// Opened with entries missing that are feared for.
+    pub holed: u64,
+    /// Opened as if nothing were, and something bad was told of.
+    pub mended: u64,
 }
 
 impl Counts {
@@ -50,6 +55,8 @@ impl Counts {
         self.damaged += other.damaged;
         self.rot += other.rot;
         self.suspect += other.suspect;
+        self.holed += other.holed;
+        self.mended += other.mended;
     }
 }
 
@@ -424,16 +431,24 @@ impl Directory {
         let slots = disk.slots().map_err(|error| error.to_string())?;
         let report = verify_disk(&mut disk, &slots, false);
         let verdict = report.as_ref().map(|report| report.verdict);
-        if durable && !matches!(verdict, Ok(Verdict::Rot)) {
+        let told = report.as_ref().is_ok_and(|report| {
+            let mut findings = report.findings.iter();
+            findings.any(|finding| finding.verdict == FindingVerdict::Mended)
+        });
+        if durable && !matches!(verdict, Ok(Verdict::Rot)) && !told {
             return Err(format!("it was durable, and is called {verdict:?}"));
         }
         let disk = SimDisk::new(medium, self.disk.clone());
         match Wal::open(disk, self.options()) {
-            Ok((_, recovery)) if recovery.verdict == Verdict::Suspect => {
-                self.counts.suspect += 1;
-                if !matches!(verdict, Ok(Verdict::Suspect)) {
+            Ok((_, recovery)) if recovery.verdict > Verdict::Torn => {
+                let opened_as = recovery.verdict;
+                match opened_as {
+                    Verdict::Rot => self.counts.holed += 1,
+                    _ => self.counts.suspect += 1,
+                }
+                if !matches!(verdict, Ok(said) if said == opened_as) {
                     return Err(format!(
-                        "it was opened as suspect, and verify said {verdict:?}"
+                        "it was opened as {opened_as:?}, and verify said {verdict:?}"
                     ));
                 }
                 let mut groups = recovery.groups.values();
@@ -447,6 +462,7 @@ impl Directory {
                 if !matches!(verdict, Ok(Verdict::Clean | Verdict::Torn)) {
                     return Err(format!("it was opened, and verify said {verdict:?}"));
                 }
+                self.counts.mended += u64::from(told);
                 model::reopen(&mut self.models.clone(), &recovery.groups)
             }
             Err(OpenError::Rot { .. }) => {

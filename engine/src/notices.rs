@@ -4,8 +4,8 @@ mod snapshots;
 
 use std::any::Any;
 
-use logdrive_raft::io::{Guard, Role};
-use logdrive_raft::{GroupId, LogPosition};
+use logdrive_raft::io::{Guard, Role, Undecided};
+use logdrive_raft::{GroupId, LogPosition, NodeId};
 use logdrive_shard::{Fenced, Notice};
 
 use crate::shared::Shared;
@@ -277,6 +277,22 @@ pub(crate) fn carry(shared: &Shared, notice: Notice) {
             );
             shared.clear("guarded", Some(group.0));
         }
+        Notice::Undecided {
+            group,
+            undecided: Some(undecided),
+        } => say_undecided(shared, group, &undecided),
+        Notice::Undecided {
+            group,
+            undecided: None,
+        } => {
+            tracing::info!(
+                event = "decided",
+                node = shared.node,
+                group = group.0,
+                "somebody can be elected again who has what is committed"
+            );
+            shared.clear("undecided", Some(group.0));
+        }
         Notice::Recovered { findings } => {
             for finding in findings {
                 tracing::warn!(
@@ -300,8 +316,8 @@ fn guarded(shared: &Shared, group: GroupId, guard: Guard, last: LogPosition, alo
     let (safe, advice) = if alone {
         (
             "whether any of that is lost nobody can tell, for there is no other voter",
-            "keep a copy of the directory and check the device; nothing can bring this node to lead again: begin anew \
-             with an empty directory and your own backup, and with more than one voter",
+            "keep a copy of the directory and check the device; `logdrive wal settle` on the stopped node gives that up, \
+             so that it leads again, or begin anew with your own backup; have more than one voter",
         )
     } else {
         (
@@ -322,6 +338,32 @@ fn guarded(shared: &Shared, group: GroupId, guard: Guard, last: LogPosition, alo
         "{text}"
     );
     raise(shared, "guarded", Some(group.0), text, advice);
+}
+
+/// All voters have answered, and it is open still.
+fn say_undecided(shared: &Shared, group: GroupId, undecided: &Undecided) {
+    let Undecided {
+        guard,
+        highest,
+        holders,
+    } = undecided;
+    let holders: Vec<String> = holders.iter().map(NodeId::to_string).collect();
+    let holders = holders.join(", ");
+    let text = format!(
+        "group {group} has no leader: entries up to {guard} may have been acknowledged here and lost, all voters have \
+         answered, and nobody has more than {highest} (chain {}, on {holders}); nothing more is lost while it waits",
+        highest.chain
+    );
+    tracing::error!(
+        event = "undecided",
+        node = shared.node,
+        group = group.0,
+        code = "undecided",
+        "{text}"
+    );
+    let advice = "bring back every directory of this cluster that may hold more; if there is none, stop the guarded nodes \
+                  and run `logdrive wal settle` on each, which says what is given up";
+    raise(shared, "undecided", Some(group.0), text, advice);
 }
 
 /// A state machine has failed.

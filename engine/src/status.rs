@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use logdrive_raft::entry::ENTRY_VERSION;
-use logdrive_raft::io::Role;
+use logdrive_raft::io::{Role, Undecided};
 use logdrive_raft::{GroupId, Index, Micros, NodeId};
 use logdrive_shard::{GroupState, ShardStatus, SnapshotStatus};
 use serde::Serialize;
@@ -88,6 +88,8 @@ pub struct GroupLine {
     /// Up to where entries may have been acknowledged here that the log has lost, as `term.index` or `term.any`; none in
     /// a healthy log.
     pub guard: Option<String>,
+    /// All voters have answered, and nobody can tell whether that is committed: `logdrive wal settle` decides it.
+    pub undecided: Option<UndecidedLine>,
     /// The last entry.
     pub last: u64,
     /// The first entry that is still in the log, or would be.
@@ -102,6 +104,32 @@ pub struct GroupLine {
     pub transfers: Vec<TransferLine>,
     /// Who belongs to it.
     pub members: Vec<MemberLine>,
+}
+
+/// What nobody can decide but an operator.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct UndecidedLine {
+    /// Where the logs that can be read end at most: the index,
+    pub index: u64,
+    /// the term,
+    pub term: u64,
+    /// and the chain there.
+    pub chain: String,
+    /// The nodes whose logs end there.
+    pub holders: Vec<u64>,
+}
+
+impl UndecidedLine {
+    fn of(undecided: &Undecided) -> Self {
+        let highest = undecided.highest;
+        Self {
+            index: highest.index.0,
+            term: highest.term.0,
+            chain: highest.chain.to_string(),
+            holders: undecided.holders.iter().map(|id| id.0).collect(),
+        }
+    }
 }
 
 /// A snapshot in a status.
@@ -252,6 +280,7 @@ pub const ALARM_CODES: &[&str] = &[
     "storage_full",
     "log_read_failed",
     "guarded",
+    "undecided",
     "frame_too_large",
     "snapshot_failed",
     "snapshot_lacking",
@@ -400,6 +429,7 @@ fn group_line(
         applied: applied(group.group),
         durable: group.durable,
         guard: group.guard.map(|guard| guard.to_string()),
+        undecided: group.undecided.as_ref().map(UndecidedLine::of),
         last: group.last.index.0,
         first: group.base.index.0 + 1,
         snapshot: group.snapshot.map(|snapshot| snapshot.at.index.0),

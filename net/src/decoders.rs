@@ -40,6 +40,7 @@ impl Decoder {
 #[cfg(test)]
 pub(crate) mod tests {
     use bytes::Bytes;
+    use logdrive_raft::Membership;
     use logdrive_raft::wire::Encode;
     use proptest::prelude::*;
 
@@ -110,9 +111,11 @@ pub(crate) mod tests {
 
     fn messages() -> Vec<Message> {
         use logdrive_raft::entry::EntryBuilder;
+        use logdrive_raft::io::Guard;
         use logdrive_raft::message::{
             Ack, Append, Behind, Body, CommitPoint, GenesisQuery, GenesisReply, Heartbeat,
-            HeartbeatReply, Offered, Part, Progress, Reject, Transfer, VoteReply, VoteRequest,
+            HeartbeatReply, Offered, Part, Progress, Reject, SettleQuery, SettleReply, Transfer,
+            VoteReply, VoteRequest,
         };
         use logdrive_raft::{
             Boot, Chain, ClusterId, Genesis, GroupId, Incarnation, Index, LogPosition, Member,
@@ -149,6 +152,11 @@ pub(crate) mod tests {
                 address: "h:1".to_owned(),
             }],
         };
+        let guard = Guard {
+            term: Term(0x39),
+            index: Some(Index(0x3a)),
+        };
+        let genesis_membership = genesis.membership();
         let bodies = [
             Body::VoteRequest(VoteRequest {
                 pre: true,
@@ -203,6 +211,13 @@ pub(crate) mod tests {
                 session,
                 base: at,
                 round,
+            }),
+            Body::SettleQuery(SettleQuery { guard }),
+            Body::SettleReply(SettleReply {
+                whole: false,
+                last: at,
+                guard: Some(guard),
+                configurations: vec![genesis_membership],
             }),
         ];
         let snapshot = SnapshotId(0x30);
@@ -318,6 +333,13 @@ pub(crate) mod tests {
                     genesis.voters = members.collect();
                 }
                 Body::Behind(body) => (body.round, body.base.index) = (Round(ids[0]), Index(ids[1])),
+                Body::SettleQuery(body) => {
+                    body.guard.index = flags[0].then_some(Index(ids[0]));
+                }
+                Body::SettleReply(body) => {
+                    (body.whole, body.last.index) = (flags[0], Index(ids[0]));
+                    body.configurations = vec![Membership::of_voters(members.collect())];
+                }
                 Body::Transfer(Transfer::Part { bytes, snapshot, .. }) => {
                     *snapshot = SnapshotId(incarnation);
                     *bytes = Bytes::from(ids.map(|id| id as u8).to_vec());

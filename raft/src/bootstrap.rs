@@ -209,6 +209,8 @@ impl Bootstrap {
             | Body::Heartbeat(_)
             | Body::HeartbeatReply(_)
             | Body::Behind(_)
+            | Body::SettleQuery(_)
+            | Body::SettleReply(_)
             | Body::Transfer(_) => {}
         }
     }

@@ -90,6 +90,14 @@ impl Configurations {
         }
     }
 
+    /// The one in effect at `index`, and every later one.
+    #[must_use]
+    pub(crate) fn since(&self, index: Index) -> Vec<Membership> {
+        let later = self.above.iter().filter(|(from, _)| index < *from);
+        let at = std::iter::once(self.at(index));
+        at.chain(later.map(|(_, later)| later)).cloned().collect()
+    }
+
     /// The quorums of the one in effect.
     #[must_use]
     pub(crate) fn quorum(&self) -> &Quorum {

@@ -172,6 +172,17 @@ impl fmt::Display for Guard {
     }
 }
 
+/// All voters have answered a guarded replica, and whether what it may have acknowledged is committed nobody can tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Undecided {
+    /// What it may have acknowledged.
+    pub guard: Guard,
+    /// Where the logs that can be read end at most.
+    pub highest: LogPosition,
+    /// Whose logs end there.
+    pub holders: Vec<NodeId>,
+}
+
 impl Encode for Guard {
     fn encode(&self, out: &mut Writer<'_>) {
         self.term.encode(out);

@@ -28,6 +28,9 @@ pub const APPEND_ENTRIES_MAX: usize = 1024;
 /// The most replicas a group's membership names, learners included.
 pub const MEMBERS_MAX: usize = 31;
 
+/// The most memberships that a replica states when a guard is settled: more are under way only after a loss.
+pub const CONFIGURATIONS_MAX: usize = 8;
+
 /// The longest address of a member, in bytes.
 pub const ADDRESS_BYTES_MAX: usize = 255;
 

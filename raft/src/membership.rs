@@ -61,6 +61,17 @@ impl Membership {
         }
     }
 
+    /// About how many bytes it takes in queues.
+    pub(crate) fn cost_bytes(&self) -> usize {
+        let everybody = self
+            .voters
+            .iter()
+            .chain(&self.outgoing)
+            .chain(&self.learners);
+        let members = everybody.map(|member| size_of::<Member>() + member.address.len());
+        size_of::<Self>() + members.sum::<usize>() + self.removed.len() * size_of::<Replica>()
+    }
+
     /// Whether `replica` votes, in either half of a joint configuration.
     #[must_use]
     pub fn is_voter(&self, replica: Replica) -> bool {

@@ -8,7 +8,11 @@ use crate::genesis::Genesis;
 use crate::ids::{
     Boot, Chain, GroupId, Index, LogPosition, NodeId, Replica, ReplicationSession, Round, Term,
 };
-use crate::limits::{APPEND_BYTES_MAX, APPEND_ENTRIES_MAX, FRAME_BYTES_MAX, MEMBERS_MAX};
+use crate::io::Guard;
+use crate::limits::{
+    APPEND_BYTES_MAX, APPEND_ENTRIES_MAX, CONFIGURATIONS_MAX, FRAME_BYTES_MAX, MEMBERS_MAX,
+};
+use crate::membership::Membership;
 use crate::wire::{Decode, DecodeError, Encode, Reader, Writer};
 
 mod transfer;
@@ -59,6 +63,10 @@ pub enum Body {
     GenesisOffer(Genesis),
     /// Hands on a snapshot. Belongs to no term.
     Transfer(Transfer),
+    /// Asks a voter where its log ends, in a term higher than that of the asker's guard.
+    SettleQuery(SettleQuery),
+    /// The answer: no log that was acknowledged in a lower term goes on.
+    SettleReply(SettleReply),
 }
 
 /// How a message travels.
@@ -196,6 +204,26 @@ pub struct GenesisReply {
     pub genesis: Option<Genesis>,
 }
 
+/// Asks where a log ends, so that a guard can be settled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettleQuery {
+    /// What the asker may have acknowledged.
+    pub guard: Guard,
+}
+
+/// Says where a log ends. The term of the message is durable where it comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettleReply {
+    /// It knows all that it ever acknowledged.
+    pub whole: bool,
+    /// Where its log ends, durably.
+    pub last: LogPosition,
+    /// What it may have acknowledged itself and does not hold.
+    pub guard: Option<Guard>,
+    /// The memberships in its log, from what it knows to be committed on.
+    pub configurations: Vec<Membership>,
+}
+
 impl Message {
     /// How it travels.
     #[must_use]
@@ -212,6 +240,8 @@ impl Message {
             | Body::GenesisQuery(_)
             | Body::GenesisReply(_)
             | Body::GenesisOffer(_)
+            | Body::SettleQuery(_)
+            | Body::SettleReply(_)
             | Body::Transfer(_) => Lane::Control,
         }
     }
@@ -222,6 +252,10 @@ impl Message {
         let bulk = match &self.body {
             Body::Append(append) => append.entries.iter().map(|entry| entry.frame().len()).sum(),
             Body::Transfer(transfer) => transfer.cost_bytes(),
+            Body::SettleReply(reply) => {
+                let members = reply.configurations.iter().map(Membership::cost_bytes);
+                members.sum()
+            }
             _ => 0,
         };
         256 + bulk
@@ -327,6 +361,17 @@ impl Message {
                 12_u8.encode(out);
                 transfer.encode(out);
             }
+            Body::SettleQuery(body) => {
+                14_u8.encode(out);
+                body.guard.encode(out);
+            }
+            Body::SettleReply(body) => {
+                15_u8.encode(out);
+                body.whole.encode(out);
+                body.last.encode(out);
+                body.guard.encode(out);
+                out.list(&body.configurations);
+            }
         }
     }
 
@@ -429,6 +474,15 @@ impl Message {
                 round: Decode::decode(input)?,
             }),
             12 => Body::Transfer(Transfer::decode_shared(input, shared)?),
+            14 => Body::SettleQuery(SettleQuery {
+                guard: Decode::decode(input)?,
+            }),
+            15 => Body::SettleReply(SettleReply {
+                whole: Decode::decode(input)?,
+                last: Decode::decode(input)?,
+                guard: Decode::decode(input)?,
+                configurations: input.list("configurations", CONFIGURATIONS_MAX)?,
+            }),
             kind => {
                 let value = u64::from(kind);
                 return Err(DecodeError::Invalid {

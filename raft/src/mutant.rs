@@ -117,6 +117,18 @@ mutants! {
     /// What may have been lost is never back, whatever a leader brings: a replica that was guarded once is no use any more.
     GuardNeverEnds = "guard-never-ends",
 
+    /// A guard is settled by answers that one restart forgets: whoever gave them goes on acknowledging in the old term.
+    SettleBeforeFlush = "settle-before-flush",
+
+    /// It is settled by voters that do not know themselves what they have acknowledged.
+    SettleCountsGuarded = "settle-counts-guarded",
+
+    /// It is settled by whoever answers first.
+    SettleByMinority = "settle-by-minority",
+
+    /// It is settled in the term of the guard, in which others may still acknowledge.
+    SettleInAnOldTerm = "settle-in-an-old-term",
+
     /// A pre-vote that comes late, when the candidacy it was for has begun, counts as a vote. Whoever gave it
     /// has promised nothing and may vote for somebody else in the same term.
     PreVoteCountsAsVote = "pre-vote-counts-as-vote",

@@ -40,6 +40,16 @@ impl Quorum {
         majority(&self.incoming) && (self.outgoing.is_empty() || majority(&self.outgoing))
     }
 
+    /// Whether those for whom `yes` holds are a majority of one half at least.
+    #[must_use]
+    pub fn half_agrees(&self, yes: impl Fn(Replica) -> bool) -> bool {
+        let majority = |half: &[Replica]| {
+            let count = half.iter().filter(|replica| yes(**replica)).count();
+            count > half.len() / 2
+        };
+        majority(&self.incoming) || majority(&self.outgoing)
+    }
+
     /// The highest index that a majority of every half has reached, given what each has.
     #[must_use]
     pub fn reached(&self, has: impl Fn(Replica) -> Index) -> Index {

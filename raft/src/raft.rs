@@ -9,6 +9,7 @@
 //! candidate    pre-votes and votes (§5.2, thesis §9.6)
 //! follower     log matching, acks, how far the log is committed (§5.3)
 //! guard        what was acknowledged and lost: when it is back
+//! settle       or when nobody can have committed it
 //! leader       proposals, commitment, heartbeats, when to give up (§5.3, §5.4.2)
 //! replication  what is sent to each follower, and what its answers prove
 //! compaction   where the log begins: anchors, cuts, received snapshots
@@ -23,6 +24,7 @@ mod guard;
 mod leader;
 mod outbox;
 mod replication;
+mod settle;
 mod voter;
 
 use crate::configurations::Configurations;
@@ -43,6 +45,7 @@ use compaction::Compaction;
 use follower::Follower;
 use leader::Leader;
 use outbox::Outbox;
+use settle::Settle;
 
 /// One replica of one group.
 #[derive(Debug)]
@@ -52,6 +55,7 @@ pub struct Raft {
     never_votes: bool,
     /// What may have been acknowledged and is not back yet.
     guard: Option<Guard>,
+    settle: Settle,
     log: Log,
     configurations: Configurations,
     compaction: Compaction,
@@ -130,6 +134,7 @@ impl Raft {
             hard_state,
             never_votes: restored.never_votes,
             guard: restored.guard,
+            settle: Settle::default(),
             configurations,
             compaction,
             commit: restored.base,

@@ -40,6 +40,8 @@ pub(crate) struct Group<O> {
     /// Where the machine said it was, until as much is committed here and says the same. The log may hold
     /// something else at that place: what this disk did not get to see committed.
     pub(crate) machine_ahead: Option<LogPosition>,
+    /// Its guard can be ended by an operator alone, and that was said.
+    pub(crate) undecided: bool,
     /// A read for the applier is under way.
     pub(crate) reading: bool,
     /// Reads for the applier fail.
@@ -142,6 +144,7 @@ impl<O> Group<O> {
             proposing: VecDeque::new(),
             handed: machine.index,
             machine_ahead: None,
+            undecided: false,
             reading: false,
             read_trouble: None,
             feed_trouble: None,

@@ -1,6 +1,6 @@
 //! What a shard needs of the world besides a disk.
 
-use logdrive_raft::io::{Guard, HaltReason, RoleChange};
+use logdrive_raft::io::{Guard, HaltReason, RoleChange, Undecided};
 use logdrive_raft::{Anchor, GroupId, Index, LogPosition, Message, NodeId, SnapshotId};
 use logdrive_wal::{AppendError, Finding};
 
@@ -245,6 +245,14 @@ pub enum Notice {
         group: GroupId,
         /// What it may have acknowledged.
         guard: Guard,
+    },
+    /// All voters have answered a guarded replica, and nobody can tell whether what it may have acknowledged is
+    /// committed; or, with nothing, that has ended.
+    Undecided {
+        /// The group.
+        group: GroupId,
+        /// What is not decided.
+        undecided: Option<Undecided>,
     },
     /// What recovery found.
     Recovered {

@@ -434,12 +434,27 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             self.wal.guard_over(id);
             self.ports.notice(Notice::GuardOver { group: id, guard });
         }
+        self.say_undecided(id);
         if let Some(wanted) = wants_snapshot {
             self.on_snapshot_wanted(now, id, wanted);
         }
         if let Some(Installed { at, snapshot }) = installed {
             self.on_base_durable(now, id, at, snapshot);
         }
+    }
+
+    /// Says once that nobody can end a guard but an operator, and once that somebody could.
+    fn say_undecided(&mut self, id: GroupId) {
+        let group = self.groups.get_mut(&id).expect("groups stay");
+        let undecided = group.raft().and_then(Raft::undecided);
+        if group.undecided == undecided.is_some() {
+            return;
+        }
+        group.undecided = undecided.is_some();
+        self.ports.notice(Notice::Undecided {
+            group: id,
+            undecided,
+        });
     }
 
     fn carry_out_formation(&mut self, id: GroupId, ready: BootstrapReady) {

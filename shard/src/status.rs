@@ -1,7 +1,7 @@
 //! How a shard stands, as a copy.
 
 use logdrive_raft::bootstrap::Outcome;
-use logdrive_raft::io::{Guard, PeerStatus, Role};
+use logdrive_raft::io::{Guard, PeerStatus, Role, Undecided};
 use logdrive_raft::message::Progress;
 use logdrive_raft::{
     Boot, GroupId, Index, LogPosition, Membership, Micros, NodeId, Replica, SnapshotId, Term,
@@ -50,6 +50,8 @@ pub struct GroupStatus {
     pub durable: u64,
     /// What may have been acknowledged here and is not in the log any more.
     pub guard: Option<Guard>,
+    /// All voters have answered, and nobody can tell whether that is committed.
+    pub undecided: Option<Undecided>,
     /// How far entries have been handed to the machine.
     pub handed: u64,
     /// Who belongs to it.
@@ -132,6 +134,7 @@ pub(crate) fn of_group<O>(group: &Group<O>, own: Replica) -> GroupStatus {
         last: raft.map_or_else(LogPosition::default, |raft| raft.last()),
         durable: raft.map_or(0, |raft| raft.durable_index().0),
         guard: raft.and_then(|raft| raft.guard()),
+        undecided: raft.and_then(|raft| raft.undecided()),
         handed: group.handed.0,
         membership: raft
             .map(|raft| raft.membership().clone())

@@ -114,6 +114,8 @@ struct Seen {
     owed: LogPosition,
     /// What it had acknowledged, or taken for durable, and lost: whoever it helps to lead has to have it.
     lost: LogPosition,
+    /// What it fears for itself.
+    guard: Option<Guard>,
     /// Where its log begins, and how far it may be cut.
     base: LogPosition,
     anchor: LogPosition,

@@ -111,6 +111,8 @@ impl<'a> Trace<'a> {
             Body::GenesisReply(body) => 9 << 60 ^ body.question,
             Body::GenesisOffer(_) => 10 << 60,
             Body::Behind(body) => 11 << 60 ^ body.base.index.0 ^ body.round.0 << 32,
+            Body::SettleQuery(body) => 14 << 60 ^ body.guard.term.0,
+            Body::SettleReply(body) => 15 << 60 ^ body.last.index.0 ^ u64::from(body.whole) << 32,
             Body::Transfer(_) => 12 << 60 ^ Self::digest_text(&Self::message(message)) >> 4,
         }
     }
@@ -144,6 +146,8 @@ impl<'a> Trace<'a> {
             Body::GenesisReply(body) => format!("genesis known={}", body.genesis.is_some()),
             Body::GenesisOffer(_) => "genesis".to_owned(),
             Body::Behind(body) => format!("behind base={}", body.base),
+            Body::SettleQuery(body) => format!("settle? guard={}", body.guard),
+            Body::SettleReply(body) => format!("settle last={} whole={}", body.last, body.whole),
             Body::Transfer(Transfer::Part { part, bytes, .. }) => {
                 format!("snapshot {part:?} bytes={}", bytes.len())
             }

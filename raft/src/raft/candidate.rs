@@ -35,6 +35,7 @@ impl Raft {
             self.become_pre_candidate();
         } else {
             self.become_follower(self.hard_state.term);
+            self.ask_to_settle();
         }
     }
 

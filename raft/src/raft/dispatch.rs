@@ -49,6 +49,9 @@ impl Raft {
             {
                 return;
             }
+            // The question enters a term as one for a vote does, and the answer holds in any.
+            Body::SettleQuery(query) => return self.on_settle_query(from, term, query),
+            Body::SettleReply(reply) => return self.on_settle_reply(from, term, reply.clone()),
             // Of no term: for whoever drives this core.
             Body::GenesisQuery(_)
             | Body::GenesisReply(_)
@@ -83,6 +86,8 @@ impl Raft {
             Body::Reject(reject) => self.on_reject(from, boot, &reject),
             Body::HeartbeatReply(reply) => self.on_heartbeat_reply(from, boot, &reply),
             Body::VoteRequest(_)
+            | Body::SettleQuery(_)
+            | Body::SettleReply(_)
             | Body::GenesisQuery(_)
             | Body::GenesisReply(_)
             | Body::GenesisOffer(_)
@@ -124,6 +129,7 @@ impl Raft {
         self.leader = Some(from);
         self.leader_heard = self.now;
         self.sits_out = false;
+        self.settle.on_leader();
         self.reset_election_timer();
         true
     }

@@ -89,7 +89,7 @@ impl Raft {
 
     /// Stickiness lasts the *minimum* election timeout: a longer one would refuse the first candidate
     /// after a leader's death. A leader that has lost its quorum finds out by itself.
-    fn hears_a_leader(&self) -> bool {
+    pub(super) fn hears_a_leader(&self) -> bool {
         if mutated!(self.config.mutant, StickinessIgnored) {
             return false;
         }

@@ -7,7 +7,7 @@ use logdrive_raft::mutant::Mutant;
 
 use super::play;
 
-const BROKEN: [(Mutant, &str); 30] = [
+const BROKEN: [(Mutant, &str); 34] = [
     (Mutant::AckBeforeFlush, "replication/ack_when_durable"),
     (Mutant::VoteBeforeFlush, "election/vote_waits_for_its_echo"),
     (Mutant::VoteNotWritten, "election/one_vote_a_term"),
@@ -23,6 +23,19 @@ const BROKEN: [(Mutant, &str); 30] = [
     (
         Mutant::GuardEndsEarly,
         "safety/guard_ends_with_all_of_a_leader",
+    ),
+    (
+        Mutant::SettleBeforeFlush,
+        "safety/settle_answers_once_the_term_is_durable",
+    ),
+    (
+        Mutant::SettleCountsGuarded,
+        "safety/settle_counts_only_who_is_whole",
+    ),
+    (Mutant::SettleByMinority, "safety/settle_needs_all_quorums"),
+    (
+        Mutant::SettleInAnOldTerm,
+        "safety/settle_lets_the_guard_fall",
     ),
     (Mutant::AckDurableEnd, "replication/ack_only_what_is_proved"),
     (Mutant::AckChainUnchecked, "replication/foreign_ack"),

@@ -24,6 +24,8 @@ pub(crate) fn kind(message: &Message) -> &'static str {
         Body::GenesisQuery(_) => "genesis-query",
         Body::GenesisReply(_) => "genesis-reply",
         Body::GenesisOffer(_) => "genesis-offer",
+        Body::SettleQuery(_) => "settle-query",
+        Body::SettleReply(_) => "settle-reply",
         Body::Transfer(_) => "transfer",
     }
 }
@@ -57,6 +59,11 @@ fn body(body: &Body) -> String {
         },
         Body::GenesisOffer(offered) => format!("genesis-offer {}", genesis(offered)),
         Body::Behind(body) => format!("behind base {} session {}", body.base, body.session),
+        Body::SettleQuery(body) => format!("settle-query guard {}", body.guard),
+        Body::SettleReply(body) => {
+            let whole = if body.whole { "whole" } else { "guarded" };
+            format!("settle-reply {whole} last {}", body.last)
+        }
         Body::Transfer(transfer) => format!("transfer {transfer:?}"),
     }
 }

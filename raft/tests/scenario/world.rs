@@ -628,6 +628,15 @@ impl World {
         let mut lines = vec![format!(
             "{role}, last {last} durable {durable} commit {commit}{guard}"
         )];
+        if let Some(undecided) = raft.undecided() {
+            let holders: Vec<String> = undecided.holders.iter().map(NodeId::to_string).collect();
+            lines.push(format!(
+                "undecided guard {} highest {} held by {}",
+                undecided.guard,
+                undecided.highest,
+                holders.join(",")
+            ));
+        }
         for peer in raft.peers() {
             let matched = peer
                 .match_index

@@ -92,8 +92,8 @@ impl<M: Model> Cluster<'_, M> {
         Ok(())
     }
 
-    /// A guarded replica waits for a leader, as does one that lacks a snapshot. Where those that do not are no majority
-    /// there may be none; nor if one is lost for good instead of guarded.
+    /// A guarded replica waits for a leader, as does one that lacks a snapshot. Where those that do not leave a majority
+    /// that may have committed what nobody has, there may be none; nor if one is lost for good instead of guarded.
     fn excuse_the_guarded(&mut self) {
         for group in (1..=self.plan.groups).map(GroupId) {
             if !self.leaders(group).is_empty() {
@@ -107,7 +107,8 @@ impl<M: Model> Cluster<'_, M> {
                 waiting += usize::from(core.guard().is_some() || core.lacks_snapshot());
             }
             let free = (self.core.len() - waiting) as u64;
-            self.justified |= guarded && 2 * free <= self.plan.nodes;
+            let lost = self.lost_in_core && 2 * free <= self.plan.nodes;
+            self.justified |= guarded && (lost || 2 * free < self.plan.nodes);
         }
     }
 

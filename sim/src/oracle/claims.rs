@@ -46,6 +46,7 @@ impl Oracle {
             durable: core.durable_index(),
             base: core.base(),
             anchor: core.anchor(),
+            guard: core.guard(),
             ..before
         };
         let same = before.alive
@@ -56,7 +57,8 @@ impl Oracle {
             && before.commit == now.commit
             && before.durable == now.durable
             && before.base == now.base
-            && before.anchor == now.anchor;
+            && before.anchor == now.anchor
+            && before.guard == now.guard;
         if same {
             let follows = now.follows;
             let seen = &mut group.nodes[place(node)];
@@ -132,6 +134,9 @@ impl Oracle {
                     before.committed
                 ),
             ));
+        }
+        if before.alive && before.guard != now.guard {
+            now.lost = group.check_settled(about, core, &before)?;
         }
         group.check_monotone(about, core, &before, &now)?;
         group.check_new_term(about, core, &before, local)?;

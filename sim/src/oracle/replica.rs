@@ -5,7 +5,7 @@ use logdrive_raft::{Chain, GroupId, Index, LogPosition, Message, Micros, NodeId,
 
 use super::{
     About, GroupTruth, Medium, Outcome, PAUSED_US, Rule, Seen, TRAILING_SLACK_US, Truth, Violation,
-    own_replica, place,
+    fears, own_replica, place,
 };
 
 impl GroupTruth {
@@ -242,6 +242,35 @@ impl GroupTruth {
             ));
         }
         Ok(())
+    }
+
+    /// A guard has fallen, or is over. What it has lost of that it need not ask for any more, unless it is committed.
+    pub(super) fn check_settled(
+        &self,
+        about: About,
+        core: &Raft,
+        before: &Seen,
+    ) -> Result<LogPosition, Violation> {
+        let About { node, id } = about;
+        let lost = before.lost;
+        let durable = core.position(core.durable_index()).unwrap_or_default();
+        let fears = core
+            .guard()
+            .is_some_and(|guard| fears(guard, lost.term, lost.index));
+        if fears || durable.at_least_as_up_to_date_as(&lost) {
+            return Ok(lost);
+        }
+        if self.truth.committed_at(lost.index) == Some(lost) && durable.term <= lost.term {
+            return Err(Violation::new(
+                Rule::VoteChoice,
+                format!(
+                    "node {node} has lost {lost} of group {id}, which is committed, and fears for it no more: its log ends \
+                     at {durable}, its guard is {:?}",
+                    core.guard()
+                ),
+            ));
+        }
+        Ok(LogPosition::default())
     }
 
     /// Whoever has lost what it had acknowledged, or taken for durable, asks for no vote and gives none, nor a pre-vote, to

@@ -75,7 +75,10 @@ impl Seen {
         match &message.body {
             Body::VoteRequest(request) if request.pre => {}
             Body::VoteReply(reply) if reply.pre && reply.granted => {}
-            Body::VoteRequest(_) => self.asked_in = self.asked_in.max(message.term),
+            Body::VoteRequest(_) | Body::SettleQuery(_) => {
+                self.asked_in = self.asked_in.max(message.term);
+            }
+            Body::SettleReply(_) => {}
             _ => self.told_of = self.told_of.max(message.term),
         }
     }
@@ -118,6 +121,11 @@ impl GroupTruth {
                      would win"
                 ),
             ));
+        }
+        // Whoever is guarded asks in the term after that of its guard.
+        let settles = before.guard.is_some_and(|guard| guard.term.next() == term);
+        if settles && vote.is_none() {
+            return Ok(());
         }
         // A snapshot tells of the term that it ends in, also if a disk that lies made its sender forget it.
         let heard_of = before.told_of.max(before.asked_in).max(core.base().term);

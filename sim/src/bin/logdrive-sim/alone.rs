@@ -11,14 +11,17 @@ use logdrive_raft::{
     SnapshotId, Term,
 };
 
+use crate::unsettled;
+
 const GROUP: GroupId = GroupId(1);
-const NOW: Micros = Micros(1_000_000);
+pub(crate) const NOW: Micros = Micros(1_000_000);
 
 /// Which claim a replica with this bug breaks, if it breaks one.
 pub(crate) fn broken(mutant: Option<Mutant>) -> Option<String> {
     contradicted(mutant)
         .or_else(|| changed(mutant))
         .or_else(|| forgotten(mutant))
+        .or_else(|| unsettled::broken(mutant))
 }
 
 /// Whoever may have lost what it acknowledged has not got it back by hearing of a leader. Between a leader's heartbeat and
@@ -31,16 +34,7 @@ fn forgotten(mutant: Option<Mutant>) -> Option<String> {
         index: None,
     });
     let mut raft = replica_with(mutant, &log[..3], guard);
-    let message = |term, body| {
-        Input::Message(Message {
-            from: member(2).replica,
-            boot: Boot(1),
-            to: NodeId(1),
-            group: GROUP,
-            term,
-            body,
-        })
-    };
+    let message = |term, body| Input::Message(message_from(2, term, body));
     let heartbeat = Body::Heartbeat(Heartbeat {
         commit: CommitPoint {
             index: last.index,
@@ -123,11 +117,22 @@ fn changed(mutant: Option<Mutant>) -> Option<String> {
     (*raft.membership() != wanted).then_some(text)
 }
 
+pub(crate) fn message_from(id: u64, term: Term, body: Body) -> Message {
+    Message {
+        from: member(id).replica,
+        boot: Boot(1),
+        to: NodeId(1),
+        group: GROUP,
+        term,
+        body,
+    }
+}
+
 fn replica(mutant: Option<Mutant>, log: &[Entry]) -> Raft {
     replica_with(mutant, log, None)
 }
 
-fn replica_with(mutant: Option<Mutant>, log: &[Entry], guard: Option<Guard>) -> Raft {
+pub(crate) fn replica_with(mutant: Option<Mutant>, log: &[Entry], guard: Option<Guard>) -> Raft {
     let meta = |entry: &Entry| EntryMeta {
         term: entry.term(),
         chain: entry.header().chain,
@@ -169,7 +174,7 @@ fn member(id: u64) -> Member {
     }
 }
 
-fn membership(ids: &[u64]) -> Membership {
+pub(crate) fn membership(ids: &[u64]) -> Membership {
     Membership::of_voters(ids.iter().map(|id| member(*id)).collect())
 }
 
@@ -182,7 +187,7 @@ fn genesis() -> Genesis {
 }
 
 /// Entries of terms 1, 1, 2, 2.
-fn entries() -> Vec<Entry> {
+pub(crate) fn entries() -> Vec<Entry> {
     let mut chain = genesis().origin().chain;
     let mut entries = Vec::new();
     for (index, term) in (1..).zip([1, 1, 2, 2]) {

@@ -21,6 +21,7 @@ mod replay;
 mod run;
 mod say;
 mod story;
+mod unsettled;
 
 /// Whole clusters in one thread each, from seeds.
 #[derive(Debug, Parser)]

@@ -37,10 +37,15 @@ const BY_IMAGES: [&str; 2] = ["block-anywhere", "debris-kept"];
 
 /// The bugs of the core that no run shows while memberships never change and no two snapshots contradict each other:
 /// one replica alone is given what no peer of this cluster would send.
-const ALONE: [&str; 3] = [
+const ALONE: [&str; 8] = [
     "snapshot-other-term",
     "membership-survives-install",
+    "guard-by-length",
     "guard-ends-early",
+    "settle-before-flush",
+    "settle-counts-guarded",
+    "settle-by-minority",
+    "settle-in-an-old-term",
 ];
 
 /// So many histories are looked into for each of them. 300 000 images come of about 300.

@@ -262,6 +262,17 @@ pub enum Wal {
         #[arg(long)]
         payloads: bool,
     },
+    /// Say what a replica that waits for it could give up, for nobody has it any more; and with --give-up do so
+    Settle {
+        /// A node's data directory, its node.dir. The node must not run
+        dir: PathBuf,
+        /// Of this group alone
+        #[arg(long)]
+        group: Option<u64>,
+        /// Give it up, for good: what was acknowledged and is not in another replica's log either is lost
+        #[arg(long)]
+        give_up: bool,
+    },
     /// Measure the device under a directory, choose by it how a log flushes, and keep that for later starts
     Probe {
         /// A directory on the device: node.dir of a node that does not run

@@ -9,6 +9,7 @@ use logdrive_raft::{GroupId, Index};
 use logdrive_wal::disk::open::Backend;
 use logdrive_wal::disk::{DiskError, probe};
 use logdrive_wal::dump::{Dumped, Selection, dump};
+use logdrive_wal::settle::{self, GivenUp};
 use logdrive_wal::verify::{self, GroupReport, Report};
 use logdrive_wal::{Finding, OpenError, Verdict};
 use serde::Serialize;
@@ -52,6 +53,11 @@ pub(crate) fn run(command: &Wal, out: &mut Out<'_>) -> Result<Exit, Failure> {
             };
             dump_entries(log, &selection, *payloads, out)
         }
+        Wal::Settle {
+            dir,
+            group,
+            give_up,
+        } => settle_guards(dir, group.map(GroupId), *give_up, out),
         Wal::Probe { dir, json, seconds } => {
             let survey = probe::survey(dir, Backend::Auto, Duration::from_secs(*seconds));
             let survey = survey.map_err(|error| not_probed(dir, error))?;
@@ -64,6 +70,85 @@ pub(crate) fn run(command: &Wal, out: &mut Out<'_>) -> Result<Exit, Failure> {
             }
             Ok(Exit::Pass)
         }
+    }
+}
+
+/// Says what is given up, and does it if that is wanted.
+fn settle_guards(
+    dir: &Path,
+    group: Option<GroupId>,
+    give_up: bool,
+    out: &mut Out<'_>,
+) -> Result<Exit, Failure> {
+    let guarded = settle::look(dir, group).map_err(|error| not_settled(&error))?;
+    if guarded.is_empty() {
+        writeln!(out, "no group is guarded: there is nothing to give up")?;
+        return Ok(Exit::Pass);
+    }
+    for given_up in &guarded {
+        writeln!(out, "{}", describe(given_up))?;
+    }
+    if !give_up {
+        writeln!(
+            out,
+            "nothing was changed: while another voter has this, start it and this node gets it back; if nobody has it \
+             any more, run this again with --give-up"
+        )?;
+        return Ok(Exit::AssertionFailed);
+    }
+    let (ended, left) = settle::give_up(dir, group).map_err(|error| not_settled(&error))?;
+    for given_up in &left {
+        writeln!(
+            out,
+            "group {} is guarded still: run this again",
+            given_up.group
+        )?;
+    }
+    if !left.is_empty() {
+        return Ok(Exit::AssertionFailed);
+    }
+    for given_up in ended {
+        let (group, ends) = (given_up.group, given_up.ends);
+        writeln!(
+            out,
+            "group {group} was settled at {ends}: it campaigns and votes again"
+        )?;
+    }
+    Ok(Exit::Pass)
+}
+
+fn describe(given_up: &GivenUp) -> String {
+    let GivenUp {
+        group,
+        guard,
+        ends,
+        missing,
+        ..
+    } = given_up;
+    let most = match guard.index {
+        Some(index) => format!("entries up to {index} of term {}", guard.term),
+        None => format!("any entry of term {}", guard.term),
+    };
+    let mut text = format!(
+        "group {group} ends at {ends} and chain {}, and this node may have acknowledged {most}: what lies between is given up",
+        ends.chain
+    );
+    for run in missing {
+        text.push_str(&format!("\n  {run}"));
+    }
+    text
+}
+
+fn not_settled(error: &OpenError) -> Failure {
+    match error {
+        OpenError::Locked { path } => Failure::new(
+            open_exit(error),
+            format!(
+                "{} is in use by another process: stop the node",
+                path.display()
+            ),
+        ),
+        error => refused(error),
     }
 }
 

@@ -18,6 +18,7 @@ mod pool;
 mod queue;
 mod read;
 mod scan;
+pub mod settle;
 mod status;
 pub mod verify;
 mod wal;

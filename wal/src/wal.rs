@@ -286,6 +286,12 @@ impl<D: Disk> Wal<D> {
         }
     }
 
+    /// Where a group's log ends as far as all of it can be read.
+    #[must_use]
+    pub fn whole(&self, group: GroupId) -> Option<LogPosition> {
+        self.groups.get(&group).map(GroupLog::whole)
+    }
+
     /// Everything appended at or before this position is durable.
     #[must_use]
     pub fn durable(&self) -> Position {

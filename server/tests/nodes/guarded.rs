@@ -190,3 +190,53 @@ fn a_follower_gets_back_what_went_bad_in_the_middle_of_its_log() {
     verified.says(0, &[]);
     assert!(verified.out.contains("mended "), "{}", verified.out);
 }
+
+/// Nobody can bring it back: an operator gives it up, is told what that is, and the node leads again.
+#[test]
+fn what_nobody_has_is_given_up_by_hand() {
+    let place = Place::new();
+    let config = place.node(1, SMALL.split_once('\n').unwrap().1);
+    let settle = |more: &[&str]| place.run(&[&["wal", "settle", "n1/data"], more].concat());
+    let node = place.serve(&config);
+    for number in 0..6 {
+        let put = [
+            "put",
+            &number.to_string(),
+            &format!("value number {number}"),
+        ];
+        assert_eq!(place.kv(&node, &put).code, 0);
+    }
+    settle(&[]).says(30, &["in use by another process", "stop the node"]);
+    assert_eq!(node.stop(), 0);
+    settle(&["--give-up"]).says(0, &[]);
+    assert!(settle(&[]).out.contains("nothing to give up"));
+
+    spoil_value(&place, 1, "value number 3");
+    let looked = settle(&[]);
+    looked.says(10, &[]);
+    for part in [
+        "group 1 ends at ",
+        "may have acknowledged entries up to ",
+        "is given up",
+        "are missing",
+        "--give-up",
+    ] {
+        assert!(looked.out.contains(part), "no {part} in {}", looked.out);
+    }
+    assert_eq!(settle(&[]).out, looked.out, "looking changes nothing");
+    let other = settle(&["--group", "7", "--give-up"]);
+    assert!(other.out.contains("nothing to give up"), "{}", other.out);
+    let given_up = settle(&["--give-up"]);
+    given_up.says(0, &[]);
+    assert!(given_up.out.contains("was settled at "), "{}", given_up.out);
+
+    let node = place.serve(&config);
+    assert_eq!(place.kv(&node, &["get", "2"]).out.trim(), "value number 2");
+    assert_eq!(place.kv(&node, &["get", "4"]).code, 10);
+    assert_eq!(place.kv(&node, &["put", "river", "bridge"]).code, 0);
+    assert_eq!(node.stop(), 0);
+    spoil_last(&place, 1);
+    assert_eq!(settle(&["--give-up"]).code, 0);
+    let node = place.serve(&config);
+    assert_eq!(place.kv(&node, &["put", "river", "boat"]).code, 0);
+}

@@ -101,16 +101,18 @@ pub(crate) fn record(data: &[u8]) {
     canonical::<Record>(data);
     if let Ok(record) = Record::from_bytes(data) {
         // What the next flush group repeats of it is read, too, and repeats itself.
-        let mut echo = BytesMut::new();
-        record.encode_echo(&mut Writer::new(&mut echo));
-        let echoed = Record::from_bytes(&echo).expect("an echo is a record");
-        assert_eq!(
-            echoed.group().unwrap_or_default(),
-            record.group().unwrap_or_default()
-        );
-        let mut again = BytesMut::new();
-        echoed.encode_echo(&mut Writer::new(&mut again));
-        assert!(again == echo || matches!(echoed, Record::Mention { .. }));
+        for first in [false, true] {
+            let mut echo = BytesMut::new();
+            record.encode_echo(first, &mut Writer::new(&mut echo));
+            let echoed = Record::from_bytes(&echo).expect("an echo is a record");
+            assert_eq!(
+                echoed.group().unwrap_or_default(),
+                record.group().unwrap_or_default()
+            );
+            let mut again = BytesMut::new();
+            echoed.encode_echo(first, &mut Writer::new(&mut again));
+            assert!(again == echo || matches!(echoed, Record::Mention { .. }));
+        }
         if let Record::Entries(run) | Record::Rewrite(run) = record {
             assert!(run.count() > 0);
         }

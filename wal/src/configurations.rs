@@ -26,6 +26,13 @@ impl Configurations {
         }
     }
 
+    /// The newest one up to here that an entry holds.
+    pub(crate) fn at(&self, group: GroupId, index: Index) -> Option<&Membership> {
+        let configurations = self.groups.get(&group)?.iter();
+        let mut until = configurations.rev().skip_while(|(at, _)| index < *at);
+        until.next().map(|(_, membership)| membership)
+    }
+
     /// Takes those of one group.
     pub(crate) fn remove(&mut self, group: GroupId) -> Vec<(Index, Membership)> {
         self.groups.remove(&group).unwrap_or_default()

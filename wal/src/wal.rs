@@ -701,8 +701,9 @@ fn check_slot(
     let of_entry = blocks_for(frame + echo) + seal_blocks(1, crate::queue::RUN_BYTES);
     let record = GROUP_HEADER_BYTES + record_bytes;
     let of_record = blocks_for(record + echo) + seal_blocks(0, record_bytes);
-    let needed =
-        SLOT_HEADER_BLOCKS + checkpoint_blocks(first_group.bytes) + of_entry.max(of_record) + 2;
+    // An opening begins with a checkpoint, and repeats the last record, whole.
+    let checkpoint = checkpoint_blocks(first_group.bytes + record_bytes);
+    let needed = SLOT_HEADER_BLOCKS + checkpoint + of_entry.max(of_record) + 2;
     let blocks = options.slot_blocks();
     if needed > blocks {
         return Err(format!(

@@ -274,10 +274,12 @@ impl Record {
         holes.then_some("a hole in the log")
     }
 
-    /// What the next flush group repeats of it: all of it where it moves a tip, a base, a vote or a guard, and for
-    /// the rest that it was there.
-    pub fn encode_echo(&self, out: &mut Writer<'_>) {
+    /// What the next flush group repeats of it: all of it where it moves a tip, a base, a vote or a guard, or says what
+    /// the log amounts to, and for the rest that it was there. `first`: it stands in the first flush group of a segment,
+    /// where anchors are repeated themselves.
+    pub fn encode_echo(&self, first: bool, out: &mut Writer<'_>) {
         match self {
+            Record::Anchor(_) if !first => self.encode(out),
             Record::Entries(_)
             | Record::Rewrite(_)
             | Record::Truncate { .. }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use logdrive_raft::io::{Guard, HardState};
 use logdrive_raft::limits::ENTRY_HEADER_BYTES;
 use logdrive_raft::mutant::Mutant;
-use logdrive_raft::{Base, GroupId, Index, LogPosition, NodeId, Replica, Term, mutated};
+use logdrive_raft::{
+    Base, GroupId, Index, LogPosition, Membership, NodeId, Replica, Term, mutated,
+};
 
 use crate::configurations::Configurations;
 use crate::format::{EntryRun, GroupCheckpoint, Place, Record, RecordKind};
@@ -217,7 +219,11 @@ impl Logs {
                     let (start, tip) = match base_of(&table[place..]) {
                         Some(base) => (Start::of(&base), base.tip),
                         None if frames.is_some() => return Err(Misfit::Membership(*id)),
-                        None => start_of(record).ok_or(Misfit::Misplaced)?,
+                        None => {
+                            let (mut start, tip) = start_of(record).ok_or(Misfit::Misplaced)?;
+                            start.membership = self.membership_at(*id, &start.base);
+                            (start, tip)
+                        }
                     };
                     let anchor_lost = self.anchor_lost.contains(id);
                     let log = self.log(*id)?;
@@ -288,6 +294,21 @@ impl Logs {
         Ok(())
     }
 
+    /// Who belonged to a group where its log is cut, if that can be told without the record that says it.
+    fn membership_at(&self, group: GroupId, base: &LogPosition) -> Option<Arc<Membership>> {
+        let log = self.groups.get(&group)?;
+        if let Some(anchor) = log.anchor.as_ref().filter(|anchor| anchor.at == *base) {
+            return Some(Arc::new(anchor.membership.clone()));
+        }
+        // An entry that is missing may have changed it.
+        let whole = log.owed().is_none() && base.index <= log.whole().index;
+        if !whole || log.check_on_path(base).is_err() {
+            return None;
+        }
+        let later = self.configurations.at(group, base.index).cloned();
+        later.or_else(|| log.membership()).map(Arc::new)
+    }
+
     /// Of a run whose frames cannot be read only the last entry is known, and how many there are.
     fn push_missing(&mut self, run: &EntryRun, at: Place) -> Result<(), Misfit> {
         let count = run.count();
@@ -322,13 +343,16 @@ impl Logs {
 
     /// What cannot be done without, and is lost. The entries of groups are another matter.
     pub(super) fn lost_for_good(&self) -> Option<String> {
-        if let Some(group) = self
-            .anchor_lost
-            .iter()
-            .find(|id| self.groups.contains_key(id))
-        {
+        // An older anchor will do, unless the log was cut beyond it.
+        let is_cut_beyond = |group: &&GroupId| {
+            let log = self.groups.get(group);
+            log.is_some_and(|log| {
+                log.base() != log.genesis.origin() && !is_anchored(log, &log.base())
+            })
+        };
+        if let Some(group) = self.anchor_lost.iter().find(is_cut_beyond) {
             return Some(format!(
-                "nothing says where the newest anchor of group {group} lies"
+                "nothing says what the log of group {group} amounts to where it begins"
             ));
         }
         let unknown = self

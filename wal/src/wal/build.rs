@@ -255,7 +255,7 @@ impl<D: Disk> Wal<D> {
         let mut records = 0;
         let mut add = |record: &Record| {
             record.encode(&mut Writer::new(table));
-            record.encode_echo(&mut Writer::new(echo));
+            record.encode_echo(kind == GroupKind::First, &mut Writer::new(echo));
             records += 1;
         };
         let at = place(self.active.header.segment, self.active.next);

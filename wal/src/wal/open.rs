@@ -854,8 +854,9 @@ fn read_tail(disk: &mut impl Disk, judgement: &Judgement) -> Result<Vec<Again>, 
 
 fn echo_of(table: &[Record]) -> (BytesMut, u32) {
     let mut echo = BytesMut::new();
+    let first = matches!(table.first(), Some(Record::Checkpoint(_)));
     for record in table {
-        record.encode_echo(&mut Writer::new(&mut echo));
+        record.encode_echo(first, &mut Writer::new(&mut echo));
     }
     (
         echo,

@@ -201,7 +201,7 @@ fn every_record_has_these_bytes_and_reads_back() {
 fn an_echo_repeats_what_moves_a_tip_a_base_a_vote_or_a_guard() {
     for (name, record) in records() {
         let mut echo = bytes::BytesMut::new();
-        record.encode_echo(&mut Writer::new(&mut echo));
+        record.encode_echo(false, &mut Writer::new(&mut echo));
         let repeated = Record::from_bytes(&echo).unwrap();
         match repeated {
             Record::Mention { kind, group } => {
@@ -217,6 +217,7 @@ fn an_echo_repeats_what_moves_a_tip_a_base_a_vote_or_a_guard() {
             "base",
             "hard-state",
             "verdict",
+            "anchor",
             "group-removed",
         ];
         let mentioned = echo[0] == RecordKind::Mention as u8;

@@ -31,7 +31,7 @@ fn spoil_last(place: &Place, node: u64) {
     fs::write(path, bytes).unwrap();
 }
 
-fn files_below(directory: PathBuf) -> Vec<PathBuf> {
+pub(crate) fn files_below(directory: PathBuf) -> Vec<PathBuf> {
     let listed = fs::read_dir(directory).unwrap();
     let paths = listed.map(|file| file.unwrap().path());
     let below = paths.flat_map(|path| {
@@ -44,13 +44,13 @@ fn files_below(directory: PathBuf) -> Vec<PathBuf> {
     below.collect()
 }
 
-fn status(place: &Place, node: &Serving) -> Value {
+pub(crate) fn status(place: &Place, node: &Serving) -> Value {
     let ended = place.run(&["status", &node.client(), "--tls", "client", "--json"]);
     serde_json::from_str(&ended.out).unwrap()
 }
 
 /// Asks until it is so.
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(60);
     while !is_so() {
         assert!(Instant::now() < end, "not in a minute: {what}");

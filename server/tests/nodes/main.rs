@@ -5,6 +5,7 @@
 mod common;
 
 mod errors_md;
+mod flips;
 mod guarded;
 mod messages;
 mod quorum;

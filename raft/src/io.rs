@@ -450,6 +450,22 @@ pub enum HaltReason {
         /// What is wrong with it.
         source: DecodeError,
     },
+    /// A leader has heard of a later life of this replica: its log is an earlier state of what it was.
+    #[error(
+        "leader {leader} of term {term} has heard of boot {heard} of this replica, which is in boot {boot}: its directory \
+         was put back to an earlier state, or its disk has lost what was flushed; replace it by a new one with an empty \
+         directory"
+    )]
+    RolledBack {
+        /// Who leads.
+        leader: Replica,
+        /// Its term.
+        term: Term,
+        /// The boot that it has heard of.
+        heard: Boot,
+        /// The boot that this is.
+        boot: Boot,
+    },
     /// A snapshot says otherwise than what this replica knows to be committed.
     #[error(
         "snapshot {snapshot} says that {theirs} is committed, and here that is {ours} (chains {their_chain} and \

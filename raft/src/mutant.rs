@@ -117,6 +117,9 @@ mutants! {
     /// What may have been lost is never back, whatever a leader brings: a replica that was guarded once is no use any more.
     GuardNeverEnds = "guard-never-ends",
 
+    /// A directory that was put back to an earlier state goes on as if it had acknowledged nothing since.
+    RollbackIgnored = "rollback-ignored",
+
     /// A guard is settled by answers that one restart forgets: whoever gave them goes on acknowledging in the old term.
     SettleBeforeFlush = "settle-before-flush",
 

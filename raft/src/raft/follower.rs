@@ -50,6 +50,9 @@ enum Place {
 
 impl Raft {
     pub(super) fn on_append(&mut self, from: Replica, append: Append) {
+        if self.is_rolled_back(from, append.heard) {
+            return;
+        }
         let RoleState::Follower(follower) = &mut self.role else {
             return;
         };
@@ -81,6 +84,9 @@ impl Raft {
     }
 
     pub(super) fn on_heartbeat(&mut self, from: Replica, heartbeat: &Heartbeat) {
+        if self.is_rolled_back(from, heartbeat.heard) {
+            return;
+        }
         let RoleState::Follower(follower) = &mut self.role else {
             return;
         };

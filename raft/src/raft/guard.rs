@@ -4,8 +4,8 @@
 //! it. Only what is durable ends that: a log at or beyond the guard, or all that a leader has.
 
 use super::{Raft, RoleState};
-use crate::ids::{Boot, Index, LogPosition};
-use crate::io::Guard;
+use crate::ids::{Boot, Index, LogPosition, Replica};
+use crate::io::{Guard, HaltReason};
 use crate::mutated;
 
 impl Raft {
@@ -47,6 +47,25 @@ impl Raft {
             self.guard = None;
             self.outbox.ready.guard_over = Some(guard);
         }
+    }
+
+    /// Whether the leader has heard of a later boot than this one. Every opening takes a higher one, durably, so what this
+    /// replica acknowledged and voted since then is gone without a trace, and nobody may count on it any more.
+    pub(super) fn is_rolled_back(&mut self, leader: Replica, heard: Option<Boot>) -> bool {
+        let boot = self.config.boot;
+        let Some(heard) = heard.filter(|heard| boot < *heard) else {
+            return false;
+        };
+        if mutated!(self.config.mutant, RollbackIgnored) {
+            return false;
+        }
+        self.halt(HaltReason::RolledBack {
+            leader,
+            term: self.hard_state.term,
+            heard,
+            boot,
+        });
+        true
     }
 
     /// Takes note of where a leader's log ends that has heard of this boot. What was sent before may be late, and says

@@ -7,7 +7,7 @@ use logdrive_raft::mutant::Mutant;
 
 use super::play;
 
-const BROKEN: [(Mutant, &str); 34] = [
+const BROKEN: [(Mutant, &str); 35] = [
     (Mutant::AckBeforeFlush, "replication/ack_when_durable"),
     (Mutant::VoteBeforeFlush, "election/vote_waits_for_its_echo"),
     (Mutant::VoteNotWritten, "election/one_vote_a_term"),
@@ -24,6 +24,7 @@ const BROKEN: [(Mutant, &str); 34] = [
         Mutant::GuardEndsEarly,
         "safety/guard_ends_with_all_of_a_leader",
     ),
+    (Mutant::RollbackIgnored, "safety/rolled_back_halts"),
     (
         Mutant::SettleBeforeFlush,
         "safety/settle_answers_once_the_term_is_durable",

@@ -240,3 +240,53 @@ fn what_nobody_has_is_given_up_by_hand() {
     let node = place.serve(&config);
     assert_eq!(place.kv(&node, &["put", "river", "boat"]).code, 0);
 }
+
+fn copy_all(from: &std::path::Path, to: &std::path::Path) {
+    fs::create_dir_all(to).unwrap();
+    for file in fs::read_dir(from).unwrap() {
+        let path = file.unwrap().path();
+        let to = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy_all(&path, &to);
+        } else {
+            fs::copy(&path, &to).unwrap();
+        }
+    }
+}
+
+/// A copy of a directory is not the directory: what was acknowledged after it was made is gone.
+#[test]
+fn a_directory_that_was_put_back_is_told_and_halts() {
+    let place = Place::new();
+    let files = place.three(SMALL);
+    let mut nodes: Vec<Option<Serving>> = files
+        .iter()
+        .map(|config| Some(place.serve(config)))
+        .collect();
+    let first = nodes[0].as_ref().unwrap();
+    until("a leader", || leader_of(&place, first).is_some());
+    let leader = leader_of(&place, first).unwrap();
+    let node = if leader == 3 { 2 } else { 3 };
+    let at = usize::try_from(node - 1).unwrap();
+    let data = place.path(&format!("n{node}/data"));
+    let copy = place.path("copy");
+    assert_eq!(nodes[at].take().unwrap().stop(), 0);
+    copy_all(&data, &copy);
+    for _ in 0..2 {
+        let again = place.serve(&files[at]);
+        until("it follows", || leader_of(&place, &again) == Some(leader));
+        assert_eq!(again.stop(), 0);
+    }
+    fs::remove_dir_all(&data).unwrap();
+    copy_all(&copy, &data);
+    let again = place.serve(&files[at]);
+    until("it halts", || {
+        let status = status(&place, &again);
+        let group = &status["groups"][0];
+        group["role"] == "halted" && group["why"].as_str().unwrap().contains("an earlier state")
+    });
+    let leads = nodes[usize::try_from(leader - 1).unwrap()]
+        .as_ref()
+        .unwrap();
+    assert_eq!(place.kv(leads, &["put", "river", "bridge"]).code, 0);
+}

@@ -21,6 +21,7 @@ pub(crate) fn broken(mutant: Option<Mutant>) -> Option<String> {
     contradicted(mutant)
         .or_else(|| changed(mutant))
         .or_else(|| forgotten(mutant))
+        .or_else(|| rolled_back(mutant))
         .or_else(|| unsettled::broken(mutant))
 }
 
@@ -53,6 +54,21 @@ fn forgotten(mutant: Option<Mutant>) -> Option<String> {
         format!("vote choice: a pre-vote for a log that ends at {last}, with guard {guard:?}");
     let messages = raft.take_ready().messages;
     messages.iter().any(granted).then_some(text)
+}
+
+/// Whoever is told of a later life of its own has lost what it did in that.
+fn rolled_back(mutant: Option<Mutant>) -> Option<String> {
+    let log = entries();
+    let mut raft = replica(mutant, &log[..3]);
+    let heartbeat = Body::Heartbeat(Heartbeat {
+        commit: CommitPoint::default(),
+        last_index: log[3].index(),
+        round: Round(1),
+        heard: Some(Boot(2)),
+    });
+    raft.step(NOW, Input::Message(message_from(2, Term(7), heartbeat)));
+    let text = "recovery truth: a replica in boot 1 goes on, and its leader has heard of boot 2";
+    raft.halted().is_none().then(|| text.to_owned())
 }
 
 /// A snapshot that contradicts what is committed is not installed: the replica halts.

@@ -37,11 +37,12 @@ const BY_IMAGES: [&str; 2] = ["block-anywhere", "debris-kept"];
 
 /// The bugs of the core that no run shows while memberships never change and no two snapshots contradict each other:
 /// one replica alone is given what no peer of this cluster would send.
-const ALONE: [&str; 8] = [
+const ALONE: [&str; 9] = [
     "snapshot-other-term",
     "membership-survives-install",
     "guard-by-length",
     "guard-ends-early",
+    "rollback-ignored",
     "settle-before-flush",
     "settle-counts-guarded",
     "settle-by-minority",

@@ -15,6 +15,9 @@ use serde_json::Value;
 const SMALL: &str = "mtu = 'loopback'\n[wal]\nslot_bytes = '1MiB'\nbytes_max = '64MiB'\n\
     [snapshots]\nlog_bytes = '4MiB'\nkeep_log_bytes = '2MiB'\n";
 
+/// Blocks of a slot of 1 MiB.
+const SLOT_BLOCKS: usize = 256;
+
 fn asked(name: &str, otherwise: u64) -> u64 {
     let asked = std::env::var(name).ok();
     asked.map_or(otherwise, |text| text.parse().unwrap())
@@ -36,15 +39,13 @@ fn segments(place: &Place, node: u64) -> Vec<(u64, PathBuf)> {
     segments
 }
 
-/// A bit of a block of one of the two newest segments.
-fn flip(place: &Place, node: u64, rng: &mut fastrand::Rng) -> String {
-    let newest = segments(place, node).into_iter().rev().take(2);
-    let (segment, path) = rng.choice(newest.collect::<Vec<_>>()).unwrap();
+/// A bit of a block of one of the two newest segments, whether something was written there or not.
+fn flip(place: &Place, node: u64, which: usize, rng: &mut fastrand::Rng) -> String {
+    let mut newest = segments(place, node).into_iter().rev();
+    let (segment, path) = newest.nth(which / SLOT_BLOCKS).unwrap();
     let mut bytes = fs::read(&path).unwrap();
-    let used = bytes
-        .chunks(BLOCK_BYTES)
-        .rposition(|block| block.iter().any(|byte| *byte != 0));
-    let block = rng.usize(0..=used.unwrap());
+    assert_eq!(bytes.len(), SLOT_BLOCKS * BLOCK_BYTES);
+    let block = which % SLOT_BLOCKS;
     let at = block * BLOCK_BYTES + rng.usize(0..BLOCK_BYTES);
     bytes[at] ^= 1 << rng.u8(0..8);
     fs::write(&path, bytes).unwrap();
@@ -100,6 +101,9 @@ impl Drop for EndsLoad<'_> {
 fn blocks_that_go_bad_one_by_one_are_made_good_under_load() {
     let (flips, seed) = (asked("FLIPS", 24), asked("SEED", 1));
     let mut rng = fastrand::Rng::with_seed(seed);
+    // Every block of both segments comes once in 512.
+    let mut order: Vec<usize> = (0..2 * SLOT_BLOCKS).collect();
+    rng.shuffle(&mut order);
     let place = Place::new();
     let files = place.three(SMALL);
     let ports = free_ports();
@@ -142,7 +146,8 @@ fn blocks_that_go_bad_one_by_one_are_made_good_under_load() {
             });
             assert_eq!(nodes[at].take().unwrap().stop(), 0);
             last[at] = segments(&place, node).pop().unwrap().0;
-            let what = flip(&place, node, &mut rng);
+            let which = order[usize::try_from(number).unwrap() % order.len()];
+            let what = flip(&place, node, which, &mut rng);
             let began = Instant::now();
             let other = nodes.iter().flatten().next().unwrap();
             let node = place.serve(&files[at]);

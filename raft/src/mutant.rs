@@ -338,6 +338,10 @@ mutants! {
     /// A recovery counts entries that it knows of and cannot read: they are acknowledged as durable.
     HoleAcknowledgedOver = "hole-acknowledged-over",
 
+    /// A recovery takes entries that were written once more for new ones: what lies behind them is cut, though it was
+    /// acknowledged.
+    RewriteAsEntries = "rewrite-as-entries",
+
     /// A flush that failed is made again, and the kernel has forgotten what it owed: the second one succeeds
     /// without the data. cockroach#37102, raft-engine#131. Needs the drained flush mode.
     FlushRetried = "flush-retried",

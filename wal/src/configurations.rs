@@ -19,6 +19,15 @@ impl Configurations {
             .push((index, membership));
     }
 
+    /// An entry somewhere in the log holds this one, as it turns out.
+    pub(crate) fn restore(&mut self, group: GroupId, index: Index, membership: Membership) {
+        let all = self.groups.entry(group).or_default();
+        match all.binary_search_by_key(&index, |(at, _)| *at) {
+            Ok(place) => all[place].1 = membership,
+            Err(place) => all.insert(place, (index, membership)),
+        }
+    }
+
     /// The log of a group was cut: it ends here.
     pub(crate) fn cut(&mut self, group: GroupId, last: Index) {
         if let Some(configurations) = self.groups.get_mut(&group) {

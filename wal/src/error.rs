@@ -296,6 +296,17 @@ pub enum AppendError {
     GroupRemoved(GroupId),
 }
 
+/// Why entries that are missing were not written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SupplyError {
+    /// They are not those of the path, or not as far as that can be told.
+    #[error("these entries are not on the path of the log")]
+    OffPath,
+    /// The log takes none.
+    #[error(transparent)]
+    Refused(#[from] AppendError),
+}
+
 /// Why a read was not started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

@@ -25,6 +25,7 @@ mod wal;
 
 pub use error::{
     AppendError, Finding, FindingVerdict, OpenError, PoisonReason, ReadError, ReadRefused,
+    SupplyError,
 };
 pub use judge::{VOTE_SPENT, Verdict};
 pub use options::{

@@ -165,6 +165,11 @@ pub(crate) struct GroupLog {
     bytes: u64,
     /// How many rows there are whose frames cannot be read.
     missing: usize,
+    /// Entries that were supplied for rows of the path, and lie elsewhere soon.
+    supplied: VecDeque<Supplied>,
+    /// Where entries lay that lie elsewhere now, up to the last index of each run: a log that begins with a later segment
+    /// would not know of them.
+    moved: Vec<(Index, u64)>,
     pub(crate) hard_state: HardState,
     /// What an opening found that it may have acknowledged and lost.
     pub(crate) guard: Option<Guard>,
@@ -173,6 +178,14 @@ pub(crate) struct GroupLog {
     /// As far as flush groups have been built: what a checkpoint states.
     pub(crate) written: Written,
     pub(crate) carried: Carried,
+}
+
+/// Entries of the path on their way to where they can be read, again.
+#[derive(Clone, Debug)]
+struct Supplied {
+    /// What the first one follows.
+    prev: LogPosition,
+    rows: Vec<Row>,
 }
 
 /// The state of a group at the end of the last flush group that was built.
@@ -281,6 +294,8 @@ impl GroupLog {
             rows: VecDeque::new(),
             bytes: 0,
             missing: 0,
+            supplied: VecDeque::new(),
+            moved: Vec::new(),
             hard_state: HardState::default(),
             guard: None,
             anchor: None,
@@ -409,6 +424,11 @@ impl GroupLog {
         Some(anchor).filter(|_| covers)
     }
 
+    /// How many entries there are whose frames cannot be read.
+    pub(crate) fn missing_count(&self) -> usize {
+        self.missing
+    }
+
     /// The first entry whose frame cannot be read, if there is one.
     pub(crate) fn first_missing(&self) -> Option<Index> {
         if self.missing == 0 {
@@ -450,6 +470,102 @@ impl GroupLog {
         self.bytes -= dead.clone().map(|row| u64::from(row.bytes)).sum::<u64>();
         self.missing -= dead.filter(|row| row.is_missing()).count();
         self.rows.truncate(rows);
+        if self.rows.is_empty() {
+            self.moved.clear();
+        }
+    }
+
+    /// Whether these are entries of the path; says what the first one follows. That the last one is known, and that each
+    /// follows the one before, proves it of all.
+    pub(crate) fn check_supplied(&self, entries: &[Entry]) -> Result<LogPosition, OffPath> {
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
+            return Err(OffPath::Gap);
+        };
+        let group = self.genesis.group;
+        let before = first
+            .index()
+            .prev()
+            .filter(|_| self.bottom().index < first.index());
+        let prev = before.and_then(|before| self.position(before));
+        let prev = prev.ok_or(OffPath::Gap)?;
+        let mut at = prev;
+        for entry in entries {
+            if entry.header().group != group || !entry.follows(&at) {
+                return Err(OffPath::OtherChain);
+            }
+            at = entry.position();
+        }
+        match self.position(last.index()) {
+            Some(held) if held == at => Ok(prev),
+            Some(_) => Err(OffPath::OtherChain),
+            None => Err(OffPath::Gap),
+        }
+    }
+
+    /// These are on their way to the disk again.
+    pub(crate) fn supply(&mut self, prev: LogPosition, entries: &[Entry]) {
+        let rows = entries.iter().map(Row::of).collect();
+        self.supplied.push_back(Supplied { prev, rows });
+    }
+
+    /// One of them has a place.
+    pub(crate) fn supplied_built(&mut self, entry: &LogPosition, at: Place, offset: usize) {
+        for Supplied { prev, rows } in &mut self.supplied {
+            let above = entry.index.0.checked_sub(prev.index.0 + 1);
+            let row = above.and_then(|above| rows.get_mut(usize::try_from(above).ok()?));
+            if let Some(row) = row.filter(|row| row.chain == entry.chain && row.segment == 0) {
+                return row.put(at, offset);
+            }
+        }
+    }
+
+    /// From now on those entries are read where they were supplied to of which that is durable.
+    pub(crate) fn take_supplied(&mut self, is_durable: impl Fn(&Row) -> bool) {
+        while let Some(first) = self.supplied.front()
+            && first.rows.iter().all(&is_durable)
+            && let Some(Supplied { prev, rows }) = self.supplied.pop_front()
+        {
+            self.replace(&prev, &rows, |_| {});
+        }
+    }
+
+    /// Has entries be read elsewhere, as far as they are on the path. Says which these are, by their number.
+    pub(crate) fn replace(
+        &mut self,
+        prev: &LogPosition,
+        rows: &[Row],
+        mut replaced: impl FnMut(usize),
+    ) {
+        let mut on_path = self.position(prev.index) == Some(*prev);
+        for (number, (index, row)) in (prev.index.0 + 1..).map(Index).zip(rows).enumerate() {
+            if let Some(held) = self.position(index) {
+                on_path = held.chain == row.chain;
+            }
+            let Some(held) = self.row_mut(index).filter(|_| on_path) else {
+                continue;
+            };
+            let before = std::mem::replace(held, *row);
+            self.bytes = self.bytes + u64::from(row.bytes) - u64::from(before.bytes);
+            self.missing -= usize::from(before.is_missing());
+            self.note_moved(index, before.segment());
+            replaced(number);
+        }
+    }
+
+    fn note_moved(&mut self, index: Index, from: Option<u64>) {
+        let Some(from) = from else {
+            return;
+        };
+        match self.moved.last_mut() {
+            Some((last, segment)) if *segment == from && last.next() == index => *last = index,
+            _ => self.moved.push((index, from)),
+        }
+    }
+
+    /// No segment below this one is needed for the entries that were built from here on, which is where a row lies.
+    fn floor_of(&self, row: Option<u64>) -> Option<u64> {
+        let moved = self.moved.iter().map(|(_, segment)| *segment);
+        moved.chain(row).min()
     }
 
     /// Appends an entry after `prev`, which is the tip.
@@ -481,6 +597,7 @@ impl GroupLog {
             }
             self.owed = None;
         }
+        self.moved.retain(|(last, _)| base.index < *last);
         self.start = start;
         if self.tip() != *tip {
             return Err(OffPath::OtherTip);
@@ -550,7 +667,7 @@ impl GroupLog {
             start: self.start.clone(),
             tip: self.tip(),
             anchor: self.anchor.clone(),
-            floor: self.rows.iter().filter_map(Row::segment).min(),
+            floor: self.floor_of(self.rows.iter().filter_map(Row::segment).min()),
         };
         let at = self.anchor.as_ref().map(|anchor| anchor.at.index);
         self.anchors.durable = at.unwrap_or_default();
@@ -592,7 +709,8 @@ impl GroupLog {
             self.written.floor = None;
         } else if let Some(segment) = above.and_then(Row::segment) {
             // A row that has its place is of the path that was built. The entries above it came later.
-            self.written.floor = Some(segment);
+            // So is what lay before that was moved.
+            self.written.floor = self.floor_of(Some(segment));
         }
         // Else a later base or cut has taken that row from memory already, and the floor stays too low until it is built.
     }

@@ -19,6 +19,8 @@ const SMALL_RECORD_BYTES: usize = 64;
 pub(crate) enum Item {
     /// An entry and what it follows.
     Entry(LogPosition, Entry),
+    /// One of the path, once more: it cannot be read where it lies.
+    Rewrite(LogPosition, Entry),
     HardState(GroupId, HardState),
     Truncate(GroupId, LogPosition),
     /// Two records that no crash may part: the base, and the membership there. And how many bytes they take.
@@ -54,7 +56,7 @@ pub(crate) struct Plan {
 impl Item {
     fn table_bytes(&self) -> usize {
         match self {
-            Item::Entry(..) => RUN_BYTES,
+            Item::Entry(..) | Item::Rewrite(..) => RUN_BYTES,
             Item::HardState(..) | Item::Truncate(..) => SMALL_RECORD_BYTES,
             Item::Base(_, _, bytes) | Item::Record(_, bytes) => *bytes,
         }
@@ -62,16 +64,18 @@ impl Item {
 
     fn body_bytes(&self) -> usize {
         match self {
-            Item::Entry(_, entry) => entry.frame().len(),
+            Item::Entry(_, entry) | Item::Rewrite(_, entry) => entry.frame().len(),
             _ => 0,
         }
     }
 }
 
-/// Whether an entry continues the run that ends with the item before it.
-pub(crate) fn continues(before: Option<&Item>, prev: &LogPosition, entry: &Entry) -> bool {
-    let Some(Item::Entry(_, last)) = before else {
-        return false;
+/// Whether an item is an entry that continues the run that ends with the item before it.
+pub(crate) fn continues(before: Option<&Item>, item: &Item) -> bool {
+    let (last, prev, entry) = match (before, item) {
+        (Some(Item::Entry(_, last)), Item::Entry(prev, entry)) => (last, prev, entry),
+        (Some(Item::Rewrite(_, last)), Item::Rewrite(prev, entry)) => (last, prev, entry),
+        _ => return false,
     };
     last.header().group == entry.header().group && last.position() == *prev
 }
@@ -114,8 +118,8 @@ impl Queue {
         let mut before = None;
         for Queued { item, .. } in &self.items {
             let (table, runs) = match item {
-                Item::Entry(prev, entry) if continues(before, prev, entry) => (0, 0),
-                Item::Entry(..) => (RUN_BYTES, 1),
+                item if continues(before, item) => (0, 0),
+                Item::Entry(..) | Item::Rewrite(..) => (RUN_BYTES, 1),
                 other => (other.table_bytes(), 0),
             };
             let bytes = plan.table_bytes + plan.body_bytes + table + item.body_bytes();

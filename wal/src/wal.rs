@@ -3,22 +3,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use logdrive_raft::io::Write;
+use logdrive_raft::io::{EntryMeta, Write};
 use logdrive_raft::snapshot::{SESSIONS_BYTES_MAX, TERM_STARTS_MAX};
 use logdrive_raft::wire::Encode;
 use logdrive_raft::{
-    Anchor, Base, Boot, Chain, Entry, EntryKind, Genesis, GroupId, Incarnation, LogPosition,
+    Anchor, Base, Boot, Chain, Entry, EntryKind, Genesis, GroupId, Incarnation, Index, LogPosition,
     Membership, Micros, mutated,
 };
 
 use crate::build::blocks_for;
 use crate::disk::{BLOCK_BYTES, Completion, Disk, OpId, SlotId};
-use crate::error::{AppendError, PoisonReason};
+use crate::error::{AppendError, PoisonReason, SupplyError};
 use crate::format::{
     self, FooterRow, GROUP_HEADER_BYTES, Place, Record, SLOT_HEADER_BLOCKS, SlotHeader, Stamper,
 };
 use crate::options::Options;
-use crate::path::{Carried, GroupLog, Row, Start, anchor_bytes, configuration_bytes};
+use crate::path::{Carried, GroupLog, Missing, Row, Start, anchor_bytes, configuration_bytes};
 use crate::pipeline::Pipeline;
 use crate::pool::{FREE_MIN, Pool};
 use crate::queue::{Item, Queue};
@@ -236,6 +236,80 @@ impl<D: Disk> Wal<D> {
             }
         }
         Ok(self.accept())
+    }
+
+    /// Writes entries of a group's path once more, because they cannot be read where they lie: of those that are missing
+    /// up to one whose position is known, at most. Each is checked. They are read there once that is durable and
+    /// [`Wal::take_supplied`] was called. Never blocks.
+    pub fn supply(&mut self, group: GroupId, entries: &[Entry]) -> Result<Position, SupplyError> {
+        self.check_alive()?;
+        let log = self.groups.get(&group);
+        let log = log.ok_or(AppendError::UnknownGroup(group))?;
+        let prev = log
+            .check_supplied(entries)
+            .map_err(|_| SupplyError::OffPath)?;
+        let mut bytes = 0;
+        for entry in entries {
+            self.check_frame(entry)?;
+            bytes += entry.frame().len() + ENTRY_ROOM_BYTES;
+        }
+        if !self.room_beyond(u64::from(self.usable_blocks()), bytes) {
+            return Err(AppendError::Full.into());
+        }
+        self.write_supplied(group, prev, entries);
+        Ok(self.accept())
+    }
+
+    fn write_supplied(&mut self, group: GroupId, mut prev: LogPosition, entries: &[Entry]) {
+        self.log_mut(group).supply(prev, entries);
+        for entry in entries {
+            self.queue.push(Item::Rewrite(prev, entry.clone()));
+            prev = entry.position();
+        }
+    }
+
+    /// From now on what was supplied is read from there, as far as it is durable and still on the path.
+    ///
+    /// Whoever drives a replica tells it at once how far its log can be read now: what is not missing any more must not
+    /// be appended as if it were.
+    pub fn take_supplied(&mut self, group: GroupId) {
+        let durable = self.pipeline.durable_place;
+        let is_durable = |row: &Row| row.last_place().is_some_and(|place| place < durable);
+        if let Some(log) = self.groups.get_mut(&group) {
+            log.take_supplied(is_durable);
+        }
+    }
+
+    /// The entries of a group's path that cannot be read, in their order.
+    #[must_use]
+    pub fn missing(&self, group: GroupId) -> Vec<Missing> {
+        self.groups
+            .get(&group)
+            .map(GroupLog::missing)
+            .unwrap_or_default()
+    }
+
+    /// How many these are.
+    #[must_use]
+    pub fn missing_count(&self, group: GroupId) -> usize {
+        self.groups.get(&group).map_or(0, GroupLog::missing_count)
+    }
+
+    /// What lies at an index of a group's path, as far as that is known.
+    #[must_use]
+    pub fn position(&self, group: GroupId, index: Index) -> Option<LogPosition> {
+        self.groups.get(&group)?.position(index)
+    }
+
+    /// What is remembered of the entries after an index that can be read without a gap.
+    #[must_use]
+    pub fn metas_after(&self, group: GroupId, index: Index) -> Vec<EntryMeta> {
+        let Some(log) = self.groups.get(&group) else {
+            return Vec::new();
+        };
+        let rows = (index.0 + 1..).map_while(|index| log.row(Index(index)));
+        let readable = rows.take_while(|row| !row.is_missing());
+        readable.map(Row::meta).collect()
     }
 
     /// Whether a proposal of so many bytes has room beyond the reserve.
@@ -589,14 +663,8 @@ impl<D: Disk> Wal<D> {
                 }
             };
             for entry in entries {
-                let frame_bytes = entry.frame().len();
-                if frame_bytes > self.options.frame_bytes_max {
-                    return Err(AppendError::TooLarge {
-                        bytes: frame_bytes,
-                        bytes_max: self.options.frame_bytes_max,
-                    });
-                }
-                bytes += frame_bytes;
+                self.check_frame(entry)?;
+                bytes += entry.frame().len();
                 proposals |= entry.header().kind == EntryKind::Proposals;
             }
         }
@@ -606,6 +674,14 @@ impl<D: Disk> Wal<D> {
             self.may_wait(bytes)
         };
         if room { Ok(()) } else { Err(AppendError::Full) }
+    }
+
+    fn check_frame(&self, entry: &Entry) -> Result<(), AppendError> {
+        let (bytes, bytes_max) = (entry.frame().len(), self.options.frame_bytes_max);
+        if bytes > bytes_max {
+            return Err(AppendError::TooLarge { bytes, bytes_max });
+        }
+        Ok(())
     }
 
     /// Whether something that is no proposal may be queued. It takes the reserve, and if even that is used

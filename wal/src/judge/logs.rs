@@ -176,7 +176,16 @@ impl Logs {
                     let count = usize::try_from(run.count()).expect("frames were counted");
                     frames.iter_mut().flatten().take(count).for_each(drop);
                 }
-                Record::Entries(run) => {
+                Record::Rewrite(run) if !mutated!(self.mutant, RewriteAsEntries) => {
+                    // Where they cannot be read the entries lie where they were.
+                    if let Some(frames) = &mut frames {
+                        let count = usize::try_from(run.count()).expect("counted when read");
+                        let (these, rest) = frames.as_slice().split_at(count);
+                        *frames = rest.iter();
+                        self.rewrite(run, these, at)?;
+                    }
+                }
+                Record::Entries(run) | Record::Rewrite(run) => {
                     let cut = self.log(run.group)?.truncate(&run.prev);
                     cut.map_err(|off| Misfit::Entries(run.group, off))?;
                     self.configurations.cut(run.group, run.prev.index);
@@ -193,20 +202,6 @@ impl Logs {
                             let index = frame.position.index;
                             self.configurations
                                 .push(run.group, index, membership.clone());
-                        }
-                    }
-                }
-                Record::Rewrite(run) => {
-                    // Where they cannot be read the entries lie where they were.
-                    let Some(frames) = &mut frames else {
-                        continue;
-                    };
-                    for _ in 0..run.count() {
-                        let frame = frames.next().expect("counted when they were read");
-                        let row = self.log(run.group)?.row_mut(frame.position.index);
-                        let row = row.filter(|row| row.chain == frame.position.chain);
-                        if let Some(row) = row {
-                            row.put(at, frame.offset);
                         }
                     }
                 }
@@ -307,6 +302,29 @@ impl Logs {
         }
         let later = self.configurations.at(group, base.index).cloned();
         later.or_else(|| log.membership()).map(Arc::new)
+    }
+
+    /// Entries of the path lie here too: where they were they may be unreadable.
+    fn rewrite(&mut self, run: &EntryRun, frames: &[FrameScan], at: Place) -> Result<(), Misfit> {
+        let rows: Vec<Row> = frames
+            .iter()
+            .map(|frame| {
+                let mut row = Row::new(&frame.position, frame.bytes);
+                row.put(at, frame.offset);
+                row
+            })
+            .collect();
+        let mut replaced = Vec::new();
+        let log = self.log(run.group)?;
+        log.replace(&run.prev, &rows, |number| replaced.push(number));
+        for frame in replaced.into_iter().map(|number| &frames[number]) {
+            if let Some(membership) = &frame.membership {
+                let index = frame.position.index;
+                self.configurations
+                    .restore(run.group, index, membership.clone());
+            }
+        }
+        Ok(())
     }
 
     /// Of a run whose frames cannot be read only the last entry is known, and how many there are.

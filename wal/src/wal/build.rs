@@ -1,7 +1,7 @@
 //! From the queue to the disk: flush groups are built, sealed into segments, and submitted.
 
 use logdrive_raft::wire::{Encode, Writer};
-use logdrive_raft::{Base, GroupId, LogPosition, Membership, Micros, mutated};
+use logdrive_raft::{Base, Entry, GroupId, LogPosition, Membership, Micros, mutated};
 
 use super::{Held, Position, Segment, Spare, Wal, place, seal_blocks};
 use crate::build::{BlockWriter, blocks_for};
@@ -260,8 +260,9 @@ impl<D: Disk> Wal<D> {
         };
         let at = place(self.active.header.segment, self.active.next);
         for_each_record(self.queue.front(plan.items), |record| {
-            if let Record::Entries(run) = record {
-                self.active.footer.push(footer_row(at.block, run));
+            if let Record::Entries(run) | Record::Rewrite(run) = record {
+                let rewrite = matches!(record, Record::Rewrite(_));
+                self.active.footer.push(footer_row(at.block, run, rewrite));
             }
             add(record);
         });
@@ -312,6 +313,13 @@ impl<D: Disk> Wal<D> {
                     let row = log.row_mut(position.index);
                     if let Some(row) = row.filter(|row| row.chain == position.chain) {
                         row.put(at, offset);
+                    }
+                }
+                Item::Rewrite(_, entry) => {
+                    let offset = writer.offset();
+                    writer.write(entry.frame());
+                    if let Some(log) = self.groups.get_mut(&entry.header().group) {
+                        log.supplied_built(&entry.position(), at, offset);
                     }
                 }
                 Item::HardState(group, hard_state) => {
@@ -405,28 +413,17 @@ impl<D: Disk> Wal<D> {
 
 /// The records of a table for these items: consecutive entries of a group are one run.
 fn for_each_record<'a>(items: impl Iterator<Item = &'a Queued>, mut each: impl FnMut(&Record)) {
-    let mut run: Option<EntryRun> = None;
+    let mut run: Option<Record> = None;
     let mut before = None;
     for Queued { item, .. } in items {
-        if let Item::Entry(prev, entry) = item {
-            let bytes = u32::try_from(entry.frame().len()).expect("frames are bounded");
-            match &mut run {
-                Some(run) if continues(before, prev, entry) => {
-                    run.last = entry.position();
-                    run.bytes += bytes;
-                }
-                _ => {
-                    let begun = run_of(*prev, entry.position(), bytes, entry.header().group);
-                    if let Some(ended) = run.replace(begun) {
-                        each(&Record::Entries(ended));
-                    }
-                }
-            }
-        } else if let Some(ended) = run.take() {
-            each(&Record::Entries(ended));
+        if !continues(before, item)
+            && let Some(ended) = run.take()
+        {
+            each(&ended);
         }
         match item {
-            Item::Entry(..) => {}
+            Item::Entry(prev, entry) => extend(&mut run, Record::Entries, prev, entry),
+            Item::Rewrite(prev, entry) => extend(&mut run, Record::Rewrite, prev, entry),
             Item::HardState(group, hard_state) => each(&Record::HardState {
                 group: *group,
                 hard_state: *hard_state,
@@ -441,7 +438,31 @@ fn for_each_record<'a>(items: impl Iterator<Item = &'a Queued>, mut each: impl F
         before = Some(item);
     }
     if let Some(ended) = run {
-        each(&Record::Entries(ended));
+        each(&ended);
+    }
+}
+
+/// Adds an entry to the run that it continues, or begins one.
+fn extend(
+    run: &mut Option<Record>,
+    kind: fn(EntryRun) -> Record,
+    prev: &LogPosition,
+    entry: &Entry,
+) {
+    let bytes = u32::try_from(entry.frame().len()).expect("frames are bounded");
+    match run {
+        Some(Record::Entries(run) | Record::Rewrite(run)) => {
+            run.last = entry.position();
+            run.bytes += bytes;
+        }
+        _ => {
+            *run = Some(kind(EntryRun {
+                group: entry.header().group,
+                prev: *prev,
+                last: entry.position(),
+                bytes,
+            }));
+        }
     }
 }
 
@@ -461,20 +482,11 @@ fn base_records(group: GroupId, base: &Base) -> [Record; 2] {
     [begins, configuration]
 }
 
-fn run_of(prev: LogPosition, last: LogPosition, bytes: u32, group: GroupId) -> EntryRun {
-    EntryRun {
-        group,
-        prev,
-        last,
-        bytes,
-    }
-}
-
-fn footer_row(block: u32, run: &EntryRun) -> FooterRow {
+fn footer_row(block: u32, run: &EntryRun, rewrite: bool) -> FooterRow {
     FooterRow {
         block,
         group: run.group,
-        rewrite: false,
+        rewrite,
         first: run.prev.index.next(),
         last: run.last.index,
         last_term: run.last.term,

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use logdrive_raft::io::{Guard, Restored};
 use logdrive_raft::wire::{Encode, Writer};
 use logdrive_raft::{
-    Anchor, Base, Boot, Chain, Entry, Genesis, GroupId, Incarnation, LogPosition, Membership,
-    Micros, SnapshotId, mutated,
+    Anchor, Base, Boot, Chain, Entry, Genesis, GroupId, Incarnation, Index, LogPosition,
+    Membership, Micros, SnapshotId, mutated,
 };
 
 use super::{
@@ -29,6 +29,7 @@ use crate::pipeline::Pipeline;
 use crate::pool::Pool;
 use crate::queue::{Item, Queue};
 use crate::read::Reads;
+use crate::scan::FrameScan;
 use crate::status::{Counters, FlushHistogram};
 
 /// The last boot that is followed by another one: of a boot stamps have 32 bits.
@@ -68,6 +69,8 @@ pub struct RecoveredGroup {
     pub base_snapshot: Option<SnapshotId>,
     /// What cannot be read. The replica begins with what lies before, guarded through the end of what lies behind.
     pub missing: Vec<Missing>,
+    /// The configurations behind the first entry that is missing, as far as they can be read.
+    pub configurations_behind: Vec<(Index, Membership)>,
 }
 
 /// Something beyond the durable mark that is written again.
@@ -80,6 +83,13 @@ enum Again {
         entry: Entry,
         /// What it holds, if it is a configuration.
         membership: Option<Membership>,
+    },
+    /// Entries of the path that were supplied.
+    Supplied {
+        group: GroupId,
+        prev: LogPosition,
+        entries: Vec<Entry>,
+        memberships: Vec<(LogPosition, Membership)>,
     },
 }
 
@@ -227,7 +237,14 @@ impl<D: Disk> Wal<D> {
             self.write_first_group();
         }
         let marked = !again.is_empty() || judgement.is_guarded || !judgement.guards.is_empty();
-        for again in again {
+        let mut supplied = Vec::new();
+        for mut again in again {
+            if let Again::Supplied {
+                group, memberships, ..
+            } = &mut again
+            {
+                supplied.push((*group, std::mem::take(memberships)));
+            }
             self.write_again(again, judgement);
             if self.queue.bytes() >= self.options.group_bytes_max {
                 self.submit(now);
@@ -282,6 +299,17 @@ impl<D: Disk> Wal<D> {
         self.forget_headers(judgement)?;
         for log in self.groups.values_mut() {
             assert!(log.owed().is_none(), "what is missing was looked for");
+            log.take_supplied(|_| true);
+            let group = log.genesis.group;
+            let ours = supplied.iter().filter(|(of, _)| *of == group);
+            for (at, membership) in ours.flat_map(|(_, memberships)| memberships) {
+                let row = log.row(at.index).filter(|row| !row.is_missing());
+                if row.is_some_and(|row| row.chain == at.chain) {
+                    judgement
+                        .configurations
+                        .restore(group, at.index, membership.clone());
+                }
+            }
             // What was written again lies elsewhere now.
             log.settle();
         }
@@ -372,6 +400,17 @@ impl<D: Disk> Wal<D> {
                     configurations.push(group, index, membership);
                 }
             }
+            // Which of them are on the path shows at the end.
+            Again::Supplied {
+                group,
+                prev,
+                entries,
+                ..
+            } => {
+                if self.groups.contains_key(&group) {
+                    self.write_supplied(group, prev, &entries);
+                }
+            }
             Again::Record(Record::HardState { group, hard_state }) => {
                 self.log_mut(group).raise_hard_state(hard_state);
                 self.queue.push(Item::HardState(group, hard_state));
@@ -440,7 +479,9 @@ impl<D: Disk> Wal<D> {
             let mut configurations = judgement.configurations.remove(*group);
             let over = mutated!(self.options.mutant, HoleAcknowledgedOver);
             let whole = log.whole();
-            configurations.retain(|(index, _)| base.index < *index && *index <= whole.index);
+            configurations.retain(|(index, _)| base.index < *index);
+            let before = configurations.partition_point(|(index, _)| *index <= whole.index);
+            let configurations_behind = configurations.split_off(before);
             let membership = log.membership();
             let membership = membership.expect("it was looked for when the log was judged");
             let anchored = log.anchor.as_ref().map(|anchor| anchor.contents());
@@ -474,6 +515,7 @@ impl<D: Disk> Wal<D> {
                 anchor: anchored,
                 base_snapshot: log.start.snapshot,
                 missing: log.missing(),
+                configurations_behind,
             };
             groups.insert(*group, recovered);
         }
@@ -704,6 +746,10 @@ fn check_contents(
             Again::Entry { entry, .. } => {
                 frame_bytes_max = frame_bytes_max.max(entry.frame().len());
             }
+            Again::Supplied { entries, .. } => {
+                let largest = entries.iter().map(|entry| entry.frame().len()).max();
+                frame_bytes_max = frame_bytes_max.max(largest.unwrap_or(0));
+            }
             Again::Base(group, base) => {
                 let bytes = configuration_bytes(&base.membership);
                 let carried = carried.entry(*group).or_default();
@@ -821,12 +867,7 @@ fn read_tail(disk: &mut impl Disk, judgement: &Judgement) -> Result<Vec<Again>, 
                         .by_ref()
                         .take(usize::try_from(run.count()).unwrap_or(0))
                     {
-                        let bytes = data.slice(frame.offset..frame.offset + frame.bytes as usize);
-                        let entry =
-                            Entry::from_frame(bytes).map_err(|error| OpenError::NotALog {
-                                path: disk.slot_path(*slot),
-                                why: format!("it changed while it was read: {error}"),
-                            })?;
+                        let entry = entry_in(disk, *slot, &data, frame)?;
                         let position = entry.position();
                         tail.push(Again::Entry {
                             prev,
@@ -836,10 +877,23 @@ fn read_tail(disk: &mut impl Disk, judgement: &Judgement) -> Result<Vec<Again>, 
                         prev = position;
                     }
                 }
-                // Bytes for entries that are on the path all the same. They lie where they were.
                 Record::Rewrite(run) => {
-                    let count = usize::try_from(run.count()).unwrap_or(0);
-                    frames.by_ref().take(count).for_each(drop);
+                    let mut entries = Vec::new();
+                    let mut memberships = Vec::new();
+                    for frame in frames
+                        .by_ref()
+                        .take(usize::try_from(run.count()).unwrap_or(0))
+                    {
+                        entries.push(entry_in(disk, *slot, &data, frame)?);
+                        let membership = frame.membership.clone();
+                        memberships.extend(Some(frame.position).zip(membership));
+                    }
+                    tail.push(Again::Supplied {
+                        group: run.group,
+                        prev: run.prev,
+                        entries,
+                        memberships,
+                    });
                 }
                 Record::Base { group: id, .. } => {
                     let base = base_of(&group.table[place..]);
@@ -850,6 +904,19 @@ fn read_tail(disk: &mut impl Disk, judgement: &Judgement) -> Result<Vec<Again>, 
         }
     }
     Ok(tail)
+}
+
+fn entry_in(
+    disk: &impl Disk,
+    slot: SlotId,
+    data: &Bytes,
+    frame: &FrameScan,
+) -> Result<Entry, OpenError> {
+    let bytes = data.slice(frame.offset..frame.offset + frame.bytes as usize);
+    Entry::from_frame(bytes).map_err(|error| OpenError::NotALog {
+        path: disk.slot_path(slot),
+        why: format!("it changed while it was read: {error}"),
+    })
 }
 
 fn echo_of(table: &[Record]) -> (BytesMut, u32) {

@@ -21,4 +21,6 @@ mod opening;
 mod readme;
 mod recycled;
 mod release;
+
+mod supplied;
 mod while_running;

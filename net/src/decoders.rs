@@ -114,8 +114,8 @@ pub(crate) mod tests {
         use logdrive_raft::io::Guard;
         use logdrive_raft::message::{
             Ack, Append, Behind, Body, CommitPoint, GenesisQuery, GenesisReply, Heartbeat,
-            HeartbeatReply, Offered, Part, Progress, Reject, SettleQuery, SettleReply, Transfer,
-            VoteReply, VoteRequest,
+            HeartbeatReply, Offered, Part, Progress, Reject, Repair, SettleQuery, SettleReply,
+            Transfer, VoteReply, VoteRequest, Wanted,
         };
         use logdrive_raft::{
             Boot, Chain, ClusterId, Genesis, GroupId, Incarnation, Index, LogPosition, Member,
@@ -252,7 +252,25 @@ pub(crate) mod tests {
                 bytes_per_s: 0x38,
             }),
         ];
+        let wanted = Wanted {
+            from: at.index,
+            offset: 0x39,
+            last: at,
+        };
+        let repairs = [
+            Repair::Want(wanted),
+            Repair::Have {
+                wanted,
+                bytes: Bytes::from_static(b"frames"),
+            },
+            Repair::Lacks { wanted, base: None },
+            Repair::Lacks {
+                wanted,
+                base: Some(at),
+            },
+        ];
         let bodies = bodies.into_iter().chain(transfers.map(Body::Transfer));
+        let bodies = bodies.chain(repairs.map(Body::Repair));
         let message = |body| Message {
             from: Replica {
                 id: NodeId(0x11),
@@ -293,7 +311,7 @@ pub(crate) mod tests {
             which: proptest::sample::Index, ids: [u64; 4], incarnation: u128, flags: [bool; 2],
             voters in proptest::collection::vec((any::<u64>(), any::<u128>(), "[!-~]{0,40}"), 0..31),
         ) {
-            use logdrive_raft::message::{Body, Transfer};
+            use logdrive_raft::message::{Body, Repair, Transfer};
             use logdrive_raft::{
                 Boot, GroupId, Incarnation, Index, Member, NodeId, Replica, Round, SnapshotId, Term,
             };
@@ -347,7 +365,11 @@ pub(crate) mod tests {
                 Body::Transfer(Transfer::Progress(progress)) => {
                     (progress.bytes, progress.bytes_have) = (ids[0], ids[1]);
                 }
-                Body::Transfer(_) => {}
+                Body::Repair(Repair::Have { bytes, wanted }) => {
+                    wanted.from = Index(ids[0]);
+                    *bytes = Bytes::from(ids.map(|id| id as u8).to_vec());
+                }
+                Body::Transfer(_) | Body::Repair(_) => {}
             }
             prop_assert_eq!(Message::from_bytes(&message.to_bytes()).unwrap(), message);
         }

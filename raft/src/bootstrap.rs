@@ -158,7 +158,9 @@ impl Bootstrap {
             | Input::Cut(_)
             | Input::Install { .. }
             | Input::MachineFollows
-            | Input::SnapshotLost => {}
+            | Input::SnapshotLost
+            | Input::Regained(_)
+            | Input::RegainingOver => {}
         }
         self.check_invariants();
     }
@@ -211,7 +213,8 @@ impl Bootstrap {
             | Body::Behind(_)
             | Body::SettleQuery(_)
             | Body::SettleReply(_)
-            | Body::Transfer(_) => {}
+            | Body::Transfer(_)
+            | Body::Repair(_) => {}
         }
     }
 

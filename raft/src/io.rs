@@ -237,6 +237,8 @@ pub struct Restored {
     pub lacks_snapshot: bool,
     /// What may have been acknowledged and is not in the log any more.
     pub guard: Option<Guard>,
+    /// Entries that were behind these cannot be read, and may come back: [`Input::Regained`].
+    pub regaining: bool,
 }
 
 impl Restored {
@@ -255,6 +257,7 @@ impl Restored {
             anchor: base,
             lacks_snapshot: false,
             guard: None,
+            regaining: false,
         }
     }
 }
@@ -315,6 +318,23 @@ pub enum Input {
     MachineFollows,
     /// The snapshot of [`Ready::installed`] cannot be read after all: another one is wanted.
     SnapshotLost,
+    /// Entries that could not be read can be, durably: the log goes on with them.
+    Regained(Regained),
+    /// Those that cannot be read do not come back soon.
+    RegainingOver,
+}
+
+/// What a replica had and could not read for a while.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Regained {
+    /// Where the log of the replica ended. If it ends elsewhere by now, what was regained is of no use.
+    pub after: LogPosition,
+    /// The entries behind that, without gaps.
+    pub entries: Vec<EntryMeta>,
+    /// The configurations among them, in order.
+    pub configurations: Vec<(Index, Membership)>,
+    /// There are still some behind these that cannot be read.
+    pub more: bool,
 }
 
 /// Numbers the writes of a group, in the order in which they must become durable.

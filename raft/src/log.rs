@@ -82,6 +82,23 @@ impl Log {
         self.evict();
     }
 
+    /// Goes on with entries that are durable; nothing else is on its way to the disk, and none of their frames is in memory.
+    pub(crate) fn restore(&mut self, entries: &[EntryMeta]) {
+        assert!(self.durable == self.last().index);
+        self.frames.clear();
+        self.frames_bytes = 0;
+        for meta in entries {
+            let last = self.last();
+            assert!(last.term <= meta.term);
+            self.slots.push_back(Slot {
+                chain: meta.chain,
+                term: meta.term,
+                end_bytes: self.end_bytes(last.index) + u64::from(meta.frame_bytes),
+            });
+        }
+        self.durable = self.last().index;
+    }
+
     /// Cuts everything beyond `last`. What is on its way to the disk makes no more than that durable.
     pub(crate) fn truncate(&mut self, last: Index) {
         assert!(self.base.index <= last);

@@ -15,8 +15,10 @@ use crate::limits::{
 use crate::membership::Membership;
 use crate::wire::{Decode, DecodeError, Encode, Reader, Writer};
 
+mod repair;
 mod transfer;
 
+pub use repair::{Repair, Wanted};
 pub use transfer::{MANIFEST_BYTES_MAX, Offered, PART_BYTES_MAX, Part, Progress, Transfer};
 
 /// One message from a replica of a group to another.
@@ -63,6 +65,8 @@ pub enum Body {
     GenesisOffer(Genesis),
     /// Hands on a snapshot. Belongs to no term.
     Transfer(Transfer),
+    /// Hands on entries that cannot be read. Belongs to no term.
+    Repair(Repair),
     /// Asks a voter where its log ends, in a term higher than that of the asker's guard.
     SettleQuery(SettleQuery),
     /// The answer: no log that was acknowledged in a lower term goes on.
@@ -79,7 +83,7 @@ pub enum Lane {
     Append = 2,
     /// Acks and rejections.
     Ack = 3,
-    /// Parts of snapshots, behind everything else.
+    /// Parts of snapshots, and entries that cannot be read elsewhere, behind everything else.
     Snapshot = 4,
 }
 
@@ -231,7 +235,9 @@ impl Message {
         match &self.body {
             Body::Append(_) => Lane::Append,
             Body::Ack(_) | Body::Reject(_) => Lane::Ack,
-            Body::Transfer(Transfer::Part { .. }) => Lane::Snapshot,
+            Body::Transfer(Transfer::Part { .. }) | Body::Repair(Repair::Have { .. }) => {
+                Lane::Snapshot
+            }
             Body::VoteRequest(_)
             | Body::VoteReply(_)
             | Body::Heartbeat(_)
@@ -242,7 +248,8 @@ impl Message {
             | Body::GenesisOffer(_)
             | Body::SettleQuery(_)
             | Body::SettleReply(_)
-            | Body::Transfer(_) => Lane::Control,
+            | Body::Transfer(_)
+            | Body::Repair(_) => Lane::Control,
         }
     }
 
@@ -252,6 +259,7 @@ impl Message {
         let bulk = match &self.body {
             Body::Append(append) => append.entries.iter().map(|entry| entry.frame().len()).sum(),
             Body::Transfer(transfer) => transfer.cost_bytes(),
+            Body::Repair(repair) => repair.cost_bytes(),
             Body::SettleReply(reply) => {
                 let members = reply.configurations.iter().map(Membership::cost_bytes);
                 members.sum()
@@ -360,6 +368,10 @@ impl Message {
             Body::Transfer(transfer) => {
                 12_u8.encode(out);
                 transfer.encode(out);
+            }
+            Body::Repair(repair) => {
+                13_u8.encode(out);
+                repair.encode(out);
             }
             Body::SettleQuery(body) => {
                 14_u8.encode(out);
@@ -474,6 +486,7 @@ impl Message {
                 round: Decode::decode(input)?,
             }),
             12 => Body::Transfer(Transfer::decode_shared(input, shared)?),
+            13 => Body::Repair(Repair::decode_shared(input, shared)?),
             14 => Body::SettleQuery(SettleQuery {
                 guard: Decode::decode(input)?,
             }),

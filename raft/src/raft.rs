@@ -9,6 +9,7 @@
 //! candidate    pre-votes and votes (§5.2, thesis §9.6)
 //! follower     log matching, acks, how far the log is committed (§5.3)
 //! guard        what was acknowledged and lost: when it is back
+//! regain       entries that could not be read and come back
 //! settle       or when nobody can have committed it
 //! leader       proposals, commitment, heartbeats, when to give up (§5.3, §5.4.2)
 //! replication  what is sent to each follower, and what its answers prove
@@ -23,6 +24,7 @@ mod follower;
 mod guard;
 mod leader;
 mod outbox;
+mod regain;
 mod replication;
 mod settle;
 mod voter;
@@ -55,6 +57,8 @@ pub struct Raft {
     never_votes: bool,
     /// What may have been acknowledged and is not back yet.
     guard: Option<Guard>,
+    /// Entries that were behind the last one cannot be read, and may come back.
+    regaining: bool,
     settle: Settle,
     log: Log,
     configurations: Configurations,
@@ -134,6 +138,7 @@ impl Raft {
             hard_state,
             never_votes: restored.never_votes,
             guard: restored.guard,
+            regaining: restored.regaining,
             settle: Settle::default(),
             configurations,
             compaction,
@@ -203,6 +208,8 @@ impl Raft {
             Input::MachineFollows => self.on_machine_follows(),
             Input::SnapshotLost => self.on_snapshot_lost(),
             Input::Install { anchor, snapshot } => self.on_install(anchor, snapshot),
+            Input::Regained(regained) => self.on_regained(regained),
+            Input::RegainingOver => self.on_regaining_over(),
         }
         self.announce();
         assert!(term <= self.hard_state.term);
@@ -394,6 +401,8 @@ impl Raft {
     /// Adds an entry to the log and to what must be written. A membership takes effect at once.
     fn append(&mut self, entry: Entry, membership: Option<Membership>) {
         assert!(entry.term() <= self.hard_state.term);
+        // It takes the place of what cannot be read.
+        self.regaining = false;
         if let Some(membership) = membership {
             self.configurations.push(entry.index(), membership);
         }

@@ -1,6 +1,6 @@
 //! What happened, in order: as a number always, as a story when somebody listens.
 
-use logdrive_raft::message::{Body, Transfer};
+use logdrive_raft::message::{Body, Repair, Transfer};
 use logdrive_raft::{Entry, Message, Micros};
 
 /// The events of a run.
@@ -113,6 +113,7 @@ impl<'a> Trace<'a> {
             Body::Behind(body) => 11 << 60 ^ body.base.index.0 ^ body.round.0 << 32,
             Body::SettleQuery(body) => 14 << 60 ^ body.guard.term.0,
             Body::SettleReply(body) => 15 << 60 ^ body.last.index.0 ^ u64::from(body.whole) << 32,
+            Body::Repair(_) => 13 << 60 ^ Self::digest_text(&Self::message(message)) >> 4,
             Body::Transfer(_) => 12 << 60 ^ Self::digest_text(&Self::message(message)) >> 4,
         }
     }
@@ -152,6 +153,10 @@ impl<'a> Trace<'a> {
                 format!("snapshot {part:?} bytes={}", bytes.len())
             }
             Body::Transfer(transfer) => format!("snapshot {transfer:?}"),
+            Body::Repair(Repair::Have { wanted, bytes }) => {
+                format!("repair {wanted:?} bytes={}", bytes.len())
+            }
+            Body::Repair(repair) => format!("repair {repair:?}"),
         };
         format!("group {group} term {term} {said}")
     }

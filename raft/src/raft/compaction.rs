@@ -217,6 +217,7 @@ impl Raft {
                 .install(at.index, membership, held.is_some());
         }
         self.begin_anew();
+        self.regaining = false;
         let base = self.log.base();
         if self.commit.index < base.index {
             self.set_commit(base);

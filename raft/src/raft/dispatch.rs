@@ -56,7 +56,8 @@ impl Raft {
             Body::GenesisQuery(_)
             | Body::GenesisReply(_)
             | Body::GenesisOffer(_)
-            | Body::Transfer(_) => return,
+            | Body::Transfer(_)
+            | Body::Repair(_) => return,
             _ => {}
         }
         if term < self.hard_state.term {
@@ -91,7 +92,8 @@ impl Raft {
             | Body::GenesisQuery(_)
             | Body::GenesisReply(_)
             | Body::GenesisOffer(_)
-            | Body::Transfer(_) => {}
+            | Body::Transfer(_)
+            | Body::Repair(_) => {}
         }
     }
 

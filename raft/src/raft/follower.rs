@@ -75,7 +75,12 @@ impl Raft {
         match self.place(&append) {
             Place::After { skip } => self.accept(from, append, skip),
             Place::Nowhere { hint } => {
-                self.reject(from, append.prev.index, hint);
+                // What lies between may come back without the leader, and then it need not be sent.
+                if self.regaining && self.log.last().index < append.prev.index {
+                    self.note_rejected(append.prev.index);
+                } else {
+                    self.reject(from, append.prev.index, hint);
+                }
                 self.learn_commit(from, append.commit);
             }
             Place::AgainstCommitted { index } => self.halt_on_conflict(from, index),
@@ -114,6 +119,12 @@ impl Raft {
             round,
         });
         self.send(leader.id, reject);
+    }
+
+    fn note_rejected(&mut self, prev_index: Index) {
+        if let RoleState::Follower(follower) = &mut self.role {
+            follower.rejected = Some(prev_index);
+        }
     }
 
     /// The leader's log begins beyond what this one needs next.

@@ -124,6 +124,11 @@ impl Outbox {
         id <= self.durable
     }
 
+    /// Whether nothing is on its way to the disk.
+    pub(super) fn is_idle(&self) -> bool {
+        self.newest == self.durable
+    }
+
     /// Whether where the log begins is durable.
     pub(super) fn base_is_durable(&self) -> bool {
         self.is_durable(self.base)

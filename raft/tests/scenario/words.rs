@@ -27,6 +27,7 @@ pub(crate) fn kind(message: &Message) -> &'static str {
         Body::SettleQuery(_) => "settle-query",
         Body::SettleReply(_) => "settle-reply",
         Body::Transfer(_) => "transfer",
+        Body::Repair(_) => "repair",
     }
 }
 
@@ -65,6 +66,7 @@ fn body(body: &Body) -> String {
             format!("settle-reply {whole} last {}", body.last)
         }
         Body::Transfer(transfer) => format!("transfer {transfer:?}"),
+        Body::Repair(repair) => format!("repair {repair:?}"),
     }
 }
 

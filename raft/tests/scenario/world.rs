@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use logdrive_raft::bootstrap::{self, Outcome};
 use logdrive_raft::io::{
-    Config, EntryMeta, Guard, HardState, Input, Persist, Proposed, Ready, Restored, Write,
+    Config, EntryMeta, Guard, HardState, Input, Persist, Proposed, Ready, Regained, Restored, Write,
 };
 use logdrive_raft::message::{
     Ack, Append, CommitPoint, GenesisReply, Heartbeat, HeartbeatReply, Reject, VoteReply,
@@ -137,6 +137,14 @@ fn log_of(terms: &[u64], origin: LogPosition) -> Vec<Entry> {
     log
 }
 
+fn meta(entry: &Entry) -> EntryMeta {
+    EntryMeta {
+        term: entry.term(),
+        chain: entry.header().chain,
+        frame_bytes: u32::try_from(entry.frame().len()).unwrap(),
+    }
+}
+
 fn duration_us(text: &str) -> u64 {
     let ms = text.strip_suffix("ms").expect("milliseconds");
     ms.parse::<u64>().expect(text) * 1000
@@ -199,6 +207,8 @@ impl World {
             }
             "durable" => self.durable(words.id(), words.number("writes").unwrap_or(usize::MAX)),
             "read" => self.read(&words),
+            "regain" => self.regain(&words),
+            "give-up" => self.step(words.id(), Input::RegainingOver),
             "send" => {
                 let message = self.crafted(&words);
                 let to = message.to.0;
@@ -259,12 +269,9 @@ impl World {
         });
         node.boot = boot;
         let base = words.number("base").unwrap_or(0_usize);
-        let meta = |entry: &Entry| EntryMeta {
-            term: entry.term(),
-            chain: entry.header().chain,
-            frame_bytes: u32::try_from(entry.frame().len()).unwrap(),
-        };
-        let configurations = node.disk.iter();
+        let first_lost = words.number("lost").map(Index);
+        let readable = |entry: &&Entry| first_lost.is_none_or(|first| entry.index() < first);
+        let configurations = node.disk.iter().filter(readable);
         let configurations =
             configurations.filter(|entry| entry.header().kind == EntryKind::Configuration);
         let base_at = base
@@ -274,7 +281,12 @@ impl World {
             hard_state: node.hard_state,
             never_votes: words.has("never-votes"),
             guard: words.text("guard").map(guarded),
-            entries: node.disk[base..].iter().map(meta).collect(),
+            regaining: first_lost.is_some(),
+            entries: node.disk[base..]
+                .iter()
+                .filter(readable)
+                .map(meta)
+                .collect(),
             configurations: configurations
                 .map(|entry| {
                     (
@@ -314,6 +326,37 @@ impl World {
         let raft = Raft::new(config, restored, self.now);
         self.node(id).core = Core::Raft(Box::new(raft));
         self.take(id);
+    }
+
+    /// `regain 2 through=5 more`: what was lost up to there can be read again.
+    fn regain(&mut self, words: &Words<'_>) {
+        let through = Index(words.number("through").unwrap());
+        let node = self.node(words.id());
+        let Core::Raft(raft) = &node.core else {
+            panic!("is no replica");
+        };
+        let after = words.number("after").map_or(raft.last().index, Index);
+        let entries = node.disk.iter();
+        let entries: Vec<&Entry> = entries
+            .filter(|entry| after < entry.index() && entry.index() <= through)
+            .collect();
+        let held = entries
+            .iter()
+            .filter(|entry| entry.header().kind == EntryKind::Configuration);
+        let regained = Regained {
+            after: raft.position(after).expect("it ends there, or did"),
+            entries: entries.iter().copied().map(meta).collect(),
+            configurations: held
+                .map(|entry| {
+                    (
+                        entry.index(),
+                        Membership::from_bytes(entry.payload()).unwrap(),
+                    )
+                })
+                .collect(),
+            more: words.has("more"),
+        };
+        self.step(words.id(), Input::Regained(regained));
     }
 
     /// `empty 3 life=2 voters=1,2,3`: a directory without a genesis.

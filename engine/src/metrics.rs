@@ -23,6 +23,7 @@ pub(crate) struct Metrics {
     snapshots_failed: AtomicU64,
     snapshots_installed: AtomicU64,
     snapshot_bytes_sent: AtomicU64,
+    entries_repaired: AtomicU64,
     commit: Mutex<Histogram<u64>>,
 }
 
@@ -48,6 +49,8 @@ pub struct MetricsSnapshot {
     pub snapshots_installed: u64,
     /// Bytes of parts of snapshots handed to the network for peers.
     pub snapshot_bytes_sent: u64,
+    /// Entries of the log that could not be read and have come back from peers.
+    pub entries_repaired: u64,
     /// Time for which a machine that hands over its state does not apply, in microseconds.
     pub snapshot_handle_us: Histogram<u64>,
     /// Time from handing an entry to the core to its commit, on the leader, in microseconds.
@@ -69,6 +72,7 @@ impl Metrics {
             snapshots_failed: AtomicU64::new(0),
             snapshots_installed: AtomicU64::new(0),
             snapshot_bytes_sent: AtomicU64::new(0),
+            entries_repaired: AtomicU64::new(0),
             commit: Mutex::new(histogram()),
         }
     }
@@ -109,6 +113,10 @@ impl Metrics {
             .fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
+    pub(crate) fn repaired(&self, entries: u64) {
+        self.entries_repaired.fetch_add(entries, Ordering::Relaxed);
+    }
+
     pub(crate) fn turn(&self) {
         self.turns.fetch_add(1, Ordering::Relaxed);
     }
@@ -129,6 +137,7 @@ impl Metrics {
             snapshots_failed: self.snapshots_failed.load(Ordering::Relaxed),
             snapshots_installed: self.snapshots_installed.load(Ordering::Relaxed),
             snapshot_bytes_sent: self.snapshot_bytes_sent.load(Ordering::Relaxed),
+            entries_repaired: self.entries_repaired.load(Ordering::Relaxed),
             snapshot_handle_us: copy(&self.snapshot_handle),
             commit_us: copy(&self.commit),
             flush_us: flushes.rows().collect(),

@@ -293,6 +293,24 @@ pub(crate) fn carry(shared: &Shared, notice: Notice) {
             );
             shared.clear("undecided", Some(group.0));
         }
+        Notice::Repaired {
+            group,
+            entries,
+            last,
+            from,
+            left,
+        } => {
+            tracing::info!(
+                event = "repaired",
+                node = shared.node,
+                group = group.0,
+                entries,
+                index = last.0,
+                peer = from.0,
+                left,
+                "{entries} entries up to {last} that could not be read are back from node {from}; {left} are missing"
+            );
+        }
         Notice::Recovered { findings } => {
             for finding in findings {
                 tracing::warn!(
@@ -322,8 +340,8 @@ fn guarded(shared: &Shared, group: GroupId, guard: Guard, last: LogPosition, alo
     } else {
         (
             "what was acknowledged is on a majority",
-            "keep the other nodes running: their leader brings back what is missing, and this ends by itself; then \
-             check this node's disk",
+            "keep the other nodes running: what is missing comes back from them, and this ends by itself; then check this \
+             node's disk",
         )
     };
     let text = format!(

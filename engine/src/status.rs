@@ -90,6 +90,10 @@ pub struct GroupLine {
     pub guard: Option<String>,
     /// All voters have answered, and nobody can tell whether that is committed: `logdrive wal settle` decides it.
     pub undecided: Option<UndecidedLine>,
+    /// Entries of the log that cannot be read, and are asked for from peers.
+    pub missing: u64,
+    /// How many of those have come back from peers since the start.
+    pub repaired: u64,
     /// The last entry.
     pub last: u64,
     /// The first entry that is still in the log, or would be.
@@ -430,6 +434,8 @@ fn group_line(
         durable: group.durable,
         guard: group.guard.map(|guard| guard.to_string()),
         undecided: group.undecided.as_ref().map(UndecidedLine::of),
+        missing: group.missing,
+        repaired: group.repaired,
         last: group.last.index.0,
         first: group.base.index.0 + 1,
         snapshot: group.snapshot.map(|snapshot| snapshot.at.index.0),

@@ -564,6 +564,7 @@ impl<S: StateMachine> Ports for EnginePorts<S> {
             Notice::SnapshotTaken { .. } => self.metrics.snapshot_taken(),
             Notice::SnapshotFailed { .. } => self.metrics.snapshot_failed(),
             Notice::SnapshotInstalled { .. } => self.metrics.snapshot_installed(),
+            Notice::Repaired { entries, .. } => self.metrics.repaired(*entries),
             _ => {}
         }
         notices::carry(&self.shared, notice);

@@ -160,7 +160,7 @@ impl Bootstrap {
             | Input::MachineFollows
             | Input::SnapshotLost
             | Input::Regained(_)
-            | Input::RegainingOver => {}
+            | Input::NotRegained => {}
         }
         self.check_invariants();
     }

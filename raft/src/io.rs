@@ -320,8 +320,8 @@ pub enum Input {
     SnapshotLost,
     /// Entries that could not be read can be, durably: the log goes on with them.
     Regained(Regained),
-    /// Those that cannot be read do not come back soon.
-    RegainingOver,
+    /// Nobody who was asked has those that cannot be read.
+    NotRegained,
 }
 
 /// What a replica had and could not read for a while.

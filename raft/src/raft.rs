@@ -59,6 +59,8 @@ pub struct Raft {
     guard: Option<Guard>,
     /// Entries that were behind the last one cannot be read, and may come back.
     regaining: bool,
+    /// And nobody had them, so that a leader hears what is missing.
+    asks_leader: bool,
     settle: Settle,
     log: Log,
     configurations: Configurations,
@@ -139,6 +141,7 @@ impl Raft {
             never_votes: restored.never_votes,
             guard: restored.guard,
             regaining: restored.regaining,
+            asks_leader: false,
             settle: Settle::default(),
             configurations,
             compaction,
@@ -209,7 +212,7 @@ impl Raft {
             Input::SnapshotLost => self.on_snapshot_lost(),
             Input::Install { anchor, snapshot } => self.on_install(anchor, snapshot),
             Input::Regained(regained) => self.on_regained(regained),
-            Input::RegainingOver => self.on_regaining_over(),
+            Input::NotRegained => self.on_not_regained(),
         }
         self.announce();
         assert!(term <= self.hard_state.term);

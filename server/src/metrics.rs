@@ -44,6 +44,7 @@ impl Collector for Scrape {
         self.node(&mut page)?;
         self.groups(&mut page)?;
         self.proposals(&mut page)?;
+        self.repairs(&mut page)?;
         self.snapshots(&mut page)?;
         self.transfers(&mut page)?;
         self.wal(&mut page)?;
@@ -163,6 +164,21 @@ impl Scrape {
         let apply = Buckets::of(&metrics.apply_us);
         let help = "One call of a state machine with a batch";
         page.histogram("apply_duration", help, &apply)
+    }
+
+    fn repairs(&self, page: &mut Page<'_>) -> fmt::Result {
+        page.counter(
+            "entries_repaired",
+            "Entries of the log that could not be read and have come back from peers",
+            self.metrics.entries_repaired,
+        )?;
+        let groups = self.status.groups.iter();
+        let rows = groups.map(|group| {
+            let label = ("group", group.group.to_string());
+            (vec![label], group.missing as f64)
+        });
+        let help = "Entries of the log that cannot be read";
+        page.gauge("entries_missing", help, None, rows)
     }
 
     fn snapshots(&self, page: &mut Page<'_>) -> fmt::Result {

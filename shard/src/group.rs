@@ -13,6 +13,7 @@ use logdrive_wal::{AppendError, Position, Room};
 
 use crate::compaction::{Kept, Snapshots};
 use crate::inbox::{Door, Inbox};
+use crate::repair::Repair;
 use crate::ticket::{Failure, Run, Runs};
 
 /// How long after a failed read for the applier the next one is made; twice as long each time.
@@ -52,6 +53,10 @@ pub(crate) struct Group<O> {
     pub(crate) read_back: VecDeque<Entry>,
     /// Its snapshots, and for whom log is kept.
     pub(crate) snapshots: Snapshots,
+    /// Entries that cannot be read are on their way back.
+    pub(crate) repair: Option<Repair>,
+    /// How many have come back in this boot.
+    pub(crate) entries_repaired: u64,
     /// A snapshot that was received whole and is not where the log begins yet.
     pub(crate) received: Option<Kept>,
     /// A leader's entry at this place is larger than this log takes, and that has been said.
@@ -150,6 +155,8 @@ impl<O> Group<O> {
             feed_trouble: None,
             read_back: VecDeque::new(),
             snapshots: Snapshots::default(),
+            repair: None,
+            entries_repaired: 0,
             received: None,
             too_large: None,
             mutant,
@@ -173,7 +180,8 @@ impl<O> Group<O> {
                 let retry = self.read_trouble.filter(|_| !self.reading);
                 let retry = retry.map(|trouble| trouble.retry_at);
                 let snapshots = self.snapshots.next_deadline();
-                let others = retry.into_iter().chain(snapshots);
+                let repair = self.repair.as_ref().and_then(Repair::next_deadline);
+                let others = retry.into_iter().chain(snapshots).chain(repair);
                 others.chain([raft.next_deadline()]).min()
             }
             Phase::Founding { .. } | Phase::Halted { .. } => None,

@@ -16,6 +16,7 @@ pub mod machine;
 mod meter;
 pub mod permits;
 pub mod ports;
+mod repair;
 pub mod shard;
 pub mod snapshot;
 pub mod status;

@@ -254,6 +254,19 @@ pub enum Notice {
         /// What is not decided.
         undecided: Option<Undecided>,
     },
+    /// Entries that could not be read are here again, from a peer.
+    Repaired {
+        /// The group.
+        group: GroupId,
+        /// How many.
+        entries: u64,
+        /// The last of them.
+        last: Index,
+        /// From whom.
+        from: NodeId,
+        /// How many are left that cannot be read.
+        left: u64,
+    },
     /// What recovery found.
     Recovered {
         /// Findings that did not keep the log from opening.

@@ -25,6 +25,7 @@ use crate::ticket::{Failure, Runs};
 mod feed;
 mod opening;
 mod pacing;
+mod repairs;
 mod snapshots;
 
 pub use opening::{CoreSettings, GroupSetup, Opened, Prepared, StartError};
@@ -105,6 +106,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         for input in inputs.drain(..) {
             self.step(now, input);
         }
+        self.turn_repairs(now);
         self.propose(now);
         self.carry_out(now);
         self.wal.submit(now);
@@ -129,7 +131,10 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         let groups = self
             .groups
             .values()
-            .map(|group| status::of_group(group, own))
+            .map(|group| {
+                let missing = self.wal.missing_count(group.id) as u64;
+                status::of_group(group, own, missing)
+            })
             .collect();
         ShardStatus {
             replica: self.replica,
@@ -219,12 +224,14 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         match input {
             PeerInput::Message(message) => self.on_message(now, message),
             PeerInput::Connected(peer) => {
+                self.on_repair_connected(now, peer, true);
                 for group in self.groups.values_mut() {
                     group.step(now, Input::PeerConnected(peer));
                 }
             }
             PeerInput::Disconnected(peer) => {
                 self.on_source_lost(now, peer);
+                self.on_repair_connected(now, peer, false);
                 for group in self.groups.values_mut() {
                     group.step(now, Input::PeerDisconnected(peer));
                 }
@@ -259,6 +266,9 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         }
         if let Body::Transfer(transfer) = message.body {
             return self.on_transfer(now, message.group, message.from.id, transfer);
+        }
+        if let Body::Repair(said) = message.body {
+            return self.on_repair(now, message.group, message.from.id, said);
         }
         self.taken.bytes += STEP_BYTES;
         if let Body::Append(append) = &message.body

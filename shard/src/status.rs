@@ -52,6 +52,10 @@ pub struct GroupStatus {
     pub guard: Option<Guard>,
     /// All voters have answered, and nobody can tell whether that is committed.
     pub undecided: Option<Undecided>,
+    /// Entries of the log that cannot be read, and are asked for from peers.
+    pub missing: u64,
+    /// How many of those have come back from peers in this boot.
+    pub repaired: u64,
     /// How far entries have been handed to the machine.
     pub handed: u64,
     /// Who belongs to it.
@@ -110,7 +114,7 @@ pub enum GroupState {
     Halted(String),
 }
 
-pub(crate) fn of_group<O>(group: &Group<O>, own: Replica) -> GroupStatus {
+pub(crate) fn of_group<O>(group: &Group<O>, own: Replica, missing: u64) -> GroupStatus {
     let state = match &group.phase {
         Phase::Forming(bootstrap) => match bootstrap.outcome() {
             Some(Outcome::Stranger { genesis, evidence }) => {
@@ -135,6 +139,8 @@ pub(crate) fn of_group<O>(group: &Group<O>, own: Replica) -> GroupStatus {
         durable: raft.map_or(0, |raft| raft.durable_index().0),
         guard: raft.and_then(|raft| raft.guard()),
         undecided: raft.and_then(|raft| raft.undecided()),
+        missing,
+        repaired: group.entries_repaired,
         handed: group.handed.0,
         membership: raft
             .map(|raft| raft.membership().clone())

@@ -541,7 +541,10 @@ impl GroupLog {
             if let Some(held) = self.position(index) {
                 on_path = held.chain == row.chain;
             }
-            let Some(held) = self.row_mut(index).filter(|_| on_path) else {
+            // Nor is one that was appended once more since, which lies further on.
+            let lies_before = |held: &&mut Row| 0 < held.segment && held.segment <= row.segment;
+            let held = self.row_mut(index).filter(|_| on_path);
+            let Some(held) = held.filter(lies_before) else {
                 continue;
             };
             let before = std::mem::replace(held, *row);

@@ -76,7 +76,7 @@ impl Raft {
             Place::After { skip } => self.accept(from, append, skip),
             Place::Nowhere { hint } => {
                 // What lies between may come back without the leader, and then it need not be sent.
-                if self.regaining && self.log.last().index < append.prev.index {
+                if self.waits_to_regain() && self.log.last().index < append.prev.index {
                     self.note_rejected(append.prev.index);
                 } else {
                     self.reject(from, append.prev.index, hint);

@@ -34,15 +34,21 @@ impl Raft {
         }
         self.regaining = regained.more;
         self.release_guard();
-        if !self.regaining {
+        if !self.regaining && !self.asks_leader {
             self.hint_again();
         }
     }
 
-    /// They do not come back soon: whoever leads may send them.
-    pub(super) fn on_regaining_over(&mut self) {
-        if std::mem::take(&mut self.regaining) && self.halted.is_none() {
+    /// Nobody who was asked has them: whoever leads may send them. They are taken all the same if they come back first.
+    pub(super) fn on_not_regained(&mut self) {
+        self.asks_leader = true;
+        if self.regaining && self.halted.is_none() {
             self.hint_again();
         }
+    }
+
+    /// Whether a leader is not told what is missing yet, for it may come back without it.
+    pub(super) fn waits_to_regain(&self) -> bool {
+        self.regaining && !self.asks_leader
     }
 }

@@ -208,7 +208,7 @@ impl World {
             "durable" => self.durable(words.id(), words.number("writes").unwrap_or(usize::MAX)),
             "read" => self.read(&words),
             "regain" => self.regain(&words),
-            "give-up" => self.step(words.id(), Input::RegainingOver),
+            "give-up" => self.step(words.id(), Input::NotRegained),
             "send" => {
                 let message = self.crafted(&words);
                 let to = message.to.0;

@@ -185,10 +185,65 @@ fn a_follower_gets_back_what_went_bad_in_the_middle_of_its_log() {
         let guarded = alarms.iter().any(|alarm| alarm["code"] == "guarded");
         !guarded && last_of(&place, &again) == written
     });
+    // That one, and not what lies behind it.
+    let status = status(&place, &again);
+    assert_eq!(status["groups"][0]["missing"], 0, "{status}");
+    assert_eq!(status["groups"][0]["repaired"], 1, "{status}");
     assert_eq!(again.stop(), 0);
     let verified = place.run(&["wal", "verify", &data]);
     verified.says(0, &[]);
     assert!(verified.out.contains("mended "), "{}", verified.out);
+}
+
+/// Nobody can lead, for each has lost what another one has; they get it back from each other all the same.
+#[test]
+fn three_that_have_each_lost_something_else_heal_without_a_leader() {
+    let place = Place::new();
+    let files = place.three(SMALL);
+    let serve = || -> Vec<Serving> { files.iter().map(|config| place.serve(config)).collect() };
+    let nodes = serve();
+    let mut leader = None;
+    until("a leader", || {
+        leader = leader_of(&place, &nodes[0]);
+        leader.is_some()
+    });
+    let leads = &nodes[usize::try_from(leader.unwrap() - 1).unwrap()];
+    for number in 0..12 {
+        let value = format!("value number {number}");
+        assert_eq!(
+            place.kv(leads, &["put", &number.to_string(), &value]).code,
+            0
+        );
+    }
+    let written = last_of(&place, leads);
+    until("all have it all", || {
+        nodes.iter().all(|node| last_of(&place, node) == written)
+    });
+    for node in nodes {
+        assert_eq!(node.stop(), 0);
+    }
+    for (node, lost) in [(1, 3), (2, 5), (3, 7)] {
+        spoil_value(&place, node, &format!("value number {lost}"));
+    }
+    let nodes = serve();
+    until("all have it all again", || {
+        nodes.iter().all(|node| {
+            let status = status(&place, node);
+            let group = &status["groups"][0];
+            group["missing"] == 0 && group["applied"].as_u64() > Some(written.1)
+        })
+    });
+    for node in &nodes {
+        let status = status(&place, node);
+        assert_eq!(status["groups"][0]["repaired"], 1, "{status}");
+        assert_eq!(status["groups"][0]["guard"], Value::Null, "{status}");
+    }
+    let leader = leader_of(&place, &nodes[0]).unwrap();
+    let leads = &nodes[usize::try_from(leader - 1).unwrap()];
+    for number in 0..12 {
+        let got = place.kv(leads, &["get", &number.to_string()]);
+        assert_eq!(got.out.trim(), format!("value number {number}"));
+    }
 }
 
 /// Nobody can bring it back: an operator gives it up, is told what that is, and the node leads again.

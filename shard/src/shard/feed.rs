@@ -1,6 +1,7 @@
 //! Entries for the applier and for followers that lag: from memory, or read back from the log.
 
 use logdrive_raft::io::{Input, ReadLog, Role};
+use logdrive_raft::message::Wanted;
 use logdrive_raft::{GroupId, Index, Micros, NodeId, mutated};
 use logdrive_wal::disk::Disk;
 use logdrive_wal::{ReadDone, ReadError, ReadRequest};
@@ -26,6 +27,12 @@ pub(super) enum ReadFor {
     Apply {
         group: GroupId,
         from: Index,
+    },
+    /// A peer that cannot read them any more.
+    Repair {
+        group: GroupId,
+        peer: NodeId,
+        wanted: Wanted,
     },
 }
 
@@ -105,6 +112,11 @@ impl<D: Disk, P: Ports> Shard<D, P> {
                         );
                     }
                 }
+                ReadFor::Repair {
+                    group,
+                    peer,
+                    wanted,
+                } => self.on_read_for_repair(group, peer, wanted, result),
                 ReadFor::Apply { group: id, from } => {
                     let Some(group) = self.groups.get_mut(&id) else {
                         continue;

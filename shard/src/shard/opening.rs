@@ -20,6 +20,7 @@ use crate::group::{Group, Phase};
 use crate::inbox::Inbox;
 use crate::machine::StateMachine;
 use crate::ports::{Notice, Ports};
+use crate::repair::Repair;
 use crate::snapshot::SnapshotReader;
 use crate::store::{self, StoreFailure};
 
@@ -211,6 +212,7 @@ impl<D: Disk> Opened<D> {
         let mut groups = BTreeMap::new();
         for setup in setups {
             let config = core_config(&core, self.replica, self.boot, setup.group);
+            let mut repair = None;
             let (phase, genesis, ahead) = match self.recovered.remove(&setup.group) {
                 Some(mut found) => {
                     let ahead = check_machine(setup.group, setup.applied, &found.restored)?;
@@ -223,6 +225,10 @@ impl<D: Disk> Opened<D> {
                     let machine = setup.applied.index;
                     let machine = if ahead.is_none() { machine } else { base.index };
                     found.restored.commit = committed(&found.restored, machine);
+                    if found.restored.regaining {
+                        let behind = found.configurations_behind;
+                        repair = Some(Repair::new(setup.group, behind, now));
+                    }
                     let raft = Raft::new(config, found.restored, now);
                     (Phase::Running(Box::new(raft)), Some(found.genesis), ahead)
                 }
@@ -251,6 +257,7 @@ impl<D: Disk> Opened<D> {
                 core.mutant,
             );
             group.machine_ahead = ahead;
+            group.repair = repair;
             group.snapshots.found = setup.applied.index;
             let newest = setup.newest.as_ref();
             group.snapshots.newest = newest.map(|snapshot| Kept::of(snapshot, None));

@@ -776,7 +776,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
 
 /// Who may have snapshots: the members, and the leader, for all members that a log knows which is far behind may be
 /// gone.
-fn peers_of<O>(group: &Group<O>, own: NodeId) -> Vec<NodeId> {
+pub(super) fn peers_of<O>(group: &Group<O>, own: NodeId) -> Vec<NodeId> {
     let Some(raft) = group.raft() else {
         return Vec::new();
     };

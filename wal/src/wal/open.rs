@@ -506,7 +506,8 @@ impl<D: Disk> Wal<D> {
                 anchor: anchor.at,
                 guard: log
                     .open_guard()
-                    .filter(|_| !over || log.missing().is_empty()),
+                    .filter(|_| !over || log.missing_count() == 0),
+                regaining: log.missing_count() > 0 && !over,
                 ..Restored::at(base, membership)
             };
             let recovered = RecoveredGroup {

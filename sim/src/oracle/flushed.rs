@@ -534,8 +534,15 @@ impl Whole {
                         chains,
                     });
                 }
-                // Bytes of what is on the path already.
-                Record::Rewrite(run) => drop(read_frames(&run, &mut body)?),
+                Record::Rewrite(run) => {
+                    let chains = read_frames(&run, &mut body)?;
+                    let (group, prev) = (run.group, run.prev);
+                    self.notes.push(Note::Again {
+                        group,
+                        prev,
+                        chains,
+                    });
+                }
                 other => self.notes.extend(Note::of(other)),
             }
         }

@@ -21,6 +21,12 @@ pub(super) enum Note {
         term: Term,
         chains: Box<[Chain]>,
     },
+    /// These entries, which follow `prev`, lie here too.
+    Again {
+        group: GroupId,
+        prev: LogPosition,
+        chains: Box<[Chain]>,
+    },
     Cut(GroupId, LogPosition),
     /// The log begins here, and ends there.
     Base {
@@ -147,6 +153,32 @@ impl Log {
     /// Whether it has this entry and everything before it.
     fn is_whole_through(&self, at: LogPosition) -> bool {
         self.has(at) && self.missing.iter().all(|(first, _)| at.index < *first)
+    }
+
+    /// Entries that follow `prev` can be read, wherever they lay before: those of them that it has.
+    fn restore(&mut self, prev: LogPosition, chains: &[Chain]) {
+        for (index, chain) in (prev.index.0 + 1..).map(Index).zip(chains) {
+            let at = LogPosition {
+                index,
+                chain: *chain,
+                ..LogPosition::default()
+            };
+            if self.base.index < index && self.has(at) {
+                self.is_back(index);
+            }
+        }
+    }
+
+    fn is_back(&mut self, index: Index) {
+        let hit = |(first, last): &(Index, Index)| *first <= index && index <= *last;
+        while let Some(place) = self.missing.iter().position(hit) {
+            let (first, last) = self.missing.swap_remove(place);
+            let before = index.prev().filter(|before| first <= *before);
+            self.missing.extend(before.map(|before| (first, before)));
+            if index < last {
+                self.missing.push((index.next(), last));
+            }
+        }
     }
 
     /// Says whether it may have had the entry that it ends with now.
@@ -310,6 +342,16 @@ impl Path {
                 }
                 log.term = log.term.max(*term);
                 fits
+            }
+            Note::Again {
+                group,
+                prev,
+                chains,
+            } => {
+                if let Some(log) = self.logs.get_mut(group).filter(|_| !of.rotten) {
+                    log.restore(*prev, chains);
+                }
+                true
             }
             Note::Cut(group, to) => self.logs.get_mut(group).is_some_and(|log| log.cut(*to)),
             Note::Base { group, base, tip } => self

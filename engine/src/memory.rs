@@ -6,7 +6,7 @@
 
 use logdrive_net::{ClientMemory, PeerMemory};
 use logdrive_raft::limits::FRAME_BYTES_MAX;
-use logdrive_shard::{FETCH_BYTES_MAX, ShardStatus};
+use logdrive_shard::{FETCH_BYTES_MAX, REPAIR_BYTES_MAX, ShardStatus};
 use serde::Serialize;
 
 use crate::settings::Limits;
@@ -82,6 +82,11 @@ pub(crate) fn lines(
             "snapshot_parts",
             threads.snapshots,
             Some((groups.len() + 1) * FETCH_BYTES_MAX),
+        ),
+        line(
+            "repair",
+            sum(|group| group.repair_bytes),
+            Some(REPAIR_BYTES_MAX),
         ),
         line(
             "log_queue",

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use logdrive_raft::io::Config;
 use logdrive_raft::{Boot, ClusterId, GroupId, Incarnation, NodeId, Replica};
-use logdrive_shard::{FETCH_BYTES_MAX, SnapshotSettings};
+use logdrive_shard::{FETCH_BYTES_MAX, REPAIR_BYTES_MAX, SnapshotSettings};
 use logdrive_wal::{FlushModeChoice, FreshIds, Identity, Options};
 
 /// Bounds of memory and of what waits.
@@ -101,6 +101,7 @@ impl Limits {
             + clients * client
             + RING_BYTES
             + SNAPSHOT_BYTES
+            + bytes(REPAIR_BYTES_MAX)
             + entries * ENTRY_BYTES
     }
 

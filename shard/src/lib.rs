@@ -33,6 +33,7 @@ pub use inbox::{Door, Inbox, Refused};
 pub use machine::{Batch, Durable, Fatal, StateMachine};
 pub use permits::{Permit, Permits};
 pub use ports::{Notice, Ports};
+pub use repair::REPAIR_BYTES_MAX;
 pub use shard::{
     CoreSettings, GroupSetup, MachineEvent, Opened, PeerInput, Prepared, Shard, StartError,
 };

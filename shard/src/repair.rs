@@ -13,8 +13,8 @@ use std::collections::VecDeque;
 
 use bytes::BytesMut;
 use logdrive_raft::entry::EntryHeader;
-use logdrive_raft::limits::ENTRY_HEADER_BYTES;
-use logdrive_raft::message::{Repair as Said, Wanted};
+use logdrive_raft::limits::{ENTRY_HEADER_BYTES, ENTRY_PAYLOAD_BYTES_MAX, FRAME_BYTES_MAX};
+use logdrive_raft::message::{PART_BYTES_MAX, Repair as Said, Wanted};
 use logdrive_raft::wire::Decode;
 use logdrive_raft::{Entry, EntryKind, GroupId, Index, LogPosition, Membership, Micros, NodeId};
 use logdrive_wal::{Missing, Position};
@@ -33,6 +33,17 @@ const PAUSE_US_MIN: u64 = 200_000;
 
 /// The longest such pause.
 const PAUSE_US_MAX: u64 = 5_000_000;
+
+/// After how long it is looked whether another group has its run.
+const TURN_US: u64 = 10_000;
+
+/// How many reads for peers that repair their logs are under way at a time.
+pub(crate) const READS_MAX: usize = 2;
+
+/// Bytes of a run that comes back, of which there is one at a time, and of what is read for peers, at most. A run is of one
+/// flush group: an entry as large as may be, or smaller ones.
+pub const REPAIR_BYTES_MAX: usize =
+    (1 + READS_MAX) * (FRAME_BYTES_MAX + PART_BYTES_MAX) + ENTRY_PAYLOAD_BYTES_MAX;
 
 /// What a repair wants done.
 #[derive(Debug)]
@@ -205,9 +216,29 @@ impl Repair {
         }
     }
 
+    /// Bytes that it holds.
+    pub(crate) fn bytes(&self) -> usize {
+        let Step::Asking { run, .. } = &self.step else {
+            return 0;
+        };
+        let entries = run.entries.iter().map(|entry| entry.frame().len());
+        run.partial.len() + entries.sum::<usize>()
+    }
+
+    /// Whether a run is on its way here.
+    pub(crate) fn is_asking(&self) -> bool {
+        matches!(self.step, Step::Asking { .. } | Step::Supplying { .. })
+    }
+
     /// Whether it can begin with a run.
     pub(crate) fn wants_run(&self, now: Micros) -> bool {
         matches!(self.step, Step::Pausing { until } if until <= now)
+    }
+
+    /// Another group's run is on its way.
+    pub(crate) fn wait_for_another(&mut self, now: Micros) {
+        let until = now.after(TURN_US);
+        self.step = Step::Pausing { until };
     }
 
     /// Asks `peers` for a run that begins behind `before`.

@@ -10,6 +10,7 @@ use logdrive_wal::WalStatus;
 
 use crate::fetch::FetchStatus;
 use crate::group::{Group, Phase};
+use crate::repair::Repair;
 use crate::shard::stranger_text;
 
 /// How a shard stands.
@@ -56,6 +57,8 @@ pub struct GroupStatus {
     pub missing: u64,
     /// How many of those have come back from peers in this boot.
     pub repaired: u64,
+    /// Bytes of what is coming back.
+    pub repair_bytes: usize,
     /// How far entries have been handed to the machine.
     pub handed: u64,
     /// Who belongs to it.
@@ -141,6 +144,7 @@ pub(crate) fn of_group<O>(group: &Group<O>, own: Replica, missing: u64) -> Group
         undecided: raft.and_then(|raft| raft.undecided()),
         missing,
         repaired: group.entries_repaired,
+        repair_bytes: group.repair.as_ref().map_or(0, Repair::bytes),
         handed: group.handed.0,
         membership: raft
             .map(|raft| raft.membership().clone())

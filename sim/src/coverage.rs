@@ -50,6 +50,8 @@ pub enum Mark {
     TornSector,
     Rot,
     Guarded,
+    Repaired,
+    RepairedUnled,
     Poisoned,
     RefusedStart,
     NeverAppended,
@@ -95,7 +97,7 @@ pub enum Mark {
     Stranger,
 }
 
-const NAMES: [(Mark, &str); 86] = [
+const NAMES: [(Mark, &str); 88] = [
     (Mark::Delay, "slow messages"),
     (Mark::Loss, "lost messages"),
     (Mark::Repeat, "repeated messages"),
@@ -154,6 +156,14 @@ const NAMES: [(Mark, &str); 86] = [
     (Mark::TornSector, "blocks torn at 512 bytes"),
     (Mark::Rot, "rot at rest"),
     (Mark::Guarded, "starts with a tail guard"),
+    (
+        Mark::Repaired,
+        "runs that could not be read and came back from a peer",
+    ),
+    (
+        Mark::RepairedUnled,
+        "of these such where no leader was known",
+    ),
     (Mark::Poisoned, "poisoned logs"),
     (Mark::RefusedStart, "refused starts"),
     (Mark::NeverAppended, "proposals never appended"),

@@ -27,6 +27,9 @@ const ASKED_US: u64 = 400_000;
 /// A slot that takes the largest payload there is: a group of blocks may fill a quarter of one.
 const SLOT_BYTES_LARGE: u64 = 8 << 20;
 
+/// Of the random numbers for what goes bad on all nodes at once.
+const HOLES: u64 = 0x686f_6c65;
+
 /// How many slots a pool has, at least, if no snapshot is ever taken: each opening takes another one.
 const POOL_SLOTS_MIN: u64 = 64;
 
@@ -272,6 +275,7 @@ impl Drawing<'_> {
         } else {
             self.draw_damage();
             self.draw_lost_acks();
+            self.draw_holes();
         }
         self.steps.sort_by_key(|timed| timed.at);
         self.steps
@@ -655,6 +659,33 @@ impl Drawing<'_> {
                 recovery: None,
             };
             self.push(at + 1, crash);
+        }
+    }
+
+    /// Something goes bad on every node, another place on each, and all of them begin anew: nobody can lead, and they heal
+    /// from each other. Drawn by itself, so that the rest of a run is what it was.
+    fn draw_holes(&mut self) {
+        let mut random = Rng::with_seed(self.plan.raft_seed ^ HOLES);
+        if self.plan.nodes < 3 || self.plan.disk.tear_sectors || !percent(&mut random, 12) {
+            return;
+        }
+        let at = random.u64(1_500_000..self.plan.faulty_us);
+        for node in (1..=self.plan.nodes).map(NodeId) {
+            let rot = one(&mut random, &[Rot::Bit, Rot::Zeros, Rot::Garbage]);
+            self.push(at, Step::Rot { node, rot });
+        }
+        let down_us = random.u64(1_000..50_000);
+        if random.bool() {
+            return self.push(at + 1, Step::CrashAll { down_us });
+        }
+        for node in (1..=self.plan.nodes).map(NodeId) {
+            let crash = Step::Crash {
+                target: Target::Node(node),
+                crash: Crash::Process,
+                down_us: down_us + random.u64(0..20_000),
+                recovery: None,
+            };
+            self.push(at + random.u64(1..10_000), crash);
         }
     }
 

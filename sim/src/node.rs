@@ -17,7 +17,7 @@ use logdrive_shard::{
 };
 use logdrive_wal::disk::{FlushMode, WatchdogLimits};
 use logdrive_wal::snapshots::SnapshotStore;
-use logdrive_wal::{FreshIds, Identity, OpenError, Options};
+use logdrive_wal::{FreshIds, Identity, OpenError, Options, Wal};
 
 use crate::disk::{Crash, Fault, SimDisk, SimDiskOptions, SimStorage, Tear};
 use crate::files::{SimFiles, SimFilesStorage};
@@ -665,6 +665,11 @@ impl<M: Model> SimNode<M> {
             return Vec::new();
         };
         std::mem::take(&mut running.shard.ports().notices)
+    }
+
+    /// The log, while the node runs.
+    pub(crate) fn wal(&self) -> Option<&Wal<Mortal>> {
+        Some(self.running.as_ref()?.shard.wal())
     }
 
     /// The core of a group, while the node runs.

@@ -15,10 +15,7 @@ use super::snapshots::peers_of;
 use crate::fetch::Fetch;
 use crate::group::{Group, Phase};
 use crate::ports::{Notice, Ports};
-use crate::repair::{Closed, Order};
-
-/// The most reads for peers that repair their logs at a time. More are as if lost on the way: they are asked for again.
-const READS_MAX: usize = 4;
+use crate::repair::{Closed, Order, READS_MAX, Repair};
 
 impl<D: Disk, P: Ports> Shard<D, P> {
     /// What a peer says about entries that it, or this log, cannot read.
@@ -53,6 +50,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         }
         let repairs = |read: &&ReadFor| matches!(read, ReadFor::Repair { .. });
         if self.reads.values().filter(repairs).count() >= READS_MAX {
+            // As if lost on the way: it is asked for again.
             return;
         }
         let request = ReadRequest {
@@ -155,6 +153,11 @@ impl<D: Disk, P: Ports> Shard<D, P> {
     }
 
     fn ask_for_missing(&mut self, now: Micros, id: GroupId) {
+        let is_asking = |group: &Group<P::Output>| {
+            let repair = group.repair.as_ref();
+            repair.is_some_and(Repair::is_asking)
+        };
+        let another = self.groups.values().any(is_asking);
         let group = self.groups.get_mut(&id).expect("groups stay");
         if self.wal.missing_count(id) == 0 {
             // Or what a leader has took their place.
@@ -171,6 +174,10 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         repair.on_tick(now);
         if !repair.wants_run(now) {
             return;
+        }
+        // One at a time, so that what it takes of memory is the same for any number of groups.
+        if another {
+            return repair.wait_for_another(now);
         }
         let missing: Option<Missing> = self.wal.missing(id).first().copied();
         let before = missing.and_then(|run| run.first.prev());

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use logdrive_raft::io::Role;
 use logdrive_raft::{GroupId, Index, Micros, NodeId};
 use logdrive_shard::{GroupState, ShardStatus};
+use logdrive_wal::disk::Disk;
+use logdrive_wal::{Missing, Wal};
 
 use crate::coverage::Mark;
 use crate::files::FilesFault;
@@ -122,6 +124,7 @@ impl<M: Model> Cluster<'_, M> {
 
     /// A healed core has had its time: it should have leaders, and each has committed what it found.
     pub(super) fn note_leaders(&mut self) -> Checked {
+        self.check_mended()?;
         self.excuse_the_guarded();
         self.check_all_growth()?;
         for group in (1..=self.plan.groups).map(GroupId) {
@@ -157,6 +160,29 @@ impl<M: Model> Cluster<'_, M> {
         for id in &self.core {
             for group in (1..=self.plan.groups).map(GroupId) {
                 self.check_growth(*id, group)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What one cannot read and another can has come back, whether anybody leads or not.
+    fn check_mended(&self) -> Checked {
+        for group in (1..=self.plan.groups).map(GroupId) {
+            for id in &self.core {
+                let wal = self.nodes[place(*id)].wal();
+                let Some(run) = wal.and_then(|wal| wal.missing(group).first().copied()) else {
+                    continue;
+                };
+                let has = |other: &&NodeId| {
+                    let wal = self.nodes[place(**other)].wal();
+                    wal.is_some_and(|wal| has_run(wal, group, &run))
+                };
+                if let Some(other) = self.core.iter().find(has) {
+                    let text = format!(
+                        "node {id} lacks {run} of group {group}, and node {other} has them"
+                    );
+                    return Err(Violation::new(Rule::Liveness, text));
+                }
             }
         }
         Ok(())
@@ -502,4 +528,13 @@ impl<M: Model> Cluster<'_, M> {
             }
         }
     }
+}
+
+/// Whether a log can read a run that another one cannot.
+fn has_run(wal: &Wal<impl Disk>, group: GroupId, run: &Missing) -> bool {
+    let begins = wal.base(group).is_some_and(|base| base.index < run.first);
+    let same = wal.position(group, run.last.index) == Some(run.last);
+    let missing = wal.missing(group);
+    let apart = |own: &Missing| own.last.index < run.first || run.last.index < own.first;
+    begins && same && missing.iter().all(apart)
 }

@@ -185,6 +185,13 @@ impl<M: Model> Cluster<'_, M> {
                     self.coverage.hit(Mark::Poisoned);
                     self.schedule(self.now.after(OPERATOR_US), Due::Replace(id));
                 }
+                Notice::Repaired { group, .. } => {
+                    self.coverage.hit(Mark::Repaired);
+                    let core = self.nodes[at].core(group);
+                    if core.is_some_and(|core| core.leader().is_none()) {
+                        self.coverage.hit(Mark::RepairedUnled);
+                    }
+                }
                 Notice::StorageFull { full: true } => self.coverage.hit(Mark::NoSpace),
                 Notice::SnapshotLacking { .. } => self.coverage.hit(Mark::Lacking),
                 Notice::SnapshotUnreadable { .. } => self.coverage.hit(Mark::Unreadable),

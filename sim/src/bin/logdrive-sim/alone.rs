@@ -11,7 +11,7 @@ use logdrive_raft::{
     SnapshotId, Term,
 };
 
-use crate::unsettled;
+use crate::{rewritten, unsettled};
 
 const GROUP: GroupId = GroupId(1);
 pub(crate) const NOW: Micros = Micros(1_000_000);
@@ -23,6 +23,7 @@ pub(crate) fn broken(mutant: Option<Mutant>) -> Option<String> {
         .or_else(|| forgotten(mutant))
         .or_else(|| rolled_back(mutant))
         .or_else(|| unsettled::broken(mutant))
+        .or_else(|| rewritten::broken(mutant))
 }
 
 /// Whoever may have lost what it acknowledged has not got it back by hearing of a leader. Between a leader's heartbeat and

@@ -18,6 +18,7 @@ mod alone;
 mod images;
 mod mutants;
 mod replay;
+mod rewritten;
 mod run;
 mod say;
 mod story;

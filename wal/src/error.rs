@@ -111,6 +111,9 @@ pub(crate) const ADVICE_HOLED: &str = "the node starts, and until it has these e
 /// Advice for a copy that went bad.
 pub(crate) const ADVICE_HEALABLE: &str = "nothing is lost: the other copy is good, and opening the log writes this one again; check the device";
 
+/// Advice for what went bad while the log is open.
+pub(crate) const ADVICE_SCRUBBED: &str = "nothing is lost while another node has it, and the next start finds what was written again; check the device";
+
 pub(crate) const ADVICE_MENDED: &str = "nothing is lost: what was there was cut or covered since, or is said elsewhere too; this line ends once that part of the log is released; check the device";
 
 /// Why a log cannot be opened.

@@ -30,7 +30,7 @@ pub use error::{
 pub use judge::{VOTE_SPENT, Verdict};
 pub use options::{
     FlushModeChoice, FreshIds, Identity, InFlightMax, Options, SLOT_BYTES_MAX, SLOT_BYTES_MIN,
-    SLOTS_MIN,
+    SLOTS_MIN, ScrubPace,
 };
 pub use path::Missing;
 pub use read::{ReadDone, ReadRequest};

@@ -82,6 +82,15 @@ pub struct InFlightMax {
     pub all: usize,
 }
 
+/// How sealed segments are read again, to find what goes bad at rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScrubPace {
+    /// No faster than so many bytes a second.
+    pub bytes_per_s: u64,
+    /// Not all of it more often than this, in microseconds.
+    pub every_us: u64,
+}
+
 /// How a log is opened.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -103,6 +112,8 @@ pub struct Options {
     pub watchdog: WatchdogLimits,
     /// How long the log has been idle when it states so, in microseconds.
     pub idle_mark_us: u64,
+    /// How sealed segments are read again; none: they are not.
+    pub scrub: Option<ScrubPace>,
     /// Used if the directory is new.
     pub fresh: FreshIds,
     /// The bug that is switched on, in builds that hold some.
@@ -123,6 +134,7 @@ impl Options {
             flush_mode: FlushModeChoice::Auto,
             watchdog: WatchdogLimits::default(),
             idle_mark_us: 1500,
+            scrub: None,
             fresh,
             mutant: None,
         }

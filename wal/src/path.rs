@@ -3,8 +3,9 @@
 //! It knows of every entry on the path where its frame lies, and nothing of entries off the path, which are
 //! dead whatever their term.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use logdrive_raft::io::{EntryMeta, Guard, HardState};
@@ -170,6 +171,8 @@ pub(crate) struct GroupLog {
     /// Where entries lay that lie elsewhere now, up to the last index of each run: a log that begins with a later segment
     /// would not know of them.
     moved: Vec<(Index, u64)>,
+    /// Entries that are to be written again, for the next opening would not find them where they lie.
+    wanted: BTreeSet<Index>,
     pub(crate) hard_state: HardState,
     /// What an opening found that it may have acknowledged and lost.
     pub(crate) guard: Option<Guard>,
@@ -296,6 +299,7 @@ impl GroupLog {
             missing: 0,
             supplied: VecDeque::new(),
             moved: Vec::new(),
+            wanted: BTreeSet::new(),
             hard_state: HardState::default(),
             guard: None,
             anchor: None,
@@ -416,6 +420,48 @@ impl GroupLog {
         runs
     }
 
+    /// Entries that lie in these blocks are to be written again. Says how many these are, and the first of them.
+    pub(crate) fn want_again(
+        &mut self,
+        segment: u64,
+        blocks: &RangeInclusive<u32>,
+    ) -> (usize, Option<Index>) {
+        let lies_there = |row: &Row| {
+            let own = row.blocks().filter(|_| row.segment() == Some(segment));
+            own.is_some_and(|(first, _, last)| first <= *blocks.end() && *blocks.start() <= last)
+        };
+        let bottom = self.bottom().index;
+        let rows = (bottom.0 + 1..).map(Index).zip(&self.rows);
+        let hit = rows.filter(|(_, row)| lies_there(row));
+        let hit: Vec<Index> = hit.map(|(index, _)| index).collect();
+        self.wanted.extend(&hit);
+        (hit.len(), hit.first().copied())
+    }
+
+    /// The first entries that are to be written again: a run of so many bytes, or of one entry.
+    pub(crate) fn wanted(&self, bytes_max: usize) -> Option<Missing> {
+        let first = *self.wanted.first()?;
+        let mut last = first;
+        let mut bytes = self.row(first)?.bytes as usize;
+        while let Some(row) = self.row(last.next())
+            && self.wanted.contains(&last.next())
+            && bytes + row.bytes as usize <= bytes_max
+        {
+            bytes += row.bytes as usize;
+            last = last.next();
+        }
+        Some(Missing {
+            first,
+            last: self.position(last)?,
+            segment: self.row(first)?.segment()?,
+        })
+    }
+
+    /// How many entries these are.
+    pub(crate) fn wanted_count(&self) -> usize {
+        self.wanted.len()
+    }
+
     /// The anchor at which the log can be cut so that fewer entries are missing: what it covers is needed by nobody here.
     pub(crate) fn anchor_over_missing(&self) -> Option<&Anchor> {
         let first = self.first_missing()?;
@@ -466,6 +512,8 @@ impl GroupLog {
     }
 
     fn keep_below(&mut self, rows: usize) {
+        let last = Index(self.bottom().index.0 + rows as u64);
+        self.wanted.retain(|index| *index <= last);
         let dead = self.rows.range(rows.min(self.rows.len())..);
         self.bytes -= dead.clone().map(|row| u64::from(row.bytes)).sum::<u64>();
         self.missing -= dead.filter(|row| row.is_missing()).count();
@@ -551,6 +599,7 @@ impl GroupLog {
             self.bytes = self.bytes + u64::from(row.bytes) - u64::from(before.bytes);
             self.missing -= usize::from(before.is_missing());
             self.note_moved(index, before.segment());
+            self.wanted.remove(&index);
             replaced(number);
         }
     }
@@ -601,6 +650,7 @@ impl GroupLog {
             self.owed = None;
         }
         self.moved.retain(|(last, _)| base.index < *last);
+        self.wanted.retain(|index| base.index < *index);
         self.start = start;
         if self.tip() != *tip {
             return Err(OffPath::OtherTip);

@@ -30,6 +30,10 @@ pub struct Counters {
     pub bytes_read: u64,
     /// Segments that were released.
     pub segments_released: u64,
+    /// Bytes of sealed segments that were read again.
+    pub scrubbed_bytes: u64,
+    /// How often all of them have been.
+    pub scrub_passes: u64,
 }
 
 /// Whether a log has room for more.

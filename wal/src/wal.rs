@@ -30,10 +30,12 @@ mod complete;
 mod open;
 mod read;
 mod release;
+mod scrub;
 
 pub use open::{RecoveredGroup, Recovery};
 
 use release::Release;
+use scrub::Scrub;
 
 /// Counts appends. Only moves forward.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug, Hash)]
@@ -58,6 +60,7 @@ pub struct Wal<D> {
     pipeline: Pipeline,
     pool: Pool,
     reads: Reads,
+    scrub: Scrub,
     /// Which slot holds which segment, and how its blocks are stamped.
     segments: BTreeMap<u64, Held>,
     release: Release,
@@ -91,6 +94,8 @@ struct Segment {
 struct Held {
     slot: SlotId,
     stamper: Stamper,
+    /// Where it ends, if it is written no more.
+    end: u32,
 }
 
 /// What the next flush group has to know of the last one that was built.
@@ -295,6 +300,25 @@ impl<D: Disk> Wal<D> {
         self.groups.get(&group).map_or(0, GroupLog::missing_count)
     }
 
+    /// The next run of a group that is to be supplied, and what its first entry follows: of what is missing, or of what
+    /// went bad since the log was opened.
+    #[must_use]
+    pub fn wanted(&self, group: GroupId) -> Option<(Missing, LogPosition)> {
+        let log = self.groups.get(&group)?;
+        let run = match log.missing().first() {
+            Some(missing) => *missing,
+            None => log.wanted(self.options.group_bytes_max)?,
+        };
+        Some((run, log.position(run.first.prev()?)?))
+    }
+
+    /// How many entries are missing, or went bad since.
+    #[must_use]
+    pub fn wanted_count(&self, group: GroupId) -> usize {
+        let log = self.groups.get(&group);
+        log.map_or(0, |log| log.missing_count() + log.wanted_count())
+    }
+
     /// What lies at an index of a group's path, as far as that is known.
     #[must_use]
     pub fn position(&self, group: GroupId, index: Index) -> Option<LogPosition> {
@@ -401,7 +425,9 @@ impl<D: Disk> Wal<D> {
         // A log that has failed does not grow any more.
         let retry = self.pool.next_deadline();
         let retry = retry.filter(|_| self.poisoned.is_none());
-        self.idle_at.into_iter().chain(retry).min()
+        let scrub = self.scrub.next_deadline();
+        let scrub = scrub.filter(|_| self.poisoned.is_none());
+        self.idle_at.into_iter().chain(retry).chain(scrub).min()
     }
 
     /// Why nothing is accepted any more, if so.

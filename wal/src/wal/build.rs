@@ -39,6 +39,7 @@ impl<D: Disk> Wal<D> {
         self.ask_for_one_more();
         self.watch_idleness(now);
         self.grow_pool(now);
+        self.scrub(now);
         self.disk.kick();
     }
 
@@ -168,6 +169,9 @@ impl<D: Disk> Wal<D> {
         let rows = std::mem::replace(&mut self.active.footer, empty);
         self.write_group(GroupKind::Seal, Plan::default(), vec![Record::Footer(rows)]);
         let last = self.active.header;
+        if let Some(held) = self.segments.get_mut(&last.segment) {
+            held.end = self.active.next;
+        }
         let oldest = self.oldest_after_roll();
         let header = SlotHeader {
             by_recovery: false,
@@ -220,7 +224,9 @@ impl<D: Disk> Wal<D> {
             next: SLOT_HEADER_BLOCKS,
             footer,
         };
-        self.segments.insert(header.segment, Held { slot, stamper });
+        let end = u32::MAX;
+        let held = Held { slot, stamper, end };
+        self.segments.insert(header.segment, held);
     }
 
     /// The first flush group of a segment says where every group stands, and all that is still needed of what the

@@ -83,6 +83,9 @@ impl<D: Disk> Wal<D> {
             self.on_read(id, result, buffer);
             return;
         }
+        if self.scrub.is_under_way(id) {
+            return self.on_scrubbed(&result, buffer);
+        }
         if let Some(buffer) = buffer {
             self.disk.give_buffer(buffer);
         }

@@ -12,8 +12,8 @@ use logdrive_raft::{
 };
 
 use super::{
-    FirstGroup, Held, Position, Release, Segment, Tail, VOTE_BYTES, Wal, base_bytes, check_slot,
-    checkpoint_blocks, seal_blocks,
+    FirstGroup, Held, Position, Release, Scrub, Segment, Tail, VOTE_BYTES, Wal, base_bytes,
+    check_slot, checkpoint_blocks, seal_blocks,
 };
 use crate::build::gather;
 use crate::debris::Debris;
@@ -157,12 +157,14 @@ impl<D: Disk> Wal<D> {
             chain,
             echo,
             durable,
+            ends,
             ..
         } = opening;
         let (echo, echo_records) = echo_of(&echo);
         let held = |header: &SlotHeader| Held {
             slot: SlotId(header.slot),
             stamper: header.stamper(),
+            end: ends.get(&SlotId(header.slot)).copied().unwrap_or(u32::MAX),
         };
         let mut segments: BTreeMap<u64, Held> = live
             .iter()
@@ -200,6 +202,7 @@ impl<D: Disk> Wal<D> {
             pipeline: Pipeline::new(mode, watchdog, durable, options.mutant),
             pool,
             reads: Reads::default(),
+            scrub: Scrub::default(),
             segments,
             release: Release::new(std::mem::take(&mut judgement.headless)),
             first_group: FirstGroup::default(),
@@ -546,6 +549,8 @@ struct Opening {
     /// The table of the last flush group that counts.
     echo: Vec<Record>,
     durable: Place,
+    /// Where the segments that are kept end.
+    ends: BTreeMap<SlotId, u32>,
 }
 
 impl Opening {
@@ -647,6 +652,7 @@ impl Opening {
                 chain,
                 echo,
                 durable,
+                ends,
             });
         }
         let free = pool.any_free();
@@ -709,6 +715,7 @@ impl Opening {
             chain,
             echo,
             durable,
+            ends,
         })
     }
 }

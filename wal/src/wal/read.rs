@@ -148,10 +148,24 @@ impl<D: Disk> Wal<D> {
                 let result = Ok(job.entries);
                 self.reads.done.push(ReadDone { id, result });
             }
-            Err(error) => self.reads.done.push(ReadDone {
-                id,
-                result: Err(error),
-            }),
+            Err(error) => {
+                if let ReadError::Rot(finding) = &error {
+                    self.note_rot(extent.slot, finding);
+                }
+                let result = Err(error);
+                self.reads.done.push(ReadDone { id, result });
+            }
+        }
+    }
+
+    /// What was found bad when it was needed is wanted again like what is found by looking for it.
+    fn note_rot(&mut self, slot: crate::disk::SlotId, finding: &Finding) {
+        let mut segments = self.segments.iter();
+        let segment = segments.find(|(_, held)| held.slot == slot);
+        let segment = segment.map(|(segment, _)| *segment);
+        let block = u32::try_from(finding.offset_bytes / BLOCK_BYTES as u64);
+        if let (Some(segment), Ok(block)) = (segment, block) {
+            self.on_bad_block(segment, slot, block, &finding.meaning);
         }
     }
 

@@ -22,5 +22,6 @@ mod readme;
 mod recycled;
 mod release;
 
+mod scrub;
 mod supplied;
 mod while_running;

@@ -311,6 +311,28 @@ pub(crate) fn carry(shared: &Shared, notice: Notice) {
                 "{entries} entries up to {last} that could not be read are back from node {from}; {left} are missing"
             );
         }
+        Notice::WentBad { findings } => {
+            for finding in findings {
+                tracing::error!(
+                    event = "went_bad",
+                    node = shared.node,
+                    code = "went_bad",
+                    "{finding}"
+                );
+                if let Some(group) = finding.group {
+                    let advice = "keep the other nodes running; if none of them has these entries, take a snapshot, so \
+                                  that the log is cut behind them; then check the device";
+                    raise(
+                        shared,
+                        "went_bad",
+                        Some(group.0),
+                        finding.to_string(),
+                        advice,
+                    );
+                }
+            }
+        }
+        Notice::NothingMissing { group } => shared.clear("went_bad", Some(group.0)),
         Notice::Recovered { findings } => {
             for finding in findings {
                 tracing::warn!(

@@ -5,7 +5,7 @@ use std::time::Duration;
 use logdrive_raft::io::Config;
 use logdrive_raft::{Boot, ClusterId, GroupId, Incarnation, NodeId, Replica};
 use logdrive_shard::{FETCH_BYTES_MAX, REPAIR_BYTES_MAX, SnapshotSettings};
-use logdrive_wal::{FlushModeChoice, FreshIds, Identity, Options};
+use logdrive_wal::{FlushModeChoice, FreshIds, Identity, Options, ScrubPace};
 
 /// Bounds of memory and of what waits.
 ///
@@ -216,6 +216,10 @@ pub struct WalSettings {
     pub backend: WalBackend,
     /// How writes become durable.
     pub flush_mode: WalFlushMode,
+    /// How fast sealed segments are read again, to find what goes bad at rest.
+    pub scrub_bytes_per_s: u64,
+    /// They are not all read more often than this; a start reads them, too.
+    pub scrub_interval: Duration,
 }
 
 impl Default for WalSettings {
@@ -225,6 +229,8 @@ impl Default for WalSettings {
             bytes_max: 8 << 30,
             backend: WalBackend::Auto,
             flush_mode: WalFlushMode::Auto,
+            scrub_bytes_per_s: 4 << 20,
+            scrub_interval: Duration::from_secs(3600),
         }
     }
 }
@@ -233,6 +239,10 @@ impl WalSettings {
     pub(crate) fn options(&self, identity: Identity, fresh: FreshIds) -> Options {
         let mut options = Options::new(identity, fresh).with_pool(self.slot_bytes, self.bytes_max);
         options.flush_mode = self.flush_mode.into();
+        options.scrub = Some(ScrubPace {
+            bytes_per_s: self.scrub_bytes_per_s,
+            every_us: u64::try_from(self.scrub_interval.as_micros()).unwrap_or(u64::MAX),
+        });
         options
     }
 

@@ -217,6 +217,10 @@ pub struct WalLine {
     pub flush_mode: String,
     /// How often the log has changed that, because flushes took much longer than usual.
     pub flush_mode_changes: u64,
+    /// Bytes of full segments that were read again to find what went bad.
+    pub scrubbed_bytes: u64,
+    /// How often all of them were.
+    pub scrub_passes: u64,
     /// `auto`, or the mode that `wal.flush_mode` forces and that the log never leaves.
     pub flush_mode_choice: String,
     /// Segment files ready for use.
@@ -283,6 +287,7 @@ pub const ALARM_CODES: &[&str] = &[
     "log_failed",
     "storage_full",
     "log_read_failed",
+    "went_bad",
     "guarded",
     "undecided",
     "frame_too_large",
@@ -511,6 +516,8 @@ fn wal_line(shard: &ShardStatus) -> WalLine {
         backend: wal.backend.to_owned(),
         flush_mode: wal.flush_mode.name().to_owned(),
         flush_mode_changes: wal.flush_mode_changes,
+        scrubbed_bytes: wal.counters.scrubbed_bytes,
+        scrub_passes: wal.counters.scrub_passes,
         flush_mode_choice: wal.flush_mode_choice.name().to_owned(),
         slots_free: wal.slots_free as u64,
         slots: wal.slots_total as u64,

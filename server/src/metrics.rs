@@ -295,6 +295,14 @@ impl Scrape {
             "How often a flush mode that starved was left",
             wal.flush_mode_changes,
         )?;
+        page.counter(
+            "wal_scrub_passes",
+            "How often all full segments were read again",
+            wal.scrub_passes,
+        )?;
+        let scrubbed = (Vec::new(), wal.scrubbed_bytes);
+        let help = "Full segments that were read again to find what went bad";
+        page.counters("wal_scrubbed", help, Some(&Unit::Bytes), [scrubbed])?;
         let flushes = Buckets::of_rows(&self.metrics.flush_us);
         page.histogram("wal_fsync_duration", "One flush of the log", &flushes)?;
         let mut one = |name, help, value: f64| page.gauge(name, help, None, [(Vec::new(), value)]);

@@ -267,6 +267,16 @@ pub enum Notice {
         /// How many are left that cannot be read.
         left: u64,
     },
+    /// All entries of a group can be read again, or those that could not are needed no more.
+    NothingMissing {
+        /// The group.
+        group: GroupId,
+    },
+    /// What was found bad since the log was opened. Entries among it are fetched from peers.
+    WentBad {
+        /// What, and where.
+        findings: Vec<Finding>,
+    },
     /// What recovery found.
     Recovered {
         /// Findings that did not keep the log from opening.

@@ -106,6 +106,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         for input in inputs.drain(..) {
             self.step(now, input);
         }
+        self.take_findings(now);
         self.turn_repairs(now);
         self.propose(now);
         self.carry_out(now);
@@ -132,7 +133,7 @@ impl<D: Disk, P: Ports> Shard<D, P> {
             .groups
             .values()
             .map(|group| {
-                let missing = self.wal.missing_count(group.id) as u64;
+                let missing = self.wal.wanted_count(group.id) as u64;
                 status::of_group(group, own, missing)
             })
             .collect();

@@ -27,8 +27,10 @@ const ASKED_US: u64 = 400_000;
 /// A slot that takes the largest payload there is: a group of blocks may fill a quarter of one.
 const SLOT_BYTES_LARGE: u64 = 8 << 20;
 
-/// Of the random numbers for what goes bad on all nodes at once.
+/// Of the random numbers for what goes bad on all nodes at once, and for whether logs look for it. They are drawn by
+/// themselves, so that the rest of a run is what it was.
 const HOLES: u64 = 0x686f_6c65;
+const SCRUBS: u64 = 0x7363_7275;
 
 /// How many slots a pool has, at least, if no snapshot is ever taken: each opening takes another one.
 const POOL_SLOTS_MIN: u64 = 64;
@@ -123,6 +125,7 @@ fn draw_plan(random: &mut Rng, beyond_limit: bool) -> Plan {
         plan.quiet_us = QUIET_FETCHING_US + plan.fetch_us();
     }
     plan.healthy_us = settle_us(&plan) + ASKED_US + plan.quiet_us;
+    plan.disk.scrubs = percent(&mut Rng::with_seed(plan.raft_seed ^ SCRUBS), 15);
     plan
 }
 
@@ -204,6 +207,7 @@ fn draw_disk(random: &mut Rng, slot_bytes: u64, groups: u64, snapshot: &Snapshot
         read_us: (20, 80),
         starved_percent: if percent(random, 20) { 20 } else { 0 },
         tear_sectors: percent(random, 10),
+        scrubs: false,
         rates: DiskRates {
             read_error_ppm: rate(random, 1000),
             short_read_ppm: rate(random, 1000),
@@ -663,7 +667,7 @@ impl Drawing<'_> {
     }
 
     /// Something goes bad on every node, another place on each, and all of them begin anew: nobody can lead, and they heal
-    /// from each other. Drawn by itself, so that the rest of a run is what it was.
+    /// from each other.
     fn draw_holes(&mut self) {
         let mut random = Rng::with_seed(self.plan.raft_seed ^ HOLES);
         if self.plan.nodes < 3 || self.plan.disk.tear_sectors || !percent(&mut random, 12) {
@@ -673,6 +677,10 @@ impl Drawing<'_> {
         for node in (1..=self.plan.nodes).map(NodeId) {
             let rot = one(&mut random, &[Rot::Bit, Rot::Zeros, Rot::Garbage]);
             self.push(at, Step::Rot { node, rot });
+        }
+        // Or it is found by who looks for it.
+        if self.plan.disk.scrubs && random.bool() {
+            return;
         }
         let down_us = random.u64(1_000..50_000);
         if random.bool() {

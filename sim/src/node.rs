@@ -17,7 +17,7 @@ use logdrive_shard::{
 };
 use logdrive_wal::disk::{FlushMode, WatchdogLimits};
 use logdrive_wal::snapshots::SnapshotStore;
-use logdrive_wal::{FreshIds, Identity, OpenError, Options, Wal};
+use logdrive_wal::{FreshIds, Identity, OpenError, Options, ScrubPace, Wal};
 
 use crate::disk::{Crash, Fault, SimDisk, SimDiskOptions, SimStorage, Tear};
 use crate::files::{SimFiles, SimFilesStorage};
@@ -348,6 +348,10 @@ impl<M: Model> SimNode<M> {
                 bad_windows: 1,
                 bad_windows_max: 4,
             },
+            scrub: plan.disk.scrubs.then_some(ScrubPace {
+                bytes_per_s: 16 << 20,
+                every_us: 200_000,
+            }),
             ..Options::new(identity, fresh).with_pool(plan.disk.slot_bytes, plan.disk.bytes_max)
         };
         let frame_bytes_max = options.frame_bytes_max;

@@ -96,6 +96,8 @@ pub struct DiskPlan {
     pub starved_percent: u8,
     /// Power cuts tear blocks into sectors of 512 bytes.
     pub tear_sectors: bool,
+    /// Logs read their sealed segments again.
+    pub scrubs: bool,
     /// How often what fails by itself, in millionths of the operations, while there are faults.
     pub rates: DiskRates,
 }
@@ -239,6 +241,7 @@ impl Plan {
                 read_us: (20, 80),
                 starved_percent: 0,
                 tear_sectors: false,
+                scrubs: false,
                 rates: DiskRates::default(),
             },
             network: NetworkPlan {

@@ -96,9 +96,9 @@ macro_rules! bytes {
     };
 }
 
-/// Bytes a second that are a field of `snapshots`.
+/// Bytes a second.
 macro_rules! rate {
-    ($name:literal, $field:ident, $doc:literal) => {
+    ($name:literal, $part:ident.$field:ident, $doc:literal) => {
         Key {
             name: $name,
             required: false,
@@ -110,17 +110,17 @@ macro_rules! rate {
                 if rate == 0 {
                     return Err(format!("`{text}` is less than the least that works, 1B/s"));
                 }
-                config.snapshots.$field = rate;
+                config.$part.$field = rate;
                 Ok(())
             },
-            show: |config| format!("{}/s", spell_bytes(config.snapshots.$field)),
+            show: |config| format!("{}/s", spell_bytes(config.$part.$field)),
         }
     };
 }
 
-/// A time that is a field of `raft`.
+/// A time.
 macro_rules! time {
-    ($name:literal, $field:ident, $doc:literal) => {
+    ($name:literal, $part:ident.$field:ident, $doc:literal) => {
         Key {
             name: $name,
             required: false,
@@ -128,10 +128,10 @@ macro_rules! time {
             doc: $doc,
             kind: Kind::Text,
             set: |config, text| {
-                config.raft.$field = units::duration(text).map_err(text_of)?;
+                config.$part.$field = units::duration(text).map_err(text_of)?;
                 Ok(())
             },
-            show: |config| spell_duration(config.raft.$field),
+            show: |config| spell_duration(config.$part.$field),
         }
     };
 }
@@ -320,6 +320,17 @@ pub const KEYS: &[Key] = &[
         },
         show: |config| name_of(config.wal.flush_mode, FLUSH_MODES),
     },
+    rate!(
+        "wal.scrub_rate",
+        wal.scrub_bytes_per_s,
+        "How fast segments that are full are read again, to find what goes bad at rest and have it back from the\n\
+         other nodes before anybody needs it."
+    ),
+    time!(
+        "wal.scrub_interval",
+        wal.scrub_interval,
+        "They are not all read more often than this. A start reads them, too, and the first time is so long after it."
+    ),
     bytes!(
         "snapshots.log_bytes",
         snapshots.log_bytes,
@@ -360,41 +371,41 @@ pub const KEYS: &[Key] = &[
     ),
     rate!(
         "snapshots.fetch_bytes_per_s",
-        fetch_bytes_per_s,
+        snapshots.fetch_bytes_per_s,
         "No faster than this does this node fetch a snapshot, in bytes a second. More than the load writes, or it\n\
          does not catch up; less than the network, or clients notice."
     ),
     rate!(
         "snapshots.catch_up_bytes_per_s",
-        catch_up_bytes_per_s,
+        snapshots.catch_up_bytes_per_s,
         "No faster than this does a leader read back from its log what followers lack, in bytes a second, or than\n\
          three times what the load writes for each of them, whichever is more. Without load, as fast as it can."
     ),
     rate!(
         "snapshots.write_bytes_per_s",
-        write_bytes_per_s,
+        snapshots.write_bytes_per_s,
         "No faster than this is a snapshot written, read back to check it, and taken over by a machine that runs,\n\
          in bytes a second."
     ),
     time!(
         "raft.heartbeat_interval",
-        heartbeat_interval,
+        raft.heartbeat_interval,
         "How often an idle follower hears of its leader: at most half of the shortest election timeout."
     ),
     time!(
         "raft.election_timeout_min",
-        election_timeout_min,
+        raft.election_timeout_min,
         "How long a follower waits for its leader before it may stand for election: drawn anew each time between\n\
          this and raft.election_timeout_max. Well above the round trip between the nodes plus a slow flush."
     ),
     time!(
         "raft.election_timeout_max",
-        election_timeout_max,
+        raft.election_timeout_max,
         "The longest election timeout."
     ),
     time!(
         "raft.disk_lag_max",
-        disk_lag_max,
+        raft.disk_lag_max,
         "How long a leader's own disk may trail a follower's before it gives up leading."
     ),
     bytes!(

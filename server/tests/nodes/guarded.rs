@@ -1,6 +1,7 @@
 //! A block of a log goes bad while its node is down: what an operator sees, and that it ends by itself.
 
 use std::fs;
+use std::io::{Seek, SeekFrom, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -193,6 +194,68 @@ fn a_follower_gets_back_what_went_bad_in_the_middle_of_its_log() {
     let verified = place.run(&["wal", "verify", &data]);
     verified.says(0, &[]);
     assert!(verified.out.contains("mended "), "{}", verified.out);
+}
+
+/// What goes bad while a node runs is found without being asked for, and is back before anybody needs it.
+#[test]
+fn what_goes_bad_at_rest_is_found_and_comes_back_while_the_node_runs() {
+    let place = Place::new();
+    let files = place.three(
+        "mtu = 'loopback'\n[wal]\nslot_bytes = '1MiB'\nbytes_max = '64MiB'\nscrub_rate = '64MiB/s'\n\
+         scrub_interval = '50ms'\n",
+    );
+    let nodes: Vec<Serving> = files.iter().map(|config| place.serve(config)).collect();
+    let mut leader = None;
+    until("a leader", || {
+        leader = leader_of(&place, &nodes[0]);
+        leader.is_some()
+    });
+    let leader = leader.unwrap();
+    let leads = &nodes[usize::try_from(leader - 1).unwrap()];
+    for number in 0..40 {
+        let value = format!("value number {number} {}", "x".repeat(60_000));
+        let put = place.kv(leads, &["put", &number.to_string(), &value]);
+        assert_eq!(put.code, 0, "{}", put.err);
+    }
+    let written = last_of(&place, leads);
+    until("all have it all", || {
+        nodes.iter().all(|node| last_of(&place, node) == written)
+    });
+    // On the leader, which goes on leading.
+    spoil_in_place(&place, leader, "value number 3 xx");
+    until("it is found and back", || {
+        let status = status(&place, leads);
+        let group = &status["groups"][0];
+        let alarms = status["alarms"].as_array().unwrap();
+        let bad = alarms.iter().any(|alarm| alarm["code"] == "went_bad");
+        group["repaired"].as_u64() > Some(0) && group["missing"] == 0 && !bad
+    });
+    assert_eq!(leader_of(&place, leads), Some(leader));
+    for node in nodes {
+        assert_eq!(node.stop(), 0);
+    }
+    let verified = place.run(&["wal", "verify", &format!("n{leader}/data")]);
+    verified.says(0, &[]);
+    assert!(verified.out.contains("mended "), "{}", verified.out);
+}
+
+/// The same without touching anything else of files that are in use.
+fn spoil_in_place(place: &Place, node: u64, value: &str) {
+    let mut spoiled = 0;
+    for path in files_below(place.path(&format!("n{node}/data"))) {
+        let bytes = fs::read(&path).unwrap();
+        let found = bytes
+            .windows(value.len())
+            .position(|here| here == value.as_bytes());
+        if let Some(at) = found {
+            let mut file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+            file.seek(SeekFrom::Start(at as u64)).unwrap();
+            file.write_all(&[bytes[at] ^ 1]).unwrap();
+            file.sync_all().unwrap();
+            spoiled += 1;
+        }
+    }
+    assert_eq!(spoiled, 1);
 }
 
 /// Nobody can lead, for each has lost what another one has; they get it back from each other all the same.

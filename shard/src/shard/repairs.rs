@@ -5,9 +5,7 @@ use logdrive_raft::limits::APPEND_BYTES_MAX;
 use logdrive_raft::message::{Body, PART_BYTES_MAX, Repair as Said, Wanted};
 use logdrive_raft::{Entry, GroupId, Index, Message, Micros, NodeId, Raft};
 use logdrive_wal::disk::Disk;
-use logdrive_wal::{
-    ENTRY_ROOM_BYTES, Missing, ReadError, ReadRefused, ReadRequest, Room, SupplyError,
-};
+use logdrive_wal::{ENTRY_ROOM_BYTES, ReadError, ReadRefused, ReadRequest, Room, SupplyError};
 
 use super::Shard;
 use super::feed::ReadFor;
@@ -110,8 +108,8 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         }
     }
 
-    /// What was supplied is durable: from now on it is read there, and the core goes on with it. Both at once, for what
-    /// is not missing any more must not be appended as if it were.
+    /// What was supplied is durable: from now on it is read there, and the core goes on with what it could not read. Both at
+    /// once, for what is not missing any more must not be appended as if it were.
     fn take_back(&mut self, now: Micros, id: GroupId) {
         let durable = self.wal.durable();
         let group = self.groups.get_mut(&id).expect("groups stay");
@@ -120,36 +118,54 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         };
         let after = raft.last();
         let written = repair.writing().is_some_and(|position| position <= durable);
-        if !written || self.wal.whole(id) != Some(after) || !raft.may_regain(&after) {
+        // What went bad since the log was opened the core has all the time.
+        let regains = self.wal.missing_count(id) > 0;
+        let takes = self.wal.whole(id) == Some(after) && raft.may_regain(&after);
+        if !written || regains && !takes {
             return;
         }
-        let before = self.wal.missing_count(id);
+        let before = self.wal.wanted_count(id);
         self.wal.take_supplied(id);
-        let left = self.wal.missing_count(id);
-        let entries = self.wal.metas_after(id, after.index);
         let closed = repair.on_written(now);
-        let through = Index(after.index.0 + entries.len() as u64);
-        let configurations = repair.take_configurations(after.index, through);
-        if !entries.is_empty() {
+        if regains {
+            let entries = self.wal.metas_after(id, after.index);
+            let through = Index(after.index.0 + entries.len() as u64);
+            let configurations = repair.take_configurations(after.index, through);
+            let more = self.wal.missing_count(id) > 0;
             let regained = Regained {
                 after,
                 entries,
                 configurations,
-                more: left > 0,
+                more,
             };
             group.step(now, Input::Regained(regained));
         }
+        let left = self.wal.wanted_count(id) as u64;
         if let Some(Closed { last, from }) = closed {
-            let back = (before - left) as u64;
+            let back = (before as u64).saturating_sub(left);
             group.entries_repaired += back;
             self.ports.notice(Notice::Repaired {
                 group: id,
                 entries: back,
                 last: last.index,
                 from,
-                left: left as u64,
+                left,
             });
         }
+    }
+
+    /// Says what went bad at rest, and has it fetched.
+    pub(super) fn take_findings(&mut self, now: Micros) {
+        let findings = self.wal.take_findings();
+        if findings.is_empty() {
+            return;
+        }
+        for group in self.groups.values_mut() {
+            if group.repair.is_none() && self.wal.wanted_count(group.id) > 0 {
+                group.repair = Some(Repair::new(group.id, Vec::new(), now));
+            }
+        }
+        self.ports.notice(Notice::WentBad { findings });
     }
 
     fn ask_for_missing(&mut self, now: Micros, id: GroupId) {
@@ -159,9 +175,10 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         };
         let another = self.groups.values().any(is_asking);
         let group = self.groups.get_mut(&id).expect("groups stay");
-        if self.wal.missing_count(id) == 0 {
+        if self.wal.wanted_count(id) == 0 {
             // Or what a leader has took their place.
             group.repair = None;
+            self.ports.notice(Notice::NothingMissing { group: id });
             return;
         }
         if group.raft().is_none() {
@@ -179,11 +196,9 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         if another {
             return repair.wait_for_another(now);
         }
-        let missing: Option<Missing> = self.wal.missing(id).first().copied();
-        let before = missing.and_then(|run| run.first.prev());
-        let before = before.and_then(|before| self.wal.position(id, before));
-        if let (Some(missing), Some(before)) = (missing, before) {
-            repair.begin(missing, before, &peers, now);
+        match self.wal.wanted(id) {
+            Some((missing, before)) => repair.begin(missing, before, &peers, now),
+            None => repair.wait_for_another(now),
         }
     }
 

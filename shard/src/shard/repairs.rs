@@ -119,9 +119,9 @@ impl<D: Disk, P: Ports> Shard<D, P> {
         let after = raft.last();
         let written = repair.writing().is_some_and(|position| position <= durable);
         // What went bad since the log was opened the core has all the time.
-        let regains = self.wal.missing_count(id) > 0;
-        let takes = self.wal.whole(id) == Some(after) && raft.may_regain(&after);
-        if !written || regains && !takes {
+        let regains = written && self.wal.missing_count(id) > 0;
+        let takes = || self.wal.whole(id) == Some(after) && raft.may_regain(&after);
+        if !written || regains && !takes() {
             return;
         }
         let before = self.wal.wanted_count(id);

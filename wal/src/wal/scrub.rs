@@ -18,6 +18,9 @@ use crate::options::ScrubPace;
 /// How many blocks are read at once.
 const PART_BLOCKS: u32 = 64;
 
+/// The least time from the end of one pass to the beginning of the next one.
+const PAUSE_US: u64 = 10_000;
+
 /// The most findings that wait to be taken.
 const FINDINGS_MAX: usize = 64;
 
@@ -75,10 +78,14 @@ impl<D: Disk> Wal<D> {
         if now < due || self.scrub.under_way.is_some() || self.poisoned.is_some() {
             return;
         }
-        let sealed = self
-            .segments
-            .range(self.scrub.segment..self.active.header.segment);
-        let Some((segment, held)) = sealed.map(|(segment, held)| (*segment, *held)).next() else {
+        if (self.scrub.segment, self.scrub.block) == (0, 0) {
+            self.scrub.began = now;
+        }
+        // Of a segment that was just sealed the last flush groups may be under way.
+        let durable = self.pipeline.durable_place.segment;
+        let next = self.segments.range(self.scrub.segment..).next();
+        let sealed = next.filter(|(segment, _)| **segment < durable);
+        let Some((segment, held)) = sealed.map(|(segment, held)| (*segment, *held)) else {
             return self.end_pass(now, pace);
         };
         if segment != self.scrub.segment || self.scrub.block == 0 {
@@ -128,14 +135,13 @@ impl<D: Disk> Wal<D> {
             .scrub
             .began
             .after(pace.every_us)
-            .max(now.after(1_000_000));
+            .max(now.after(PAUSE_US));
         let kept = &self.segments;
         self.scrub
             .known
             .retain(|(segment, _)| kept.contains_key(segment));
         self.scrub.segment = 0;
         self.scrub.block = 0;
-        self.scrub.began = next;
         self.scrub.due = Some(next);
         self.counters.scrub_passes += 1;
     }

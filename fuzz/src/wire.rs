@@ -6,7 +6,7 @@ use logdrive_net::hello::{Hello, PROTOCOL_MAX};
 use logdrive_net::identity::{ClusterName, Identity, Role};
 use logdrive_net::protocol::{ClientGreeting, Requests, Response, ServerGreeting, next_response};
 use logdrive_raft::limits::ENTRY_HEADER_BYTES;
-use logdrive_raft::message::{Body, Message, Offered, Part, Progress};
+use logdrive_raft::message::{Body, Message, Offered, Part, Progress, Wanted};
 use logdrive_raft::wire::{Decode, DecodeError, Encode, Reader};
 use logdrive_raft::{
     Anchor, Boot, Chain, ClusterId, Entry, EntryHeader, EntryKind, Genesis, GroupId, Incarnation,
@@ -94,6 +94,7 @@ pub(crate) fn message(data: &[u8]) {
     canonical::<Offered>(data);
     canonical::<Part>(data);
     canonical::<Progress>(data);
+    canonical::<Wanted>(data);
     let mut sealed = data.to_vec();
     for at in 0..sealed.len() {
         if sealed[at..].starts_with(b"LDen") {

@@ -23,7 +23,7 @@ use tokio::sync::Notify;
 
 /// How many keys are written where the machine is to be small, and where it is to be larger than all bounds.
 const KEYS: u64 = 2_500;
-const KEYS_MANY: u64 = 24_576;
+const KEYS_MANY: u64 = 28_672;
 const VALUE_BYTES: usize = 4096;
 const IN_FLIGHT: u64 = 2048;
 const STOPPED_MIN: Duration = Duration::from_secs(5);

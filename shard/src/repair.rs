@@ -42,8 +42,12 @@ pub(crate) const READS_MAX: usize = 2;
 
 /// Bytes of a run that comes back, of which there is one at a time, and of what is read for peers, at most. A run is of one
 /// flush group: an entry as large as may be, or smaller ones.
-pub const REPAIR_BYTES_MAX: usize =
-    (1 + READS_MAX) * (FRAME_BYTES_MAX + PART_BYTES_MAX) + ENTRY_PAYLOAD_BYTES_MAX;
+pub const REPAIR_BYTES_MAX: usize = 11 << 20;
+
+const _: () = {
+    let run = FRAME_BYTES_MAX + PART_BYTES_MAX;
+    assert!((1 + READS_MAX) * run + ENTRY_PAYLOAD_BYTES_MAX <= REPAIR_BYTES_MAX);
+};
 
 /// What a repair wants done.
 #[derive(Debug)]

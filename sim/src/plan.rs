@@ -97,6 +97,7 @@ pub struct DiskPlan {
     /// Power cuts tear blocks into sectors of 512 bytes.
     pub tear_sectors: bool,
     /// Logs read their sealed segments again.
+    #[serde(default)]
     pub scrubs: bool,
     /// How often what fails by itself, in millionths of the operations, while there are faults.
     pub rates: DiskRates,

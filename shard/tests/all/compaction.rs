@@ -319,12 +319,15 @@ fn a_rotten_entry_that_was_cut_away_is_no_trouble() {
     let lagging = (leader + 1) % 3;
     trio.nodes[lagging].crash(Crash::Process);
     put_many(&mut trio, 20, 10_000);
-    let medium = trio.nodes[leader].medium().clone();
-    let first = medium.contents(SlotId(0));
-    let mut blocks = first.chunks(BLOCK_BYTES);
-    let full = blocks.position(|block| block[..1000].iter().all(|byte| *byte == b'v'));
-    let offset = (full.unwrap() * BLOCK_BYTES + 17) as u64;
-    medium.flip(SlotId(0), offset, 4);
+    // Nobody else has it either.
+    for node in [leader, (leader + 2) % 3] {
+        let medium = trio.nodes[node].medium().clone();
+        let first = medium.contents(SlotId(0));
+        let mut blocks = first.chunks(BLOCK_BYTES);
+        let full = blocks.position(|block| block[..1000].iter().all(|byte| *byte == b'v'));
+        let offset = (full.unwrap() * BLOCK_BYTES + 17) as u64;
+        medium.flip(SlotId(0), offset, 4);
+    }
     trio.start(lagging);
     trio.run_for(2_000_000);
     assert_eq!(trio.said(leader, "ReadFailed").len(), 1);

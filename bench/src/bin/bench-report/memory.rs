@@ -50,8 +50,8 @@ mod tests {
             }))
         };
         let (held, allowed) = held_and_allowed(&run((80 << 20).into())).unwrap();
-        // 105 a group, 48 to machines and from peers, 2 x 38, 8 x 48, 19, 6 of snapshots, 96 of entries, 64.
-        assert_eq!((held, allowed), (80.0, 798.0));
+        // 105 a group, 48 to machines and from peers, 2 x 38, 8 x 48, 19, 6 of snapshots, 11 of repair, 96 of entries, 64.
+        assert_eq!((held, allowed), (80.0, 809.0));
         assert_eq!(held_and_allowed(&run(serde_json::Value::Null)), None);
     }
 }

@@ -438,6 +438,8 @@ impl Repair {
             } => {
                 self.configurations.extend(configurations);
                 self.configurations.sort_by_key(|(index, _)| *index);
+                // One that was known already is the same: the chain says so.
+                self.configurations.dedup_by_key(|(index, _)| *index);
                 self.last_source = Some(from);
                 self.progress = now;
                 self.pause_us = PAUSE_US_MIN;

@@ -580,3 +580,37 @@ fn an_idle_group_of_machines_with_their_own_storage_does_not_keep_the_log_of_all
         trio.submit_to(leader, TWO, 500).unwrap();
     }
 }
+
+/// What a replica cannot read was cut away everywhere else: a snapshot stands for it.
+#[test]
+fn what_cannot_be_read_and_was_cut_away_elsewhere_comes_with_a_snapshot() {
+    let mut trio = trio((64 << 10, 64), &asked());
+    let leader = trio.leader().unwrap();
+    let (damaged, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    put_many(&mut trio, 20, 10_000);
+    trio.run_for(1_000_000);
+    trio.nodes[damaged].crash(Crash::Process);
+    let medium = trio.nodes[damaged].medium().clone();
+    let first = medium.contents(SlotId(0));
+    let mut blocks = first.chunks(BLOCK_BYTES);
+    let full = blocks.position(|block| block[..1000].iter().all(|byte| *byte == b'v'));
+    medium.flip(SlotId(0), (full.unwrap() * BLOCK_BYTES + 17) as u64, 4);
+    for node in [leader, other] {
+        trio.nodes[node].want_snapshot(GROUP);
+    }
+    trio.run_for(5_000_000);
+    put_many(&mut trio, 20, 10_000);
+    trio.run_for(5_000_000);
+    let commit = trio.nodes[leader].core(GROUP).unwrap().commit();
+    for node in [leader, other] {
+        assert!(trio.nodes[node].core(GROUP).unwrap().base().index.0 > 1);
+    }
+    trio.start(damaged);
+    trio.run_for(10_000_000);
+    assert_eq!(trio.said(damaged, "SnapshotInstalled").len(), 1);
+    let core = trio.nodes[damaged].core(GROUP).unwrap();
+    assert_eq!((core.commit(), core.guard()), (commit, None));
+    let status = format!("{:?}", trio.nodes[damaged].status().unwrap());
+    assert!(status.contains("missing: 0"), "{status}");
+    trio.assert_running();
+}

@@ -32,7 +32,7 @@ fn log() -> (SimStorage, Vec<(SlotId, u32)>) {
 }
 
 /// Where the flush groups with entries begin.
-fn runs(medium: &SimStorage) -> Vec<(SlotId, u32)> {
+pub(crate) fn runs(medium: &SimStorage) -> Vec<(SlotId, u32)> {
     let mut runs = Vec::new();
     for file in medium.slot_files() {
         let bytes = medium.contents(file.slot);
@@ -52,7 +52,7 @@ fn runs(medium: &SimStorage) -> Vec<(SlotId, u32)> {
     runs
 }
 
-fn spoil(medium: &SimStorage, (slot, block): (SlotId, u32)) {
+pub(crate) fn spoil(medium: &SimStorage, (slot, block): (SlotId, u32)) {
     medium.change(slot, block, |bytes| bytes[100] ^= 1);
 }
 

@@ -2,6 +2,7 @@
 
 use crate::common::cut::{self, anchor, cut_later, install};
 use crate::common::*;
+use crate::holes::{runs, spoil};
 use logdrive_raft::io::Write;
 use logdrive_raft::wire::{Decode, Encode, Reader};
 use logdrive_raft::{Entry, EntryKind, Index, Membership, Term, UnsealedEntry};
@@ -44,31 +45,6 @@ fn append_configuration(rig: &mut Rig) {
 
 fn membership() -> Membership {
     cut::membership(5)
-}
-
-/// Where the flush groups with entries begin.
-fn runs(medium: &SimStorage) -> Vec<(SlotId, u32)> {
-    let mut runs = Vec::new();
-    for file in medium.slot_files() {
-        let bytes = medium.contents(file.slot);
-        let mut block = SLOT_HEADER_BLOCKS;
-        while let Some(data) = bytes.get(block as usize * BLOCK_BYTES..) {
-            let Ok((header, _)) = GroupHeader::parse(data) else {
-                break;
-            };
-            let mut input = Reader::new(&data[GROUP_HEADER_BYTES..]);
-            let mut table = (0..header.records).map(|_| Record::decode(&mut input).unwrap());
-            if table.any(|record| matches!(record, Record::Entries(_))) {
-                runs.push((file.slot, block));
-            }
-            block += header.blocks;
-        }
-    }
-    runs
-}
-
-fn spoil(medium: &SimStorage, (slot, block): (SlotId, u32)) {
-    medium.change(slot, block, |bytes| bytes[100] ^= 1);
 }
 
 fn open(medium: &SimStorage) -> Rig {
